@@ -1,0 +1,81 @@
+"""Logs: one JSON object a line on stderr, or plain text for people.
+
+Standard library ``logging`` underneath, so that what the libraries have to say comes out in the same form.
+Nothing here knows what a secret is: callers never hand a token, a key or a Secret's content to a log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+_RESERVED = ("ts", "level", "event", "logger")
+
+
+class Log:
+    """A named log. Each line is an event, a short lower-case phrase that never varies, and its fields."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"bitfusiond.{name}")
+
+    def info(self, event: str, **fields: object) -> None:
+        self._logger.info(event, extra={"fields": fields})
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._logger.warning(event, extra={"fields": fields})
+
+    def error(self, event: str, **fields: object) -> None:
+        self._logger.error(event, extra={"fields": fields})
+
+    def exception(self, event: str, **fields: object) -> None:
+        """An error of ours, with the traceback of the exception being handled."""
+        self._logger.exception(event, extra={"fields": fields})
+
+
+def configure(form: str, stream: TextIO | None = None) -> None:
+    """Send all logs to ``stream`` (stderr) as ``json`` or ``text``: ours from INFO on, libraries' from WARNING on."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Text() if form == "text" else _Json())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("bitfusiond").setLevel(logging.INFO)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, object]:
+    fields: dict[str, object] = {
+        (f"{key}_" if key in _RESERVED else key): value for key, value in getattr(record, "fields", {}).items()
+    }
+    if record.exc_info:
+        fields["traceback"] = formatter.formatException(record.exc_info)
+    return fields
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "ts": _timestamp(record),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name.removeprefix("bitfusiond."),
+            **_fields(record, self),
+        }
+        return json.dumps(line, default=str)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _fields(record, self)
+        traceback = fields.pop("traceback", None)
+        words = [_timestamp(record), f"{record.levelname:7}", record.getMessage()]
+        words += [f"{key}={json.dumps(value, default=str)}" for key, value in fields.items()]
+        return " ".join(words) + (f"\n{traceback}" if traceback else "")
