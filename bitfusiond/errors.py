@@ -4,7 +4,7 @@ The exit status is part of the contract: 1 = failed at run time, 2 = wrong usage
 """
 
 
-class Failure(Exception):  # noqa: N818 - it is what happened, not which class of error it is
+class Failure(Exception):
     """Something that a person must mend outside the configuration: a busy port, a full disk.
 
     The message is one line and says what failed and what to do. Exit status 1.

@@ -1,0 +1,47 @@
+"""The operator's YAML files: read from disk or from the package, parsed, handed to the core; errors name the option."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bitfusiond.core import catalogue
+from bitfusiond.errors import ConfigurationError
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def load_yaml(text: str) -> object:
+    """One YAML document as plain values. Raises ValueError with the problem in one line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, the one written in C where there is one
+    except yaml.YAMLError as error:
+        raise ValueError("not YAML: " + " ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("not YAML: nested too deeply") from None
+
+
+def packaged(name: str) -> str:
+    """The text of a file in ``bitfusiond/data``."""
+    return resources.files("bitfusiond").joinpath("data", name).read_text("utf-8")
+
+
+def read_text(path: Path, option: str) -> str:
+    """Raises ConfigurationError that names ``option``, the path and what is wrong with it."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigurationError(f"{option}: cannot read {path}: {reason}") from None
+
+
+def load_clients(path: Path | None) -> catalogue.Catalogue:
+    """The client catalogue of ``--clients``; None = the packaged one. Raises ConfigurationError."""
+    text = packaged("bitfusion-client-config.yaml") if path is None else read_text(path, "--clients")
+    try:
+        return catalogue.parse(load_yaml(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--clients: {path or 'the packaged catalogue'}: {error}") from None

@@ -1,0 +1,53 @@
+"""Every annotation, resource, label, path and object name that users and clusters rely on: once."""
+
+from __future__ import annotations
+
+import re
+
+# Annotations of a pod
+MANAGEMENT = "auto-management/bitfusion"
+STATUS = "auto-management/status"
+STATUS_INJECTED = "injected"
+CLIENT_OS = "bitfusion-client/os"
+CLIENT_VERSION = "bitfusion-client/version"
+CLIENT_FILTER = "bitfusion-client/filter"
+
+# Resources of a container
+DOMAIN = "bitfusion.io/"
+GPU = "bitfusion.io/gpu"
+GPU_AMOUNT = "bitfusion.io/gpu-amount"
+GPU_NUM = "bitfusion.io/gpu-num"  # the earlier name of gpu-amount
+GPU_PERCENT = "bitfusion.io/gpu-percent"
+GPU_MEMORY = "bitfusion.io/gpu-memory"
+REQUEST_RESOURCES = (GPU_AMOUNT, GPU_NUM, GPU_PERCENT, GPU_MEMORY)
+SHARES_OF_ONE_GPU = 100
+
+# Token files
+CA_CRT = "ca.crt"
+CLIENT_YAML = "client.yaml"
+SERVERS_CONF = "servers.conf"
+TOKEN_FILES = (CA_CRT, CLIENT_YAML, SERVERS_CONF)
+
+# Objects of the cluster
+NAMESPACE = "bwki"
+EXEMPT_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+
+# The environment
+LD_LIBRARY_PATH = "LD_LIBRARY_PATH"
+SHARES_VARIABLE = "BITFUSION_GPU_SHARES"
+
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_EXTENDED_RESOURCE = re.compile(
+    rf"(?=.{{1,253}}/){_LABEL}(\.{_LABEL})+/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
+)
+
+
+def is_extended_resource(name: str) -> bool:
+    """Whether the API server takes ``name`` as an extended resource: DOMAIN/NAME outside kubernetes.io.
+
+    Source: k8s.io/kubernetes pkg/apis/core/v1/helper, IsExtendedResourceName.
+    """
+    if not _EXTENDED_RESOURCE.fullmatch(name):
+        return False
+    domain = name.partition("/")[0]
+    return not (domain == "kubernetes.io" or domain.endswith(".kubernetes.io"))

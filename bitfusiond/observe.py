@@ -1,0 +1,118 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``, the same for every daemon, on plain HTTP (``--observe``).
+
+A daemon owns one :class:`Health` and one prometheus registry and hands both to :func:`application`.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import trio
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from bitfusiond import __version__, logs, serving
+from bitfusiond.serving import Application, Receive, Scope, Send
+from bitfusiond.settings import Address
+
+_log = logs.Log("observe")
+_TEXT = "text/plain; charset=utf-8"
+
+
+class Health:
+    """Why this process is not ready, if it is not. ``/healthz`` says only that it turns."""
+
+    def __init__(self, not_ready: str = "starting") -> None:
+        self._not_ready: str | None = not_ready
+
+    def ready(self) -> None:
+        self._not_ready = None
+
+    def not_ready(self, reason: str) -> None:
+        self._not_ready = reason
+
+    @property
+    def reason(self) -> str | None:
+        """None when ready."""
+        return self._not_ready
+
+
+def registry(role: str) -> CollectorRegistry:
+    """A registry with the process's own figures and ``bitfusiond_build_info{version,python_version,role}``."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    build = Gauge("bitfusiond_build_info", "Always 1.", ["version", "python_version", "role"], registry=registry)
+    build.labels(__version__, platform.python_version(), role).set(1)
+    return registry
+
+
+def application(health: Health, metrics: CollectorRegistry) -> Application:
+    """The ASGI application that answers the three paths; 404 and 405 for anything else."""
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, body, content_type = _answer(scope["path"], health, metrics)
+        if status != 404 and scope["method"] not in {"GET", "HEAD"}:
+            await respond(send, 405, b"use GET\n", headers=[(b"allow", b"GET, HEAD")])
+            return
+        await respond(send, status, body, content_type)
+
+    return app
+
+
+def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int, bytes, str]:
+    match path:
+        case "/healthz":
+            return 200, b"ok\n", _TEXT
+        case "/readyz":
+            reason = health.reason
+            return (200, b"ok\n", _TEXT) if reason is None else (503, f"not ready: {reason}\n".encode(), _TEXT)
+        case "/metrics":
+            return 200, generate_latest(metrics), CONTENT_TYPE_LATEST
+    return 404, b"not found; there are /healthz, /readyz and /metrics\n", _TEXT
+
+
+async def respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = _TEXT,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """Send one whole response with its Content-Length."""
+    start = [
+        (b"content-type", content_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *(headers or []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def serve(
+    address: Address | None,
+    health: Health,
+    metrics: CollectorRegistry,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Address | None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on ``address`` until ``stop``; ``started(address)`` with the one bound. None = off: returns at once.
+
+    Raises Failure when the address cannot be had.
+    """
+    if address is None:
+        task_status.started(None)
+        return
+    sock = serving.listen(address, "--observe")
+    bound = serving.bound_address(sock)
+    _log.info("observing", address=str(bound))
+    async with trio.open_nursery() as nursery:
+        app = application(health, metrics)
+        await nursery.start(
+            lambda task_status: serving.serve(app, sock, None, stop=stop, graceful_seconds=1, task_status=task_status)
+        )
+        task_status.started(bound)

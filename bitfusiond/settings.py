@@ -1,0 +1,326 @@
+"""What each role can be told: frozen dataclasses, one a role, and the one place where a string becomes a value.
+
+A field is an option: ``--total-gpu-memory`` is ``BITFUSIOND_TOTAL_GPU_MEMORY`` in the environment and, where the 0.4
+integration documented a variable of its own (``TOTAL_GPU_MEMORY``), that name too. A flag wins over
+``BITFUSIOND_*``, which wins over the documented name, which wins over the default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitfusiond.core import names
+from bitfusiond.errors import ConfigurationError
+
+Parser = Callable[[str], Any]
+
+
+class Option(NamedTuple):
+    """How one field of a settings class is given on the command line and in the environment."""
+
+    flag: str
+    parse: Parser
+    default: str | None
+    help: str
+    documented_variable: str | None = None
+    short_flag: str | None = None
+    required: bool = False
+    switch: bool = False
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        ours = "BITFUSIOND_" + self.flag.removeprefix("--").replace("-", "_").upper()
+        return (ours, self.documented_variable) if self.documented_variable else (ours,)
+
+
+class Address(NamedTuple):
+    """A TCP address to listen on; port 0 lets the system pick one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+# A parser takes the user's string and raises ValueError with what is allowed ("an integer from 1 to 100").
+
+
+def text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a value that is not empty")
+    return value
+
+
+def path(value: str) -> Path:
+    return Path(text(value))
+
+
+def integer(lowest: int, highest: int | None = None) -> Parser:
+    allowed = f"an integer from {lowest} to {highest}" if highest is not None else f"an integer of at least {lowest}"
+
+    def parse(value: str) -> int:
+        # isdecimal() alone would let other scripts' digits pass; the length bounds what int() has to do.
+        if not (value.isascii() and value.isdecimal() and len(value) <= 18):
+            raise ValueError(allowed)
+        number = int(value)
+        if number < lowest or (highest is not None and number > highest):
+            raise ValueError(allowed)
+        return number
+
+    return parse
+
+
+def seconds(lowest: float, highest: float) -> Parser:
+    allowed = f"a number of seconds from {lowest:g} to {highest:g}"
+
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(allowed) from None
+        if not lowest <= number <= highest:  # also false for nan
+            raise ValueError(allowed)
+        return number
+
+    return parse
+
+
+def address(value: str) -> Address:
+    allowed = "HOST:PORT with a port from 0 to 65535, for example 0.0.0.0:8443 or [::]:8443"
+    host, colon, port = value.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal() and len(port) <= 5) or int(port) > 65535:
+        raise ValueError(allowed)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(allowed)
+    return Address(host or "0.0.0.0", int(port))  # noqa: S104 - the default of a daemon in a pod
+
+
+def address_or_none(value: str) -> Address | None:
+    return None if value == "none" else address(value)
+
+
+def choice(*allowed: str) -> Parser:
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError("one of " + ", ".join(allowed))
+        return value
+
+    return parse
+
+
+def globs(value: str) -> tuple[str, ...]:
+    patterns = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not patterns:
+        raise ValueError("comma-separated namespace names or globs, for example team-*,research")
+    return patterns
+
+
+def socket_name(value: str) -> str:
+    if value in {"", ".", "..", "kubelet.sock"} or "/" in value or "\0" in value:
+        raise ValueError("a file name without a slash, other than kubelet.sock")
+    return value
+
+
+def resource_name(value: str) -> str:
+    if not names.is_extended_resource(value):
+        raise ValueError("an extended resource name such as bitfusion.io/gpu (DOMAIN/NAME, not of kubernetes.io)")
+    return value
+
+
+def switch(value: str) -> bool:
+    if value.lower() not in {"true", "false"}:
+        raise ValueError("true or false")
+    return value.lower() == "true"
+
+
+# --- the roles ----------------------------------------------------------------------------------------------------
+
+
+def option(flag: str, parse: Parser, default: str | None, help: str, **more: Any) -> Any:  # noqa: A002
+    """A dataclass field that carries its :class:`Option`."""
+    return dataclasses.field(metadata={"option": Option(flag, parse, default, help, **more)})
+
+
+_CLIENTS = (
+    "--clients",
+    path,
+    None,
+    "the client catalogue (bitfusion-client-config.yaml); default: the packaged file",
+)
+_INJECTION = (
+    "--injection",
+    path,
+    None,
+    "the injection template (sidecarconfig.yaml); default: the packaged file",
+)
+_TOTAL_GPU_MEMORY = (
+    "--total-gpu-memory",
+    integer(0),
+    "0",
+    "MB (10^6 bytes) that the Bitfusion servers manage for one GPU; 0 = gpu-memory requests are refused",
+    "TOTAL_GPU_MEMORY",
+)
+_OBSERVE = (
+    "--observe",
+    address_or_none,
+    "0.0.0.0:9090",
+    "plain HTTP for /healthz, /readyz, /metrics; none = off",
+)
+
+
+def _shared(common: tuple[Any, ...]) -> Any:
+    return dataclasses.field(metadata={"option": Option(*common)})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every role takes."""
+
+    log_format: str = option("--log-format", choice("json", "text"), "json", "json (one object a line) or text")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook(Common):
+    """``--role webhook``"""
+
+    listen: Address = option("--listen", address, "0.0.0.0:8443", "HTTPS address; port 0 picks one")
+    tls_cert: Path | None = option("--tls-cert", path, None, "PEM certificate chain, taken up when it changes")
+    tls_key: Path | None = option("--tls-key", path, None, "PEM private key of --tls-cert")
+    clients: Path | None = _shared(_CLIENTS)
+    injection: Path | None = _shared(_INJECTION)
+    total_gpu_memory: int = _shared(_TOTAL_GPU_MEMORY)
+    kubeconfig: str | None = option(
+        "--kubeconfig",
+        text,
+        None,
+        "how to reach the API server; none = no cluster: tokens and nodes are left alone",
+    )
+    namespace: str = option(
+        "--namespace", text, names.NAMESPACE, "where the webhook lives", documented_variable="POD_NAMESPACE"
+    )
+    token_namespace: str = option("--token-namespace", text, "kube-system", "where the token Secrets are")
+    allow_namespaces: tuple[str, ...] = option(
+        "--allow-namespaces", globs, "*", "comma-separated names or globs: only their pods may receive tokens"
+    )
+    drain_seconds: float = option(
+        "--drain-seconds",
+        seconds(0, 3600),
+        "15",
+        "after SIGTERM: serve on for so long while endpoints catch up",
+    )
+    observe: Address | None = _shared(_OBSERVE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin(Common):
+    """``--role plugin``"""
+
+    device_plugin_dir: Path = option(
+        "--device-plugin-dir", path, "/var/lib/kubelet/device-plugins", "holds kubelet.sock and our socket"
+    )
+    socket_name: str = option(
+        "--socket-name",
+        socket_name,
+        "bitfusion.io",
+        "our socket's file name",
+        documented_variable="SOCKET_NAME",
+    )
+    resource_name: str = option(
+        "--resource-name", resource_name, names.GPU, "extended resource", documented_variable="RESOURCE_NAME"
+    )
+    resource_nums: int = option(
+        "--resource-nums",
+        integer(1),
+        "1000",
+        "devices on this node; 100 = one GPU",
+        documented_variable="RESOURCE_NUMS",
+    )
+    interval: float = option(
+        "--interval",
+        seconds(0.1, 86400),
+        "10",
+        "seconds between two health probes",
+        documented_variable="INTERVAL",
+    )
+    servers_conf: Path | None = option(
+        "--servers-conf", path, None, "a servers.conf to probe; without it devices are always Healthy"
+    )
+    observe: Address | None = _shared(_OBSERVE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Init(Common):
+    """``--role init``"""
+
+    client_os: str = option("--client-os", text, None, "guest OS of the client, for example ubuntu18", required=True)
+    client_version: str = option(
+        "--client-version", text, None, "version of the client, for example 450", required=True
+    )
+    clients: Path | None = _shared(_CLIENTS)
+    distros: Path = option("--distros", path, "/bitfusion", "where the image keeps the distros")
+    distro_target: Path = option(
+        "--distro-target", path, "/bitfusion-distro", "the volume that the workload sees as /bitfusion"
+    )
+    opt_target: Path = option(
+        "--opt-target", path, "/workload-container-opt", "the volume that the workload sees as /opt/bitfusion"
+    )
+    tokens: Path = option("--tokens", path, "/root/.bitfusion", "token files in")
+    client_dir: Path = option("--client-dir", path, "/client", "writable copies of the token files out")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Render(Common):
+    """``--role render``"""
+
+    file: str = option("--file", text, "-", "YAML or JSON, many documents; - reads standard input", short_flag="-f")
+    diff: bool = option("--diff", switch, "false", "print a unified diff instead of the result", switch=True)
+    clients: Path | None = _shared(_CLIENTS)
+    injection: Path | None = _shared(_INJECTION)
+    total_gpu_memory: int = _shared(_TOTAL_GPU_MEMORY)
+
+
+ROLES: dict[str, type[Common]] = {"webhook": Webhook, "plugin": Plugin, "init": Init, "render": Render}
+
+
+def options(role: type[Common]) -> dict[str, Option]:
+    """Every option of a role, by the name of its field; the role's own first."""
+    found = {field.name: field.metadata["option"] for field in dataclasses.fields(role)}
+    common = {name: found.pop(name) for name in [field.name for field in dataclasses.fields(Common)]}
+    return found | common
+
+
+def resolve(role: type[Common], flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Common:
+    """The settings of ``role``.
+
+    ``flags`` maps field names to what the command line gave (None = not given). An environment variable that is empty
+    counts as not given, as manifests often leave one so.
+
+    Raises ConfigurationError that names every wrong option or variable, its value and what is allowed.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, each in options(role).items():
+        given = [(each.flag, flags.get(name))] + [(v, environment.get(v) or None) for v in each.variables]
+        source, raw = next(((s, r) for s, r in given if r is not None), ("", each.default))
+        if raw is None:
+            if each.required:
+                problems.append(f"{each.flag} is required: {each.help}")
+            values[name] = None
+            continue
+        try:
+            values[name] = each.parse(raw)
+        except ValueError as error:
+            problems.append(f"{source}: {raw!r} is not {error}")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    settings = role(**values)
+    if isinstance(settings, Webhook) and (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key belong together: give both or neither")
+    return settings
