@@ -1,0 +1,52 @@
+# Commands for users and developers of bitfusiond. `just` alone lists them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+python := env("PYTHON", "python3")
+venv := env("VENV", ".venv")
+bin := venv / "bin"
+
+_list:
+    @just --list --unsorted
+
+# Make the virtual environment, or bring it up to date when pyproject.toml changed.
+[private]
+setup:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    stamp="{{ venv }}/.installed"
+    if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        [ -x "{{ bin }}/python" ] || {{ python }} -m venv "{{ venv }}"
+        echo "setting up {{ venv }} (once)" >&2
+        "{{ bin }}/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+        touch "$stamp"
+    fi
+
+# Show the main job end to end on this machine: no cluster, no root, no container engine.
+demo *ARGS: setup
+    @{{ bin }}/python -m tests.demo {{ ARGS }}
+
+# Run the tests. ARGS go to pytest.
+test *ARGS: setup
+    {{ bin }}/python -m pytest {{ ARGS }}
+
+# Lint, types, import layers, manifests against the Kubernetes schemas.
+check: setup
+    {{ bin }}/ruff check .
+    {{ bin }}/ruff format --check .
+    {{ bin }}/mypy
+    {{ bin }}/lint-imports --no-cache
+
+# Measure; prints a table.
+bench *ARGS: setup
+    @{{ bin }}/python -m tests.bench {{ ARGS }}
+
+# Make the gRPC code of proto/ anew.
+proto: setup
+    {{ bin }}/python -m tests.protoc bitfusiond/..
+
+# Make dist/bitfusiond: one executable file that needs only Python.
+build: setup
+    mkdir -p dist
+    {{ bin }}/shiv --quiet --reproducible --compressed --python '/usr/bin/env python3' --console-script bitfusiond --output-file dist/bitfusiond .
+    @ls -lh dist/bitfusiond
