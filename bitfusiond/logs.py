@@ -32,7 +32,7 @@ class Log:
 
     def exception(self, event: str, **fields: object) -> None:
         """An error of ours, with the traceback of the exception being handled."""
-        self._logger.exception(event, extra={"fields": fields})
+        self._logger.exception(event, extra={"fields": fields})  # noqa: LOG004 - the caller is in a handler
 
 
 def configure(form: str, stream: TextIO | None = None) -> None:
