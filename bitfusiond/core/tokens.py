@@ -1,0 +1,116 @@
+"""servers.conf: where the Bitfusion servers are, and the field that clients before version 4 want in it.
+
+The documented form (README of the 0.4 integration, section 2.2, Option B)::
+
+    servers:
+    - reachable: 10.202.122.248:56001
+      addresses:
+      - 10.202.122.248:56001
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:56001 or [2001:db8::1]:56001"
+# The README prints the field without the blank after the colon, which YAML does not read as a key, and users pasted it.
+_MISPRINT = re.compile(r"^([ \t]*(?:-[ \t]+)?reachable:)(?=\S)", re.MULTILINE)
+
+
+class ServersError(ValueError):
+    """servers.conf is wrong; the message is one line that names the first field that is, its value, what is allowed."""
+
+
+def addresses(document: object) -> list[tuple[str, int]]:
+    """Where a server may answer, as (host, port): each once, in the order of the file, ``reachable`` before the rest.
+
+    ``document`` is the parsed servers.conf. An IPv6 host comes without its brackets. Raises ServersError.
+    """
+    found: dict[tuple[str, int], None] = {}
+    for index, server in enumerate(_servers(document)):
+        for field, value in _addresses_of(server, f"servers[{index}]"):
+            found[_address(value, field)] = None
+    return list(found)
+
+
+def with_reachable(document: object) -> dict[str, Any] | None:
+    """The parsed servers.conf with ``reachable: <its first address>`` put first in each server that has none.
+
+    Everything else is as it was; ``document`` is not changed. None: each server has the field already. Raises
+    ServersError.
+    """
+    addresses(document)
+    servers = _servers(document)
+    if not isinstance(document, dict) or all(_given(server, "reachable") for server in servers):
+        return None
+    return {**document, "servers": [_reachable_first(server) for server in servers]}
+
+
+def repaired(text: str) -> str:
+    """``text`` with the blank that the README's ``- reachable:10.202.122.248:56001`` lacks; any other text as it is."""
+    return _MISPRINT.sub(r"\1 ", text)
+
+
+def _servers(document: object) -> list[dict[str, Any]]:
+    if not isinstance(document, dict):
+        raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
+    servers = document.get("servers")
+    if not isinstance(servers, list) or not servers:
+        raise ServersError(f"servers must be a list with at least one server, not {_kind(servers)}")
+    for index, server in enumerate(servers):
+        if not isinstance(server, dict):
+            raise ServersError(f"servers[{index}] must be a mapping with the key addresses, not {_kind(server)}")
+    return servers
+
+
+def _addresses_of(server: dict[str, Any], where: str) -> list[tuple[str, object]]:
+    """The fields of one server that hold an address, and what they hold."""
+    listed = server.get("addresses")
+    if not isinstance(listed, list) or not listed:
+        raise ServersError(f"{where}.addresses must be a list with at least one {_ALLOWED}; it is {_kind(listed)}")
+    reachable = [(f"{where}.reachable", server["reachable"])] if _given(server, "reachable") else []
+    return reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
+
+
+def _given(server: dict[str, Any], field: str) -> bool:
+    return server.get(field) is not None
+
+
+def _reachable_first(server: dict[str, Any]) -> dict[str, Any]:
+    if _given(server, "reachable"):
+        return server
+    return {"reachable": server["addresses"][0]} | {key: value for key, value in server.items() if key != "reachable"}
+
+
+def _address(value: object, field: str) -> tuple[str, int]:
+    wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
+    if not isinstance(value, str):
+        raise wrong
+    host, colon, port = value.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    # isdecimal() alone would let other scripts' digits pass.
+    if not colon or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise wrong
+    if not host or (":" in host) != bracketed or any(character in " \t\r\n/@[]" for character in host):
+        raise wrong
+    return host, int(port)
+
+
+def _kind(value: object) -> str:
+    """What stands where a mapping or a list belongs, without its content: a client.yaml that was given in place of
+    servers.conf must not end up in a log."""
+    if value is None:
+        return "missing"
+    kinds = {dict: "a mapping", list: "a list" if value else "an empty list", str: "a text"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _shown(value: object) -> str:
+    """What stands where an address belongs, cut so that the message can be read."""
+    if isinstance(value, (dict, list)) or value is None:
+        return _kind(value)
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
