@@ -102,10 +102,15 @@ def _address(value: object, field: str) -> tuple[str, int]:
 def _kind(value: object) -> str:
     """What stands where a mapping or a list belongs, without its content: a client.yaml that was given in place of
     servers.conf must not end up in a log."""
-    if value is None:
-        return "missing"
-    kinds = {dict: "a mapping", list: "a list" if value else "an empty list", str: "a text"}
-    return kinds.get(type(value), f"a {type(value).__name__}")
+    match value:
+        case None:
+            return "missing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list" if value else "an empty list"
+        case _:
+            return f"a {type(value).__name__}"
 
 
 def _shown(value: object) -> str:
