@@ -1,0 +1,29 @@
+"""What admission goes by, out of the operator's files: the same for the webhook and for ``render``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitfusiond import configfiles
+from bitfusiond.core import mutate, template
+from bitfusiond.errors import ConfigurationError
+
+
+def load(
+    clients: Path | None, injection: Path | None, total_gpu_memory: int, exempt_namespaces: frozenset[str]
+) -> mutate.Configuration:
+    """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
+
+    Raises ConfigurationError that names the option, the file and every problem in it.
+    """
+    return mutate.Configuration(
+        configfiles.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces
+    )
+
+
+def _load_injection(path: Path | None) -> template.Template:
+    text = configfiles.packaged("sidecarconfig.yaml") if path is None else configfiles.read_text(path, "--injection")
+    try:
+        return template.parse(configfiles.load_yaml(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--injection: {path or 'the packaged template'}: {error}") from None

@@ -1,0 +1,37 @@
+"""RFC 6902 operations and RFC 6901 pointers: how a change to a pod is said to the API server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Operation = dict[str, Any]
+
+
+def pointer(*parts: str | int) -> str:
+    """A JSON Pointer to ``parts``; ``~`` and ``/`` inside a key are escaped (RFC 6901, section 3)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def add(path: str, value: object) -> Operation:
+    return {"op": "add", "path": path, "value": value}
+
+
+def replace(path: str, value: object) -> Operation:
+    return {"op": "replace", "path": path, "value": value}
+
+
+def remove(path: str) -> Operation:
+    return {"op": "remove", "path": path}
+
+
+def append(path: str, present: object, values: list[Any]) -> list[Operation]:
+    """Operations that put ``values`` at the end of the array at ``path``.
+
+    ``present`` is what is there now: an array is appended to; none, or null, is made. An empty ``values`` is no
+    operation.
+    """
+    if not values:
+        return []
+    if not isinstance(present, list):
+        return [add(path, values)]
+    return [add(f"{path}/-", value) for value in values]

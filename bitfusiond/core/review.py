@@ -1,0 +1,112 @@
+"""AdmissionReview in, AdmissionReview out: ``admission.k8s.io/v1`` and ``v1beta1``, as raw JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bitfusiond.core.patch import Operation
+
+_VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
+_LONGEST_WARNING = 120  # characters; the API server may cut longer ones
+
+
+class BadRequestError(ValueError):
+    """What came is no AdmissionReview: the caller's fault, HTTP 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A request of the API server. ``object`` is the pod, None where there is none."""
+
+    api_version: str
+    uid: str
+    kind: tuple[str, str]
+    operation: str
+    subresource: str
+    namespace: str
+    name: str
+    dry_run: bool
+    object: dict[str, Any] | None
+
+    @property
+    def creates_pod(self) -> bool:
+        """Whether it is about a pod being created, and nothing else."""
+        return self.kind == ("", "Pod") and self.operation == "CREATE" and not self.subresource
+
+
+def parse(body: bytes) -> Review:
+    """The request in the body of a POST. Raises BadRequestError with one line that says what is wrong."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
+    if not isinstance(document, dict) or document.get("kind") != "AdmissionReview":
+        raise BadRequestError("the body is not an AdmissionReview")
+    if document.get("apiVersion") not in _VERSIONS:
+        raise BadRequestError(f"apiVersion {document.get('apiVersion')!r} is not one of {', '.join(_VERSIONS)}")
+    request = document.get("request")
+    if not isinstance(request, dict):
+        raise BadRequestError("the AdmissionReview has no request")
+    uid = request.get("uid")
+    if not isinstance(uid, str) or not uid:
+        raise BadRequestError("request.uid must be a string that is not empty")
+    kind = request.get("kind")
+    if not isinstance(kind, dict):
+        raise BadRequestError("request.kind must be an object")
+    pod = request.get("object")
+    if pod is not None and not isinstance(pod, dict):
+        raise BadRequestError("request.object must be an object")
+    review = Review(
+        api_version=document["apiVersion"],
+        uid=uid,
+        kind=(_text(kind, "group"), _text(kind, "kind")),
+        operation=_text(request, "operation"),
+        subresource=_text(request, "subResource"),
+        namespace=_text(request, "namespace"),
+        name=_text(request, "name") or _name(pod),
+        dry_run=request.get("dryRun") is True,
+        object=pod,
+    )
+    if review.creates_pod and pod is None:
+        raise BadRequestError("request.object is missing")
+    return review
+
+
+def _text(parent: dict[str, Any], key: str) -> str:
+    value = parent.get(key)
+    if value is not None and not isinstance(value, str):
+        raise BadRequestError(f"request.{key} must be a string")
+    return value or ""
+
+
+def _name(pod: dict[str, Any] | None) -> str:
+    """A pod of a controller has no name yet, only what the name is going to begin with."""
+    metadata = pod.get("metadata") if pod else None
+    if not isinstance(metadata, dict):
+        return ""
+    return next((value for key in ("name", "generateName") if isinstance(value := metadata.get(key), str)), "")
+
+
+def allow(review: Review, operations: list[Operation] | None = None, warnings: list[str] | None = None) -> bytes:
+    """The answer that admits, with a JSON Patch where ``operations`` are given."""
+    response: dict[str, Any] = {"uid": review.uid, "allowed": True}
+    if operations:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
+    if warnings:
+        response["warnings"] = [warning[:_LONGEST_WARNING] for warning in warnings]
+    return _answer(review, response)
+
+
+def refuse(review: Review, message: str, code: int = 422, reason: str = "Invalid") -> bytes:
+    """The answer that refuses; kubectl shows ``message`` to the user."""
+    status = {"status": "Failure", "code": code, "reason": reason, "message": message}
+    return _answer(review, {"uid": review.uid, "allowed": False, "status": status})
+
+
+def _answer(review: Review, response: dict[str, Any]) -> bytes:
+    return json.dumps({"apiVersion": review.api_version, "kind": "AdmissionReview", "response": response}).encode()

@@ -1,0 +1,132 @@
+"""Whether a pod, as it will be stored, can reach its GPUs: the second look, after every other webhook had its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from bitfusiond.core import names, quantity, raw, request
+from bitfusiond.core.mutate import Configuration, Refusal, Untouched
+from bitfusiond.core.request import Mode
+
+Allocatable = Mapping[str, int]
+
+
+class Allowed:
+    """Everything is there."""
+
+
+Verdict = Allowed | Refusal | Untouched
+
+
+def validate(
+    pod: dict[str, Any], namespace: str, configuration: Configuration, nodes: Mapping[str, Allocatable] | None
+) -> Verdict:
+    """The verdict on a pod that is about to be stored in ``namespace``.
+
+    ``nodes`` maps the names of nodes to how many of each of our resources they have (allocatable); None or empty =
+    not known, and then nothing is said about them.
+    """
+    if namespace in configuration.exempt_namespaces:
+        return Untouched("exempt namespace")
+    problems: list[str] = []
+    metadata = raw.mapping(pod, "metadata", "metadata", problems)
+    annotations = raw.mapping(metadata, "annotations", "metadata.annotations", problems)
+    mode = request.mode(annotations, problems)
+    injected = annotations.get(names.STATUS) == names.STATUS_INJECTED
+    if mode is Mode.NONE and not injected:
+        return Refusal(problems) if problems else Untouched("not opted in")
+    spec = raw.mapping(pod, "spec", "spec", problems)
+    groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
+    if mode is not Mode.NONE:
+        _carries_injection(injected, groups, configuration, problems)
+    if injected and nodes:
+        _fits_a_node(groups, nodes, problems)
+    return Refusal(problems) if problems else Allowed()
+
+
+def _carries_injection(
+    injected: bool, groups: Mapping[str, list[dict[str, Any]]], configuration: Configuration, problems: list[str]
+) -> None:
+    """What mutation adds must still be there: without it the pod would start without a GPU."""
+    missing: list[str] = []
+    if not injected:
+        missing.append(f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}")
+    present = {container.get("name") for container in groups["initContainers"]}
+    missing += [
+        f"spec.initContainers has no {container['name']}"
+        for container in configuration.template.init_containers
+        if container["name"] not in present
+    ]
+    paths = {mount["mountPath"] for mount in configuration.template.volume_mounts}
+    if not any(_serves(container, paths) for containers in groups.values() for container in containers):
+        missing.append(f"no container has {names.GPU}, {names.LD_LIBRARY_PATH} and the client's mounts")
+    missing += [
+        f"spec.{group}[{index}].resources still asks for {key}"
+        for group, containers in groups.items()
+        for index, container in enumerate(containers)
+        for key in names.REQUEST_RESOURCES
+        if key in _limits(container)
+    ]
+    if missing:
+        problems.append(
+            "the pod opted in but was not injected, or another webhook took parts away: "
+            + ", ".join(missing)
+            + f". Create it again without metadata.annotations[{names.STATUS}]; if that does not help, the mutating"
+            " webhook was not asked"
+        )
+
+
+def _serves(container: dict[str, Any], paths: set[str]) -> bool:
+    mounts = {mount.get("mountPath") for mount in raw.objects(container, "volumeMounts", "", [])}
+    variables = {variable.get("name") for variable in raw.objects(container, "env", "", [])}
+    return names.GPU in _limits(container) and paths <= mounts and names.LD_LIBRARY_PATH in variables
+
+
+def _limits(container: dict[str, Any]) -> dict[str, Any]:
+    return raw.mapping(raw.mapping(container, "resources", "", []), "limits", "", [])
+
+
+def _fits_a_node(
+    groups: Mapping[str, list[dict[str, Any]]], nodes: Mapping[str, Allocatable], problems: list[str]
+) -> None:
+    for resource in sorted({key for containers in groups.values() for each in containers for key in _limits(each)}):
+        if not resource.startswith(names.DOMAIN):
+            continue
+        asked = _effective(groups, resource)
+        largest = max((node.get(resource, 0) for node in nodes.values()), default=0)
+        if not any(resource in node for node in nodes.values()):
+            problems.append(f"Resource validation failed: no node has {resource}")
+        elif asked > largest:
+            problems.append(
+                f"Resource validation failed: the pod asks for {_number(asked)} of {resource}, the largest node has"
+                f" {largest}"
+            )
+
+
+def _number(value: Fraction) -> str:
+    return str(value.numerator) if value.denominator == 1 else str(float(value))
+
+
+def _effective(groups: Mapping[str, list[dict[str, Any]]], resource: str) -> Fraction:
+    """What the scheduler counts: containers and sidecars together, or one initContainer where that is more.
+
+    Source: Kubernetes' documentation of init containers, "Resource sharing within containers", and KEP-753.
+    """
+    sidecars = Fraction(0)
+    largest = Fraction(0)
+    for container in groups["initContainers"]:
+        amount = _amount(container, resource)
+        if container.get("restartPolicy") == "Always":
+            sidecars += amount
+        largest = max(largest, sidecars + (0 if container.get("restartPolicy") == "Always" else amount))
+    together = sidecars + sum((_amount(container, resource) for container in groups["containers"]), Fraction(0))
+    return max(together, largest)
+
+
+def _amount(container: dict[str, Any], resource: str) -> Fraction:
+    try:
+        return quantity.parse(_limits(container).get(resource, 0))
+    except ValueError:  # the API server refuses it with a better message than ours
+        return Fraction(0)

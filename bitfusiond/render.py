@@ -1,0 +1,108 @@
+"""``--role render``: a user's YAML as the webhook would admit it, without a cluster."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TextIO
+
+import jsonpatch
+
+from bitfusiond import configuration, manifest
+from bitfusiond.core import names
+from bitfusiond.core.mutate import Configuration, Patch, Refusal, mutate
+from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.settings import Render
+
+# Where each kind keeps the pod that its controller makes.
+_POD_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "Pod": (),
+    "PodTemplate": ("template",),
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+    **dict.fromkeys(
+        ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job"), ("spec", "template")
+    ),
+}
+
+
+def run(settings: Render, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+    """Print what the cluster would hold, or ``--diff``; return 1 where the webhook would refuse something.
+
+    What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does. Raises Failure for
+    input that is no YAML.
+    """
+    rules = configuration.load(
+        settings.clients, settings.injection, settings.total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE}
+    )
+    source = "standard input" if settings.file == "-" else settings.file
+    try:
+        documents = manifest.load(_read(settings.file, stdin))
+    except ValueError as error:
+        raise Failure(f"{source}: {error}") from None
+    before = manifest.dump(documents)
+    admitted: list[Any] = []
+    refused = False
+    for document in documents:
+        result, problems = _admit(document, rules, source, stderr, keep_refused=settings.diff)
+        refused = refused or problems
+        if result is not None:
+            admitted.append(result)
+    after = manifest.dump(admitted)
+    if settings.diff:
+        lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), source, f"{source} (admitted)")
+        stdout.writelines(lines)
+    else:
+        stdout.write(after)
+    return 1 if refused else 0
+
+
+def _read(file: str, stdin: TextIO) -> str:
+    try:
+        return stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigurationError(f"--file: cannot read {file}: {reason}") from None
+
+
+def _admit(document: Any, rules: Configuration, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[Any, bool]:
+    """One document as admitted, and whether anything in it was refused.
+
+    What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None.
+    """
+    if isinstance(document, dict) and isinstance(document.get("items"), list):
+        results = [_admit(item, rules, source, stderr, keep_refused=keep_refused) for item in document["items"]]
+        kept = [result for result, _ in results if result is not None]
+        return {**document, "items": kept}, any(problems for _, problems in results)
+    where = _POD_TEMPLATES.get(str(document.get("kind"))) if isinstance(document, dict) else None
+    if where is None:
+        return document, False
+    pod = _inside(document, where)
+    if pod is None:
+        return document, False  # no template: for the API server to refuse
+    metadata = document.get("metadata") if isinstance(document.get("metadata"), dict) else {}
+    namespace = metadata.get("namespace") or "default"
+    title = f"{source}: {document['kind']} {namespace}/{metadata.get('name') or metadata.get('generateName') or '?'}"
+    verdict = mutate(pod, str(namespace), rules)
+    if isinstance(verdict, Refusal):
+        for problem in verdict.problems:
+            print(f"{title}: refused: {problem}", file=stderr)
+        return (document if keep_refused else None), True
+    if not isinstance(verdict, Patch):
+        return document, False
+    for warning in verdict.warnings:
+        print(f"{title}: warning: {warning}", file=stderr)
+    return _with_inside(document, where, jsonpatch.apply_patch(pod, verdict.operations)), False
+
+
+def _inside(document: dict[str, Any], where: tuple[str, ...]) -> dict[str, Any] | None:
+    found: Any = document
+    for key in where:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _with_inside(document: dict[str, Any], where: tuple[str, ...], pod: dict[str, Any]) -> dict[str, Any]:
+    if not where:
+        return pod
+    key, *rest = where
+    return {**document, key: _with_inside(document[key], tuple(rest), pod)}
