@@ -1,0 +1,1 @@
+"""``--role webhook``: the admission webhook over HTTPS."""

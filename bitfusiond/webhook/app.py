@@ -1,0 +1,202 @@
+"""The ASGI application: bytes in, core, bytes out. HTTP ends here; what is decided about a pod is the core's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from bitfusiond import logs
+from bitfusiond.core import review
+from bitfusiond.core.mutate import Configuration, Patch, Refusal, Untouched, mutate
+from bitfusiond.core.review import BadRequestError, Review
+from bitfusiond.core.validate import Allocatable, validate
+from bitfusiond.observe import respond
+from bitfusiond.serving import Application, Receive, Scope, Send
+
+BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
+DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
+_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+
+_log = logs.Log("webhook")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What goes back, and how it is counted: ``verdict`` and ``reason`` are each one of few."""
+
+    body: bytes
+    verdict: str
+    reason: str
+    message: str = ""
+
+
+class HTTPError(Exception):
+    """A broken request: answered with ``status`` and one line of text."""
+
+    def __init__(self, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or []
+
+
+class Admission:
+    """``/mutate`` and ``/validate``; every other path is ``observe``'s.
+
+    ``configuration`` and ``nodes`` are asked once a request, so that what they return may change between two.
+    """
+
+    def __init__(
+        self,
+        configuration: Callable[[], Configuration],
+        nodes: Callable[[], Mapping[str, Allocatable] | None],
+        observe: Application,
+        metrics: CollectorRegistry,
+    ) -> None:
+        self._configuration = configuration
+        self._nodes = nodes
+        self._observe = observe
+        self._endpoints = {"/mutate": self._mutate, "/validate": self._validate}
+        self._requests = Counter(
+            "bitfusiond_admission_requests",
+            "Admission reviews answered, and requests that were none (verdict bad_request).",
+            ["endpoint", "verdict", "reason"],
+            registry=metrics,
+        )
+        self._seconds = Histogram(
+            "bitfusiond_admission_duration_seconds",
+            "From the last byte of a request to its answer.",
+            ["endpoint"],
+            buckets=_BUCKETS,
+            registry=metrics,
+        )
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        if scope["type"] != "http":
+            return
+        decide = self._endpoints.get(scope["path"])
+        if decide is None:
+            await self._observe(scope, receive, send)
+            return
+        endpoint = scope["path"][1:]
+        status, body, content_type = 200, b"", "application/json"
+        headers: list[tuple[bytes, bytes]] = []
+        try:
+            answer = await self._admit(endpoint, decide, scope, receive)
+            if answer is None:
+                return  # the client is gone
+            body = answer
+        except HTTPError as error:
+            self._requests.labels(endpoint, "bad_request", str(error.status)).inc()
+            _log.warning("bad request", endpoint=endpoint, status=error.status, message=str(error))
+            status, body, content_type = error.status, f"{error}\n".encode(), "text/plain; charset=utf-8"
+            headers = error.headers
+        if self.draining:
+            # Tells the API server to take its next request to another replica, before this one closes.
+            headers = [*headers, (b"connection", b"close")]
+        await respond(send, status, body, content_type, headers)
+
+    async def _admit(
+        self, endpoint: str, decide: Callable[[Review], _Answer], scope: Scope, receive: Receive
+    ) -> bytes | None:
+        with trio.move_on_after(DEADLINE_SECONDS) as deadline:
+            body = await _read(receive)
+        if deadline.cancelled_caught:
+            raise HTTPError(408, f"the request did not arrive within {DEADLINE_SECONDS:g} s")
+        if body is None:
+            return None
+        if broken := _broken_head(scope):
+            raise broken
+        began = time.perf_counter()
+        try:
+            request = review.parse(body)
+            answer = decide(request)
+        except BadRequestError as error:
+            raise HTTPError(400, str(error)) from None
+        except Exception:  # noqa: BLE001 - a defect of ours in one pod must not end the answers to others
+            _log.exception("defect in admission, please report it", endpoint=endpoint)
+            raise HTTPError(500, "internal error: see the log of bitfusiond") from None
+        seconds = time.perf_counter() - began
+        self._requests.labels(endpoint, answer.verdict, answer.reason).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+        _log.info(
+            "admission",
+            endpoint=endpoint,
+            namespace=request.namespace,
+            name=request.name,
+            uid=request.uid,
+            verdict=answer.verdict,
+            reason=answer.message or answer.reason,
+            dry_run=request.dry_run,
+            microseconds=round(seconds * 1e6),
+        )
+        return answer.body
+
+    def _mutate(self, request: Review) -> _Answer:
+        if not request.creates_pod or request.object is None:
+            return _Answer(review.allow(request), "untouched", "not a pod being created")
+        verdict = mutate(request.object, request.namespace, self._configuration())
+        match verdict:
+            case Patch():
+                return _Answer(review.allow(request, verdict.operations, verdict.warnings), "patched", "injected")
+            case Refusal():
+                return _refused(request, verdict)
+            case Untouched():
+                return _Answer(review.allow(request), "untouched", verdict.reason)
+
+    def _validate(self, request: Review) -> _Answer:
+        if not request.creates_pod or request.object is None:
+            return _Answer(review.allow(request), "untouched", "not a pod being created")
+        verdict = validate(request.object, request.namespace, self._configuration(), self._nodes())
+        match verdict:
+            case Refusal():
+                return _refused(request, verdict)
+            case Untouched():
+                return _Answer(review.allow(request), "untouched", verdict.reason)
+        return _Answer(review.allow(request), "allowed", "complete")
+
+
+def _refused(request: Review, refusal: Refusal) -> _Answer:
+    return _Answer(review.refuse(request, refusal.message), "refused", "invalid pod", refusal.message)
+
+
+def _broken_head(scope: Scope) -> HTTPError | None:
+    if scope["http_version"] not in {"1.0", "1.1"}:
+        return HTTPError(505, "use HTTP/1.1")
+    if scope["method"] != "POST":
+        return HTTPError(405, "use POST", [(b"allow", b"POST")])
+    content_type = _header(scope, b"content-type").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        return HTTPError(415, f"Content-Type must be application/json, not {content_type or 'absent'}")
+    return None
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None when the client went away. Raises HTTPError for one that is too large.
+
+    Up to twice the limit is read and thrown away before that is said: to close on a client that still writes resets
+    the connection, and the client loses the answer.
+    """
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more and size <= 2 * BODY_LIMIT:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return None
+        size += len(event["body"])
+        if size <= BODY_LIMIT:
+            parts.append(event["body"])
+        more = event["more_body"]
+    if size > BODY_LIMIT:
+        raise HTTPError(413, f"the body is larger than {BODY_LIMIT} bytes")
+    return b"".join(parts)
