@@ -43,7 +43,7 @@ bench *ARGS: setup
 
 # Make the gRPC code of proto/ anew.
 proto: setup
-    {{ bin }}/python -m tests.protoc bitfusiond/..
+    {{ bin }}/python -m tests.protoc .
 
 # Make dist/bitfusiond: one executable file that needs only Python.
 build: setup

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitfusiond.core import names
+from bitfusiond.core import devices, names
 from bitfusiond.errors import ConfigurationError
 
 Parser = Callable[[str], Any]
@@ -73,6 +73,14 @@ def integer(lowest: int, highest: int | None = None) -> Parser:
         return number
 
     return parse
+
+
+def device_count(value: str) -> int:
+    highest = devices.largest_size()
+    try:
+        return int(integer(1, highest)(value))
+    except ValueError as error:
+        raise ValueError(f"{error} (a longer list would not fit into the 4 MiB that a kubelet receives)") from None
 
 
 def seconds(lowest: float, highest: float) -> Parser:
@@ -237,7 +245,7 @@ class Plugin(Common):
     )
     resource_nums: int = option(
         "--resource-nums",
-        integer(1),
+        device_count,
         "1000",
         "devices on this node; 100 = one GPU",
         documented_variable="RESOURCE_NUMS",

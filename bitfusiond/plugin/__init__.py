@@ -1,0 +1,1 @@
+"""The device plugin: advertises GPU shares to this node's kubelet."""

@@ -1,0 +1,117 @@
+"""Whether the Bitfusion servers can be reached: probes of servers.conf that decide the health of the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from bitfusiond import logs
+from bitfusiond.configfiles import load_yaml
+from bitfusiond.core import tokens
+from bitfusiond.core.devices import Health
+from bitfusiond.plugin.metrics import Metrics
+
+Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
+
+# One server that answers is enough, so a slow one may be given up.
+PROBE_SECONDS = 3.0
+PROBES_AT_ONCE = 64
+FAILED_ROUNDS = 3
+
+_log = logs.Log("health")
+
+
+class Prober:
+    """Probes the servers of ``path`` every ``interval`` seconds and tells ``report`` of each change of health.
+
+    Three rounds without an answer make the devices Unhealthy, one answer makes them Healthy again. The file is read
+    before every round: a Secret that Kubernetes updates is a new file behind a link. Its last good content stays in
+    force while it is missing or malformed; before there has been any, there is nothing to hold against the devices.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        interval: float,
+        report: Callable[[Health, str], None],
+        metrics: Metrics,
+        connect: Connect = trio.open_tcp_stream,
+    ) -> None:
+        self._path = path
+        self._interval = interval
+        self._report = report
+        self._metrics = metrics
+        self._connect = connect
+        self._text: str | None = None
+        self._servers: list[tuple[str, int]] = []
+        self._problem: str | None = None
+        self._failed_rounds = 0
+
+    async def run(self) -> None:
+        """Probe until cancelled. Raises nothing of its own."""
+        while True:
+            self._read()
+            if self._servers:
+                await self._round()
+            await trio.sleep(self._interval)
+
+    def _read(self) -> None:
+        try:
+            text = self._path.read_text("utf-8")
+            if text == self._text and self._problem is None:
+                return
+            servers = tokens.addresses(load_yaml(tokens.repaired(text)))
+        except OSError as error:
+            self._broken(error.strerror or type(error).__name__)
+        except UnicodeDecodeError:
+            self._broken("it is not UTF-8 text")
+        except ValueError as error:
+            # The file comes from a Secret, so no log may show what stands in it: from "FIELD: VALUE is not ALLOWED"
+            # and from YAML's own words only the part before the value is kept.
+            self._broken(f"malformed: {str(error).partition(': ')[0]}")
+        else:
+            self._text, self._servers, self._problem, self._failed_rounds = text, servers, None, 0
+            _log.info("servers.conf read", path=str(self._path), servers=len(servers))
+
+    def _broken(self, problem: str) -> None:
+        self._metrics.servers_conf_errors.inc()
+        if problem != self._problem:
+            self._problem = problem
+            _log.error(
+                "servers.conf not usable", path=str(self._path), problem=problem, servers_kept=len(self._servers)
+            )
+
+    async def _round(self) -> None:
+        answers: list[bool] = []
+        limit = trio.CapacityLimiter(PROBES_AT_ONCE)
+
+        async def probe(host: str, port: int) -> None:
+            async with limit:
+                answers.append(await self._answers(host, port))
+
+        async with trio.open_nursery() as nursery:
+            for host, port in self._servers:
+                nursery.start_soon(probe, host, port)
+        self._judge(sum(answers))
+
+    async def _answers(self, host: str, port: int) -> bool:
+        try:
+            with trio.fail_after(PROBE_SECONDS):
+                stream = await self._connect(host, port)
+        except (OSError, ValueError, trio.TooSlowError):  # ValueError: a name that IDNA cannot encode
+            return False
+        await trio.aclose_forcefully(stream)
+        return True
+
+    def _judge(self, reachable: int) -> None:
+        self._metrics.show_servers(reachable, len(self._servers) - reachable)
+        if reachable:
+            self._failed_rounds = 0
+            self._report(Health.HEALTHY, f"{reachable} of {len(self._servers)} servers accept connections")
+            return
+        self._failed_rounds += 1
+        if self._failed_rounds >= FAILED_ROUNDS:
+            reason = f"none of {len(self._servers)} servers accepted a connection in {FAILED_ROUNDS} rounds of probes"
+            self._report(Health.UNHEALTHY, reason)

@@ -1,0 +1,116 @@
+"""The two sockets in the kubelet's device plugin directory: ours, and the kubelet's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.settings import Plugin
+
+KUBELET_SOCKET = "kubelet.sock"
+# Linux keeps the path of a unix socket in 108 bytes, one of them the final zero: unix(7).
+LONGEST_PATH_BYTES = 107
+BACKLOG = 16
+ANSWER_SECONDS = 1.0
+
+
+class Identity(NamedTuple):
+    """Which socket it is that bears a name.
+
+    The inode alone does not tell: on tmpfs and ext4 a kubelet.sock that is removed and made anew often gets the old
+    number again.
+    """
+
+    device: int
+    inode: int
+    changed_ns: int
+
+
+def identity(path: Path) -> Identity | None:
+    """None if nothing is there, or the directory itself is not."""
+    try:
+        found = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return Identity(found.st_dev, found.st_ino, found.st_ctime_ns)
+
+
+def checked(settings: Plugin) -> tuple[Path, Path]:
+    """Our socket's path and the kubelet's. Raises ConfigurationError where no socket could ever be there."""
+    directory = settings.device_plugin_dir
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise ConfigurationError(
+            f"--device-plugin-dir: {directory} {what}: it must be the kubelet's device plugin directory"
+        )
+    ours, kubelet = directory / settings.socket_name, directory / KUBELET_SOCKET
+    for path, options in (ours, "--device-plugin-dir and --socket-name"), (kubelet, "--device-plugin-dir"):
+        length = len(os.fsencode(path))
+        if length > LONGEST_PATH_BYTES:
+            raise ConfigurationError(
+                f"{options}: the socket path {path} has {length} bytes; a unix socket allows {LONGEST_PATH_BYTES}"
+            )
+    return ours, kubelet
+
+
+async def listen(path: Path) -> socket.socket:
+    """A unix socket that listens at ``path``, in place of one that a crashed run left behind.
+
+    Raises Failure if the name is taken by something alive or by another kind of file, OSError where the directory
+    does not permit a socket or is not there.
+    """
+    await _make_way(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Before bind(), so that there is no moment at which others may connect: the kubelet is root, as we are.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(os.fspath(path))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def remove(path: Path, ours: Identity | None) -> None:
+    """Remove our socket, unless the name belongs to another one by now."""
+    if ours is not None and identity(path) == ours:
+        _unlink(path)
+
+
+async def _make_way(path: Path) -> None:
+    kind = _kind(path)
+    if kind is None:
+        return
+    if kind != stat.S_IFSOCK:
+        raise Failure(f"{path} exists and is not a socket: remove it, or choose another --socket-name")
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            await trio.aclose_forcefully(await trio.open_unix_socket(path))
+    except (ConnectionRefusedError, FileNotFoundError):
+        _unlink(path)
+        return
+    except trio.TooSlowError:
+        pass  # somebody listens, though behind a full queue
+    raise Failure(f"{path} answers: another device plugin is running; stop it, or choose another --socket-name")
+
+
+# Metadata of one file in a directory of the node: quicker than handing the call to a thread.
+
+
+def _kind(path: Path) -> int | None:
+    try:
+        return stat.S_IFMT(path.stat(follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
