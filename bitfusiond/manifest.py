@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Hashable
 from typing import Any
@@ -65,6 +66,8 @@ def load(text: str) -> list[Any]:
         raise ValueError("not YAML: " + " ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("not YAML: nested too deeply") from None
+    except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
 
 
 def dump(documents: list[Any]) -> str:

@@ -127,7 +127,7 @@ def _client_annotation(annotations: dict[str, Any], key: str, problems: list[str
     value = annotations.get(key)
     if value is not None and not isinstance(value, str):
         _not_a_string(key, value, problems)
-        return None
+        return str(value)  # what was meant, to find what else is wrong
     return value or None
 
 

@@ -1,0 +1,282 @@
+"""Properties of every patch, and what single pods become."""
+
+from __future__ import annotations
+
+import copy
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from bitfusiond.core import names
+from bitfusiond.core.mutate import Patch, Untouched
+from tests import strategies
+from tests.pods import BINARY, LIBRARIES, NAMESPACE, admitted, container, example, pod, rules, verdict
+
+Pod = dict[str, Any]
+
+
+def _containers(of: Pod) -> list[Pod]:
+    return [*(of["spec"].get("initContainers") or []), *of["spec"]["containers"]]
+
+
+def _by_name(of: Pod) -> dict[str, Pod]:
+    return {each["name"]: each for each in _containers(of)}
+
+
+def _asks(each: Pod) -> dict[str, Any]:
+    resources: dict[str, dict[str, Any]] = each.get("resources", {})
+    return resources.get("limits", {}) | resources.get("requests", {})
+
+
+@given(strategies.pods())
+def test_a_patch_applies_strictly_and_a_second_call_changes_nothing(given_pod: Pod) -> None:
+    """B13: every operation is valid RFC 6902, for a library that is not ours."""
+    patched = admitted(given_pod)
+    assert verdict(patched) == Untouched("already injected")
+
+
+@given(strategies.pods(opted_in=False))
+def test_without_opting_in_there_is_no_patch(given_pod: Pod) -> None:
+    assert verdict(given_pod) == Untouched("not opted in")
+
+
+@given(strategies.pods())
+def test_shares_are_the_documented_formula(given_pod: Pod) -> None:
+    patched = _by_name(admitted(given_pod))
+    for each in _containers(given_pod):
+        asked = _asks(each)
+        if names.GPU_AMOUNT not in asked:
+            continue
+        amount = int(asked[names.GPU_AMOUNT])
+        share = Fraction(int(asked.get(names.GPU_PERCENT, 100)), 100)
+        if names.GPU_MEMORY in asked:
+            share = Fraction(int(asked[names.GPU_MEMORY].removesuffix("M")), 16000)
+        resources = patched[each["name"]]["resources"]
+        assert resources["limits"][names.GPU] == resources["requests"][names.GPU]
+        assert int(resources["limits"][names.GPU]) == math.ceil(share * amount * 100)
+        assert not set(names.REQUEST_RESOURCES) & set(_asks(patched[each["name"]]))
+
+
+@given(strategies.pods())
+def test_taking_away_what_was_added_gives_the_pod_back(given_pod: Pod) -> None:
+    """Everything that was there survives (B11, B14, B24): annotations, volumes, mounts, variables, unknown fields."""
+    patched = admitted(given_pod)
+    assert _without_ours(patched, given_pod) == _without_requests(given_pod)
+
+
+def _without_ours(patched: Pod, before: Pod) -> Pod:
+    left = copy.deepcopy(patched)
+    del left["metadata"]["annotations"][names.STATUS]
+    spec, old = left["spec"], before["spec"]
+    del spec["initContainers"][0]
+    _cut(spec, "initContainers", old)
+    spec["volumes"] = spec["volumes"][: len(old.get("volumes") or [])]
+    _cut(spec, "volumes", old)
+    annotations = before["metadata"]["annotations"]
+    client = rules().catalogue.find(annotations[names.CLIENT_OS], annotations[names.CLIENT_VERSION])
+    originals = _by_name(before)
+    for each in _containers(left):
+        original = originals[each["name"]]
+        if names.GPU_AMOUNT in _asks(original):
+            _take_back(each, original, client.library_path)
+        _drop_requests(each)
+    return left
+
+
+def _take_back(each: Pod, original: Pod, libraries: str) -> None:
+    each["command"] = original["command"]
+    if "args" in original:
+        each["args"] = original["args"]
+    for section in ("limits", "requests"):
+        del each["resources"][section][names.GPU]
+        if section not in original["resources"]:
+            assert each["resources"].pop(section) == {}
+    each["volumeMounts"] = each["volumeMounts"][: len(original.get("volumeMounts") or [])]
+    _cut(each, "volumeMounts", original)
+    _take_back_variables(each, original, libraries)
+
+
+def _take_back_variables(each: Pod, original: Pod, libraries: str) -> None:
+    kept: list[Pod] = []
+    for variable in each["env"]:
+        if variable["name"] == "BITFUSIOND_LD_LIBRARY_PATH":
+            kept.append({**variable, "name": names.LD_LIBRARY_PATH})
+        elif variable["name"] == names.LD_LIBRARY_PATH:
+            before = [one for one in original.get("env") or [] if one["name"] == names.LD_LIBRARY_PATH]
+            if before and "valueFrom" not in before[0]:
+                assert variable["value"] == ":".join(filter(None, [libraries, before[0].get("value")]))
+                kept += before
+        else:
+            kept.append(variable)
+    each["env"] = kept
+    _cut(each, "env", original)
+
+
+def _cut(left: Pod, key: str, original: Pod) -> None:
+    """A list that was not there, and is empty now, goes."""
+    if key not in original:
+        assert left.pop(key) == []
+
+
+def _drop_requests(each: Pod) -> None:
+    for values in each["resources"].values():
+        for key in names.REQUEST_RESOURCES:
+            values.pop(key, None)
+
+
+def _without_requests(before: Pod) -> Pod:
+    left = copy.deepcopy(before)
+    for each in _containers(left):
+        _drop_requests(each)
+    return left
+
+
+@given(strategies.pods())
+def test_populate_is_first_and_holds_no_gpu(given_pod: Pod) -> None:
+    """B4. A GPU in an init container and in a container breaks pods on a kubelet restart (kubernetes#124345)."""
+    populate = admitted(given_pod)["spec"]["initContainers"][0]
+    assert populate["name"] == "populate"
+    assert not any(key.startswith(names.DOMAIN) for key in _asks(populate))
+    annotations = given_pod["metadata"]["annotations"]
+    wanted = ["--client-os", annotations[names.CLIENT_OS], "--client-version", annotations[names.CLIENT_VERSION]]
+    assert [*populate["command"], *populate["args"]] == ["bitfusiond", "--role", "init", *wanted]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "shares"),
+    [
+        ("pod", "-n 1 -p 0.500000 -- python", "50"),
+        ("pod-memory", "-n 1 -m 8000 -- python", "50"),
+        (
+            "pod-filter",
+            "-n 1 -p 0.500000 --filter server.hostname=bf-server --filter server.addr=192.168.1.1 -- python",
+            "50",
+        ),
+        ("deployment", "-n 1 -p 0.250000 -- python", "25"),
+        ("job", "-n 1 -p 0.250000 -- python", "25"),
+    ],
+)
+def test_the_documented_pods_become_what_the_documentation_shows(name: str, words: str, shares: str) -> None:
+    patched = admitted(example(name))["spec"]["containers"][0]
+    assert patched["command"][:2] == ["/bin/bash", "-c"]
+    assert patched["command"][2].startswith(f"{BINARY} run {words} /benchmark/scripts/")
+    assert patched["resources"] == {"limits": {names.GPU: shares}, "requests": {names.GPU: shares}}
+    assert patched["env"] == [{"name": names.LD_LIBRARY_PATH, "value": LIBRARIES}]
+
+
+def test_injection_mode_leaves_the_command_alone() -> None:
+    before = example("pod-injection")["spec"]["containers"][0]
+    assert admitted(example("pod-injection"))["spec"]["containers"][0]["command"] == before["command"]
+
+
+def test_injection_mode_wants_no_command() -> None:
+    plain = container()
+    del plain["command"]
+    assert "command" not in admitted(pod(plain, mode="injection"))["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("mode", ["all", "ALL", "y", "yes", "Yes", "true", "on"])
+def test_every_documented_form_of_all_is_taken(mode: str) -> None:
+    assert isinstance(verdict(pod(mode=mode)), Patch)
+
+
+@pytest.mark.parametrize("mode", ["none", "None", "n", "no", "false", "OFF", ""])
+def test_every_documented_form_of_none_is_taken(mode: str) -> None:
+    assert verdict(pod(mode=mode)) == Untouched("not opted in")
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease", "bwki"])
+def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
+    """B18: the namespace is the request's, not the object's."""
+    assert verdict(pod(), namespace) == Untouched("exempt namespace")
+
+
+@pytest.mark.parametrize(
+    ("requests_and_limits", "expected"),
+    [
+        ([], None),
+        ([{"requests": {"cpu": "1"}}], {"requests": {"cpu": "1"}}),
+        ([{"limits": {"cpu": "1"}}], {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}),
+        (
+            [
+                {"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}},
+                {"requests": {"cpu": "0.7"}, "limits": {"cpu": "2"}},
+            ],
+            {"limits": {"cpu": "2"}, "requests": {"cpu": "0.7"}},
+        ),
+        (
+            [{"requests": {"memory": "1Gi"}}, {"limits": {"memory": "1000M"}}],
+            {"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}},
+        ),
+        ([{"requests": {"cpu": "nonsense", "memory": "1"}}], {"requests": {"memory": "1"}}),
+    ],
+)
+def test_populate_is_as_large_as_the_largest_container(requests_and_limits: list[Pod], expected: Pod | None) -> None:
+    """B22: its limit is never below its request."""
+    others = [{"name": f"o{i}", "image": "i", "resources": each} for i, each in enumerate(requests_and_limits)]
+    assert admitted(pod(container(), *others))["spec"]["initContainers"][0].get("resources") == expected
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_container", "expected", "warns"),
+    [
+        ({}, {}, {"runAsUser": 0}, False),
+        ({"runAsUser": 0}, {}, {"runAsUser": 0}, False),
+        ({"runAsUser": 1000}, {}, {"runAsUser": 1000, "runAsNonRoot": True}, False),
+        ({"runAsUser": 1000}, {"runAsUser": 2000}, {"runAsUser": 2000, "runAsNonRoot": True}, False),
+        ({"runAsNonRoot": True}, {}, {"runAsNonRoot": True}, True),
+        ({"runAsUser": 7, "runAsGroup": 8}, {}, {"runAsUser": 7, "runAsNonRoot": True, "runAsGroup": 8}, False),
+    ],
+)  # fmt: skip
+def test_populate_runs_as_the_workload_does(of_pod: Pod, of_container: Pod, expected: Pod, warns: bool) -> None:
+    result = verdict(pod(container(securityContext=of_container), securityContext=of_pod))
+    assert isinstance(result, Patch)
+    context = result.operations[-1]["value"][0]["securityContext"]
+    strict = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert context == expected | strict
+    assert bool(result.warnings) == warns
+
+
+def test_containers_of_two_users_are_warned_about() -> None:
+    two = container(name="two", securityContext={"runAsUser": 5})
+    result = verdict(pod(container(), two))
+    assert isinstance(result, Patch)
+    assert result.warnings == ["GPU containers run as different users: client.yaml is readable for user root only"]
+
+
+def test_neither_percent_nor_memory_is_all_of_it_and_is_said() -> None:
+    result = verdict(pod(container({names.GPU_AMOUNT: "2"})))
+    assert isinstance(result, Patch)
+    assert result.warnings == [
+        "spec.containers[0]: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"
+    ]
+
+
+def test_the_same_pod_always_gets_the_same_patch() -> None:
+    """B1, B2: nothing is kept between two pods."""
+    first = verdict(pod())
+    verdict(pod(mode="injection"))
+    assert verdict(pod()) == first
+
+
+def test_the_templates_of_the_operator_are_never_changed() -> None:
+    before = copy.deepcopy(rules().template)
+    verdict(pod(container(resources={"limits": {"cpu": "1", names.GPU_AMOUNT: 1}})))
+    assert rules().template == before
+
+
+def test_a_status_of_another_value_is_replaced() -> None:
+    """B12: the pointer to it is escaped."""
+    assert admitted(pod(annotations={names.STATUS: "x"}))["metadata"]["annotations"][names.STATUS] == "injected"
+
+
+def test_the_namespace_of_tests_is_not_exempt() -> None:
+    assert NAMESPACE not in rules().exempt_namespaces
