@@ -59,9 +59,14 @@ _Dumper.add_representer(str, _string)
 
 
 def load(text: str) -> list[Any]:
-    """Every document of ``text`` that is not empty. Raises ValueError with one line that says where and what."""
+    """Every document of ``text`` that is not empty, as kubectl sends it: by way of JSON.
+
+    So keys are strings, and what an anchor repeats is a copy: a change to one place is none to the other. Raises
+    ValueError with one line that says where and what.
+    """
     try:
-        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        documents = list(yaml.load_all(text, Loader=_Loader))
+        return [json.loads(json.dumps(document)) for document in documents if document is not None]
     except yaml.YAMLError as error:
         raise ValueError("not YAML: " + " ".join(str(error).split())) from None
     except RecursionError:
