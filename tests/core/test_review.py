@@ -1,0 +1,112 @@
+"""AdmissionReview in both versions, and every body that is none."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitfusiond.core import review
+from tests.strategies import json_values
+
+
+def _body(version: str = "v1", **changes: Any) -> bytes:
+    request = {
+        "uid": "u-1",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "namespace": "n",
+        "operation": "CREATE",
+        "object": {"metadata": {"generateName": "p-"}},
+        **changes,
+    }
+    return json.dumps(
+        {"apiVersion": f"admission.k8s.io/{version}", "kind": "AdmissionReview", "request": request}
+    ).encode()
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_the_answer_is_in_the_version_of_the_question(version: str) -> None:
+    """B3: apiVersion, kind and uid come back, as an API server that speaks v1 demands."""
+    request = review.parse(_body(version))
+    for answer in (review.allow(request), review.refuse(request, "no")):
+        document = json.loads(answer)
+        assert (document["apiVersion"], document["kind"]) == (f"admission.k8s.io/{version}", "AdmissionReview")
+        assert document["response"]["uid"] == "u-1"
+
+
+def test_an_allowing_answer_has_a_patch_only_where_there_is_one() -> None:
+    request = review.parse(_body())
+    assert json.loads(review.allow(request))["response"] == {"uid": "u-1", "allowed": True}
+    operations = [{"op": "add", "path": "/x", "value": "ü"}]
+    response = json.loads(review.allow(request, operations, ["w" * 200]))["response"]
+    assert response["patchType"] == "JSONPatch"
+    assert json.loads(base64.b64decode(response["patch"])) == operations
+    assert response["warnings"] == ["w" * 120]
+
+
+def test_a_refusing_answer_says_why() -> None:
+    response = json.loads(review.refuse(review.parse(_body()), "because"))["response"]
+    status = {"status": "Failure", "code": 422, "reason": "Invalid", "message": "because"}
+    assert response == {"uid": "u-1", "allowed": False, "status": status}
+
+
+def test_what_is_read_from_a_request() -> None:
+    request = review.parse(_body(dryRun=True))
+    assert (request.namespace, request.name, request.dry_run, request.creates_pod) == ("n", "p-", True, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"operation": "UPDATE"},
+        {"operation": "DELETE", "object": None},
+        {"kind": {"group": "apps", "version": "v1", "kind": "Deployment"}},
+        {"kind": {"group": "apps", "version": "v1", "kind": "Pod"}},
+        {"subResource": "ephemeralcontainers"},
+    ],
+)
+def test_only_the_creation_of_a_pod_is_one(changes: dict[str, Any]) -> None:
+    """B26: kind, operation and subresource are looked at."""
+    assert not review.parse(_body(**changes)).creates_pod
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "the body is not JSON"),
+        (b"\xff\xfe\x00", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON: nested too deeply"),
+        (b"1" * 10_000, "the body is not JSON"),
+        (b"[]", "the body is not an AdmissionReview"),
+        (b"null", "the body is not an AdmissionReview"),
+        (b'{"kind": "Pod"}', "the body is not an AdmissionReview"),
+        (b'{"kind": "AdmissionReview"}', "apiVersion None is not one of admission.k8s.io/v1, admission.k8s.io/v1beta1"),
+        (_body("v2"), "apiVersion 'admission.k8s.io/v2' is not one of"),
+        (b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1"}', "the AdmissionReview has no request"),
+        (
+            b'{"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": null}',
+            "the AdmissionReview has no request",
+        ),
+        (_body(uid=""), "request.uid must be a string that is not empty"),
+        (_body(uid=7), "request.uid must be a string that is not empty"),
+        (_body(kind="Pod"), "request.kind must be an object"),
+        (_body(namespace=1), "request.namespace must be a string"),
+        (_body(object="x"), "request.object must be an object"),
+        (_body(object=None), "request.object is missing"),
+    ],
+)
+def test_what_is_no_admission_review_is_a_bad_request(body: bytes, message: str) -> None:
+    """B20: no panic, no empty answer."""
+    with pytest.raises(review.BadRequestError, match="^" + message.replace("[", r"\[")):
+        review.parse(body)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_no_body_raises_anything_else(body: bytes) -> None:
+    with pytest.raises(review.BadRequestError):
+        review.parse(body)

@@ -1,0 +1,121 @@
+"""The second look: a pod that opted in carries what it needs, and fits a node."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from bitfusiond.core import names
+from bitfusiond.core.mutate import Refusal, Untouched
+from bitfusiond.core.validate import Allocatable, Allowed, Verdict, validate
+from tests import strategies
+from tests.pods import NAMESPACE, admitted, container, pod, rules
+
+Pod = dict[str, Any]
+NODES: dict[str, Allocatable] = {"a": {names.GPU: 100}, "b": {names.GPU: 1000}, "c": {}}
+
+
+def _validate(given_pod: Pod, nodes: Mapping[str, Allocatable] | None = None, namespace: str = NAMESPACE) -> Verdict:
+    return validate(given_pod, namespace, rules(), nodes)
+
+
+@given(strategies.pods())
+def test_what_mutate_admits_is_valid(given_pod: Pod) -> None:
+    assert isinstance(_validate(admitted(given_pod)), Allowed)
+
+
+@given(strategies.pods(opted_in=False))
+def test_a_pod_that_never_opted_in_is_left_alone(given_pod: Pod) -> None:
+    assert isinstance(_validate(given_pod, NODES), Untouched)
+
+
+def _without(change: str) -> Pod:
+    broken = copy.deepcopy(admitted(pod()))
+    main = broken["spec"]["containers"][0]
+    match change:
+        case "status":
+            del broken["metadata"]["annotations"][names.STATUS]
+        case "populate":
+            broken["spec"]["initContainers"] = []
+        case "mounts":
+            main["volumeMounts"].pop()
+        case "variable":
+            main["env"] = []
+        case "shares":
+            del main["resources"]["limits"][names.GPU]
+        case "requests":
+            main["resources"]["limits"][names.GPU_AMOUNT] = "1"
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("status", "metadata.annotations[auto-management/status] is not injected"),
+        ("populate", "spec.initContainers has no populate"),
+        ("mounts", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
+        ("variable", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
+        ("shares", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
+        ("requests", "spec.containers[0].resources still asks for bitfusion.io/gpu-amount"),
+    ],
+)
+def test_a_pod_that_lost_a_part_is_refused_with_the_part(change: str, words: str) -> None:
+    verdict = _validate(_without(change))
+    assert isinstance(verdict, Refusal)
+    assert verdict.message.startswith("the pod opted in but was not injected, or another webhook took parts away: ")
+    assert words in verdict.message
+
+
+def test_a_pod_that_was_never_mutated_is_refused() -> None:
+    assert isinstance(_validate(pod()), Refusal)
+
+
+def _asking(shares: int, amount: int = 1) -> Pod:
+    return admitted(pod(container({names.GPU_AMOUNT: amount, names.GPU_PERCENT: shares})))
+
+
+@pytest.mark.parametrize("nodes", [None, {}, NODES])
+def test_a_pod_that_fits_one_node_or_meets_no_known_node_is_allowed(nodes: Mapping[str, Allocatable] | None) -> None:
+    assert isinstance(_validate(_asking(100, 10), nodes), Allowed)
+
+
+def test_more_than_any_one_node_has_is_refused() -> None:
+    """B27: the amount counts, not only the name of the resource."""
+    verdict = _validate(_asking(91, 11), NODES)
+    assert isinstance(verdict, Refusal)
+    assert verdict.problems == [
+        "Resource validation failed: the pod asks for 1001 of bitfusion.io/gpu, the largest node has 1000"
+    ]
+
+
+def test_a_resource_that_no_node_has_is_refused() -> None:
+    verdict = _validate(_asking(50), {"a": {"other": 1}})
+    assert isinstance(verdict, Refusal)
+    assert verdict.problems == ["Resource validation failed: no node has bitfusion.io/gpu"]
+
+
+def test_containers_count_together_and_init_containers_alone() -> None:
+    """B27: init containers count as the scheduler counts them; sidecars count with the containers."""
+    half = {names.GPU_AMOUNT: "5", names.GPU_PERCENT: "100"}
+    together = admitted(pod(container(half), container(half, name="two"), initContainers=[container(half, name="i")]))
+    assert isinstance(_validate(together, NODES), Allowed)
+    sidecar = container(half, name="i", restartPolicy="Always")
+    assert isinstance(
+        _validate(admitted(pod(container(half), container(half, name="two"), initContainers=[sidecar])), NODES), Refusal
+    )
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "bwki"])
+def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
+    assert _validate(pod(), namespace=namespace) == Untouched("exempt namespace")
+
+
+def test_a_status_without_an_annotation_is_still_held_against_the_nodes() -> None:
+    alone = _asking(100, 11)
+    del alone["metadata"]["annotations"][names.MANAGEMENT]
+    assert isinstance(_validate(alone, NODES), Refusal)
+    assert isinstance(_validate(alone), Allowed)
