@@ -116,6 +116,11 @@ class Kubelet(RegistrationBase):
         await self.stop()
         await self.start()
 
+    def forget(self) -> None:
+        """Hang up on the plugin that registered last, and say nothing more to it."""
+        assert self._endpoint is not None
+        self._endpoint.channel.close()
+
     # --- what it was told ---------------------------------------------------------------------------------------
 
     async def wait_registered(self) -> Registration:
@@ -149,7 +154,8 @@ class Kubelet(RegistrationBase):
     async def allocate(self, *containers: Iterable[str]) -> api.AllocateResponse:
         """Allocate for a pod, given the ids for each of its containers. Raises GRPCError where the plugin refuses."""
         requests = [api.ContainerAllocateRequest(devices_ids=ids) for ids in containers]
-        return await self._call("Allocate", api.AllocateRequest(container_requests=requests))
+        response: api.AllocateResponse = await self._call("Allocate", api.AllocateRequest(container_requests=requests))
+        return response
 
     async def preferred(self, available: Iterable[str], size: int, must_include: Iterable[str] = ()) -> Sequence[str]:
         """GetPreferredAllocation for one container. Raises GRPCError where the plugin refuses."""
