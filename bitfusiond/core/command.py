@@ -81,16 +81,28 @@ def _argument_list(argv: list[str], client: Sequence[str]) -> list[str]:
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
     before, script, after = argv[:index], argv[index], argv[index + 1 :]
-    own = [(start, end) for start, end in shell.programs(script) if _is_client(script[start:end])]
-    first = next(shell.programs(script), None)
-    runs_client = any(script[end:].split(maxsplit=1)[:1] == ["run"] for _, end in own)
-    for start, end in reversed(own):
-        script = script[:start] + shlex.quote(client[0]) + script[end:]
-    if own and (runs_client or own[0] == first):
-        return [*before, script, *after]
+    if _CLIENT in script:
+        script, is_own = _with_client(script, client[0])
+        if is_own:
+            return [*before, script, *after]
     if shell.is_plain(script.strip()):
         return [*before, f"{shlex.join(client)} {script.strip()}", *after]
     return [*client, *before, script, *after]
+
+
+def _with_client(script: str, binary_path: str) -> tuple[str, bool]:
+    """``script`` with every call of the client by its path, and whether it runs its programs under the client itself.
+
+    It does so where its first program is the client, or where it says ``bitfusion run`` anywhere.
+    """
+    programs = list(shell.programs(script))
+    calls = [(start, end) for start, end in programs if _is_client(script[start:end])]
+    is_own = bool(calls) and (
+        calls[0] == programs[0] or any(script[end:].split(maxsplit=1)[:1] == ["run"] for _, end in calls)
+    )
+    for start, end in reversed(calls):
+        script = script[:start] + shlex.quote(binary_path) + script[end:]
+    return script, is_own
 
 
 def _is_client(program: str) -> bool:

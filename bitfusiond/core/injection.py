@@ -16,15 +16,18 @@ _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
 
 
 def volume_names(template: Template, spec: dict[str, Any], problems: list[str]) -> dict[str, str]:
-    """What each volume of the template is called in this pod: its own name, or another where the pod has that one."""
+    """Other names for the template's volumes whose own name the pod has already; most often none."""
     taken = {volume.get("name") for volume in raw.objects(spec, "volumes", "spec.volumes", problems)}
     ours = [volume["name"] for volume in template.volumes]
-    taken_by_others = taken | set(ours)
-    chosen: dict[str, str] = {}
+    if taken.isdisjoint(ours):
+        return {}
+    anywhere = taken | set(ours)
+    renamed: dict[str, str] = {}
     for name in ours:
-        chosen[name] = name if name not in taken else free(name, taken_by_others, "-")
-        taken_by_others.add(chosen[name])
-    return chosen
+        if name in taken:
+            renamed[name] = free(name, anywhere, "-")
+            anywhere.add(renamed[name])
+    return renamed
 
 
 def free(name: str, taken: set[Any], joint: str) -> str:
@@ -37,13 +40,12 @@ def free(name: str, taken: set[Any], joint: str) -> str:
 
 def volumes(template: Template, spec: dict[str, Any], renamed: Mapping[str, str]) -> list[Operation]:
     """The template's volumes behind the pod's own."""
-    ours = [{**volume, "name": renamed[volume["name"]]} for volume in template.volumes]
-    return patch.append("/spec/volumes", spec.get("volumes"), ours)
+    return patch.append("/spec/volumes", spec.get("volumes"), under_names(template.volumes, renamed))
 
 
-def renamed_mounts(mounts: Iterable[dict[str, Any]], renamed: Mapping[str, str]) -> list[dict[str, Any]]:
-    """``mounts`` of the template under the names that its volumes have in this pod."""
-    return [{**mount, "name": renamed[mount["name"]]} for mount in mounts]
+def under_names(items: Iterable[dict[str, Any]], renamed: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Volumes or mounts of the template under the names that the volumes have in this pod."""
+    return [{**item, "name": renamed[item["name"]]} if item["name"] in renamed else item for item in items]
 
 
 def gpu_container(
@@ -56,7 +58,7 @@ def gpu_container(
         *_resources(container, base),
         *_env(container, client, template, base, problems),
         *patch.append(
-            f"{base}/volumeMounts", container.raw.get("volumeMounts"), renamed_mounts(template.volume_mounts, renamed)
+            f"{base}/volumeMounts", container.raw.get("volumeMounts"), under_names(template.volume_mounts, renamed)
         ),
     ]
 
@@ -74,7 +76,7 @@ def _resources(container: GpuContainer, base: str) -> list[Operation]:
             operations.append(patch.add(f"{base}/resources/{section}", {names.GPU: str(container.demand.shares)}))
             continue
         operations += [
-            patch.remove(base + pointer("resources", section, key)) for key in names.REQUEST_RESOURCES if key in values
+            patch.remove(base + pointer("resources", section, key)) for key in values if key in names.REQUEST_RESOURCES
         ]
         operations.append(patch.add(base + pointer("resources", section, names.GPU), str(container.demand.shares)))
     return operations
@@ -115,11 +117,10 @@ def _library_path(variable: dict[str, Any], here: str, behind: str, client: Clie
 
 
 def _check_mounts(container: GpuContainer, template: Template, problems: list[str]) -> None:
-    ours = {posixpath.normpath(mount["mountPath"]) for mount in template.volume_mounts}
     for field, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
         for index, mount in enumerate(raw.objects(container.raw, field, f"{container.path}.{field}", problems)):
             path = mount.get(key)
-            if isinstance(path, str) and posixpath.normpath(path) in ours:
+            if isinstance(path, str) and posixpath.normpath(path) in template.mount_paths:
                 problems.append(
                     f"{container.path}.{field}[{index}].{key}: {raw.shown(path)} is where the Bitfusion client goes:"
                     " mount yours elsewhere"

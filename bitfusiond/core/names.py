@@ -19,7 +19,7 @@ GPU_AMOUNT = "bitfusion.io/gpu-amount"
 GPU_NUM = "bitfusion.io/gpu-num"  # the earlier name of gpu-amount
 GPU_PERCENT = "bitfusion.io/gpu-percent"
 GPU_MEMORY = "bitfusion.io/gpu-memory"
-REQUEST_RESOURCES = (GPU_AMOUNT, GPU_NUM, GPU_PERCENT, GPU_MEMORY)
+REQUEST_RESOURCES = frozenset({GPU_AMOUNT, GPU_NUM, GPU_PERCENT, GPU_MEMORY})
 SHARES_OF_ONE_GPU = 100
 
 # Token files

@@ -9,7 +9,7 @@ Operation = dict[str, Any]
 
 def pointer(*parts: str | int) -> str:
     """A JSON Pointer to ``parts``; ``~`` and ``/`` inside a key are escaped (RFC 6901, section 3)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return "".join(["/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts])
 
 
 def add(path: str, value: object) -> Operation:

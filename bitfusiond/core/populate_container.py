@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
 from bitfusiond.core import patch, quantity, raw
 from bitfusiond.core.catalogue import Client
-from bitfusiond.core.injection import renamed_mounts
+from bitfusiond.core.injection import under_names
 from bitfusiond.core.patch import Operation
 from bitfusiond.core.request import GpuContainer
 from bitfusiond.core.template import Template
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
-_COUNTED = ("cpu", "memory", "ephemeral-storage")
+_COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
 def init_containers(
@@ -50,7 +50,7 @@ def init_containers(
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
-            each["volumeMounts"] = renamed_mounts(each["volumeMounts"], renamed)
+            each["volumeMounts"] = under_names(each["volumeMounts"], renamed)
     if not isinstance(spec.get("initContainers"), list):
         return [patch.add("/spec/initContainers", added)]
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
@@ -63,36 +63,42 @@ def largest_resources(containers: list[dict[str, Any]]) -> dict[str, dict[str, A
     grow. A limit below the request (of a container that has no limit itself) is raised to it, as the API server
     refuses it otherwise.
     """
-    requests: dict[str, Any] = {}
-    limits: dict[str, Any] = {}
-    for resource in _COUNTED:
-        asked = [_amounts(container, resource) for container in containers]
-        request = max((each[0] for each in asked if each[0]), default=None, key=lambda each: each[0])
-        limit = max((each[1] for each in asked if each[1]), default=None, key=lambda each: each[0])
-        if request:
-            requests[resource] = request[1]
-        if limit:
-            limits[resource] = request[1] if request and request[0] > limit[0] else limit[1]
-    sections = {"limits": limits, "requests": requests}
-    return {section: values for section, values in sections.items() if values}
+    largest: dict[str, dict[str, _Amount]] = {"limits": {}, "requests": {}}
+    for container in containers:
+        for section, resource, amount in _amounts(container):
+            if resource not in largest[section] or amount[0] > largest[section][resource][0]:
+                largest[section][resource] = amount
+    for resource, limit in largest["limits"].items():
+        largest["limits"][resource] = max(limit, largest["requests"][resource], key=lambda amount: amount[0])
+    return {
+        section: {resource: written for resource, (_, written) in amounts.items()}
+        for section, amounts in largest.items()
+        if amounts
+    }
 
 
 _Amount = tuple[Fraction, Any]
 
 
-def _amounts(container: dict[str, Any], resource: str) -> tuple[_Amount | None, _Amount | None]:
-    """Request and limit of one container, each exact and as it was written; a missing request is the limit."""
-    found: list[_Amount | None] = []
+def _amounts(container: dict[str, Any]) -> Iterator[tuple[str, str, _Amount]]:
+    """Requests and limits of one container, each exact and as it was written; a missing request is the limit."""
     resources = container.get("resources")
-    for section in ("limits", "requests"):
-        values = resources.get(section) if isinstance(resources, dict) else None
-        value = values.get(resource) if isinstance(values, dict) else None
-        try:
-            found.append((quantity.parse(value), value))
-        except ValueError:  # none, or one that the API server is going to refuse
-            found.append(None)
-    limit, request = found
-    return request or limit, limit
+    if not isinstance(resources, dict):
+        return
+    for section, other in (("limits", "limits"), ("requests", "requests"), ("requests", "limits")):
+        values = resources.get(other)
+        if not isinstance(values, dict):
+            continue
+        own = resources.get(section)
+        for resource in values:
+            if resource not in _COUNTED:
+                continue
+            if section != other and isinstance(own, dict) and resource in own:
+                continue
+            try:
+                yield section, resource, (quantity.parse(values[resource]), values[resource])
+            except ValueError:  # the API server is going to refuse it
+                continue
 
 
 def _security_context(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import shlex
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitfusiond.core import names, quantity, raw
 
@@ -171,12 +171,14 @@ def _demand(
         section: raw.mapping(resources, section, f"{path}.resources.{section}", problems)
         for section in ("limits", "requests")
     }
-    if not any(key in section for section in sections.values() for key in names.REQUEST_RESOURCES):
+    if names.REQUEST_RESOURCES.isdisjoint(sections["limits"]) and names.REQUEST_RESOURCES.isdisjoint(
+        sections["requests"]
+    ):
         return None
     before = len(problems)
     given = {
         key: field
-        for key in names.REQUEST_RESOURCES
+        for key in (names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY)
         if (field := _field(sections, key, f"{path}.resources", problems)) is not None
     }
     amount = _amount(given, path, problems)
@@ -206,8 +208,7 @@ def _demand(
     return Demand(amount, percent, memory, shares)
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     path: str
     value: Any
 
@@ -228,9 +229,9 @@ def _field(sections: dict[str, dict[str, Any]], key: str, path: str, problems: l
 
 def _same(one: object, other: object) -> bool:
     try:
-        return quantity.parse(one) == quantity.parse(other)
+        return one == other or quantity.parse(one) == quantity.parse(other)
     except ValueError:
-        return one == other
+        return False
 
 
 def _amount(given: dict[str, _Field], path: str, problems: list[str]) -> int | None:

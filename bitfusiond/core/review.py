@@ -96,7 +96,7 @@ def allow(review: Review, operations: list[Operation] | None = None, warnings: l
     response: dict[str, Any] = {"uid": review.uid, "allowed": True}
     if operations:
         response["patchType"] = "JSONPatch"
-        response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
+        response["patch"] = base64.b64encode(_to_json(operations)).decode()
     if warnings:
         response["warnings"] = [warning[:_LONGEST_WARNING] for warning in warnings]
     return _answer(review, response)
@@ -109,4 +109,11 @@ def refuse(review: Review, message: str, code: int = 422, reason: str = "Invalid
 
 
 def _answer(review: Review, response: dict[str, Any]) -> bytes:
-    return json.dumps({"apiVersion": review.api_version, "kind": "AdmissionReview", "response": response}).encode()
+    return _to_json({"apiVersion": review.api_version, "kind": "AdmissionReview", "response": response})
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+
+
+def _to_json(value: object) -> bytes:
+    return _encoder.encode(value).encode()

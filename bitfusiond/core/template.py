@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,16 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container."""
+    """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container.
+
+    ``mount_paths`` are those of ``volume_mounts``, normalized.
+    """
 
     init_containers: tuple[dict[str, Any], ...]
     env: tuple[dict[str, Any], ...]
     volume_mounts: tuple[dict[str, Any], ...]
     volumes: tuple[dict[str, Any], ...]
+    mount_paths: frozenset[str]
 
 
 def parse(document: object) -> Template:
@@ -54,7 +59,8 @@ def parse(document: object) -> Template:
     mounts = _mounts(container, "containers[0]", volume_names, problems)
     if problems:
         raise TemplateError("; ".join(problems))
-    return Template(tuple(init_containers), tuple(env), tuple(mounts), tuple(volumes))
+    paths = frozenset(posixpath.normpath(mount["mountPath"]) for mount in mounts)
+    return Template(tuple(init_containers), tuple(env), tuple(mounts), tuple(volumes), paths)
 
 
 def _init_container(container: dict[str, Any], path: str, volumes: set[str], problems: list[str]) -> None:

@@ -66,8 +66,8 @@ def _carries_injection(
         f"spec.{group}[{index}].resources still asks for {key}"
         for group, containers in groups.items()
         for index, container in enumerate(containers)
-        for key in names.REQUEST_RESOURCES
-        if key in _limits(container)
+        for key in _limits(container)
+        if key in names.REQUEST_RESOURCES
     ]
     if missing:
         problems.append(
