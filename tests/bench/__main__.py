@@ -1,0 +1,37 @@
+"""``just bench [--json FILE] [NAME ...]``: run all benchmarks, or those of the modules named; print a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tests.bench import core, startup
+from tests.bench.measure import Figure
+
+_ALL = {"core": core.figures, "startup": startup.figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="just bench")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(_ALL)}; all by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.names if name not in _ALL]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is not one of {', '.join(_ALL)}")
+    figures: list[Figure] = []
+    print(f"{'name':44} {'ours':>8} {'unit':6} {'baseline':>8} {'unit':6}  {'ratio':>6}  spread")
+    for name in chosen.names or _ALL:
+        for figure in _ALL[name]():
+            figures.append(figure)
+            print(
+                f"{figure.name:44} {figure.ours:8.1f} {figure.unit:6} {figure.baseline:8.1f} {figure.unit:6}"
+                f"  {figure.ratio:6.2f}  {figure.ratio_low:.2f}..{figure.ratio_high:.2f}  against {figure.baseline_name}"
+            )
+    if chosen.json:
+        chosen.json.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

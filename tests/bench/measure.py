@@ -1,0 +1,63 @@
+"""How things are timed: alternately with their baseline, medians of many rounds."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row: medians of ``ours`` and ``baseline`` in ``unit``, and the spread of the rounds' ratios."""
+
+    name: str
+    unit: str
+    ours: float
+    baseline_name: str
+    baseline: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def compare(
+    name: str, unit: str, ours: Callable[[], float], baseline_name: str, baseline: Callable[[], float], rounds: int = 9
+) -> Figure:
+    """Take ``ours()`` and ``baseline()`` in turn; each returns one measurement in ``unit``.
+
+    The first pair is thrown away.
+    """
+    pairs = [(ours(), baseline()) for _ in range(rounds + 1)][1:]
+    ratios = sorted(one / other for one, other in pairs)
+    return Figure(
+        name,
+        unit,
+        statistics.median(one for one, _ in pairs),
+        baseline_name,
+        statistics.median(other for _, other in pairs),
+        statistics.median(ratios),
+        ratios[0],
+        ratios[-1],
+    )
+
+
+def cpu_microseconds(call: Callable[[], object], times: int = 2000) -> float:
+    """CPU time of this process for one ``call``."""
+    began = time.process_time()
+    for _ in range(times):
+        call()
+    return (time.process_time() - began) / times * 1e6
+
+
+def process_milliseconds(*arguments: str) -> float:
+    """Wall time of ``python ARGUMENTS`` from start to end."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return (time.perf_counter() - began) * 1e3
