@@ -25,9 +25,10 @@ def main() -> None:
     for name in chosen.names or _ALL:
         for figure in _ALL[name]():
             figures.append(figure)
+            spread = f"{figure.ratio_low:.2f}..{figure.ratio_high:.2f}"
             print(
-                f"{figure.name:44} {figure.ours:8.1f} {figure.unit:6} {figure.baseline:8.1f} {figure.unit:6}"
-                f"  {figure.ratio:6.2f}  {figure.ratio_low:.2f}..{figure.ratio_high:.2f}  against {figure.baseline_name}"
+                f"{figure.name:44} {figure.ours:8.1f} {figure.unit:6} {figure.baseline:8.1f} {figure.unit:6} "
+                f" {figure.ratio:6.2f}  {spread}  against {figure.baseline_name}"
             )
     if chosen.json:
         chosen.json.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
