@@ -30,8 +30,12 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def run_plugin(directory: Path) -> RunPlugin:
-    """``async with run_plugin(resource_nums="20") as stop``: the plugin of this process, stopped at the end."""
+def run_plugin(directory: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlugin:
+    """``async with run_plugin(resource_nums="20") as stop``: the plugin of this process, stopped at the end.
+
+    It looks at the sockets more often than on a node, so that the tests wait less.
+    """
+    monkeypatch.setattr(service, "POLL_SECONDS", 0.05)
 
     @asynccontextmanager
     async def run(**flags: str) -> AsyncIterator[trio.Event]:
