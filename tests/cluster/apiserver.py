@@ -1,0 +1,104 @@
+"""etcd and kube-apiserver for a test session: RBAC on, no kubelet; pods are admitted and stored, never run."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.fakes.processes import free_port, running, wait_until
+
+_ADMIN_TOKEN = "admin-of-the-tests"
+
+
+@dataclass(frozen=True, slots=True)
+class APIServer:
+    """A running API server: ``request`` speaks to it as an administrator."""
+
+    url: str
+    ca: Path
+    token: str
+
+    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
+        """The answer's JSON. Raises :class:`Refused` for any status from 400 on."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, context=self._tls(), timeout=30) as answer:
+                text = answer.read()
+                return json.loads(text) if text.startswith(b"{") else text.decode()
+        except urllib.error.HTTPError as error:
+            text = error.read()
+            raise Refused(
+                error.code, json.loads(text) if text.startswith(b"{") else {"message": text.decode()}
+            ) from None
+
+    def create(self, path: str, document: Any) -> Any:
+        return self.request("POST", path, document)
+
+    def healthy(self) -> bool:
+        try:
+            return bool(self.request("GET", "/readyz") == "ok")
+        except (OSError, Refused):
+            return False
+
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca)) if self.ca.exists() else ssl.create_default_context()
+        context.check_hostname = False
+        return context
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an error
+    """What the API server said no with: a Status object."""
+
+    def __init__(self, code: int, status: dict[str, Any]) -> None:
+        super().__init__(status.get("message"))
+        self.code = code
+        self.status = status
+
+
+@contextmanager
+def started(assets: Path, directory: Path) -> Iterator[APIServer]:
+    """An API server with the programs of ``assets`` and its state in ``directory``."""
+    client, peer, secure = free_port(), free_port(), free_port()
+    (directory / "tokens").write_text(f"{_ADMIN_TOKEN},admin,1,system:masters\n")
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    (directory / "service-accounts.key").write_bytes(pem)
+    etcd = [
+        str(assets / "etcd"),
+        f"--data-dir={directory / 'etcd'}",
+        f"--listen-client-urls=http://127.0.0.1:{client}",
+        f"--advertise-client-urls=http://127.0.0.1:{client}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        "--unsafe-no-fsync",
+    ]
+    apiserver = [
+        str(assets / "kube-apiserver"),
+        f"--etcd-servers=http://127.0.0.1:{client}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={secure}",
+        f"--cert-dir={directory}",
+        "--endpoint-reconciler-type=none",
+        "--authorization-mode=RBAC",
+        f"--token-auth-file={directory / 'tokens'}",
+        "--service-account-issuer=https://tests.example",
+        f"--service-account-key-file={directory / 'service-accounts.key'}",
+        f"--service-account-signing-key-file={directory / 'service-accounts.key'}",
+        "--disable-admission-plugins=ServiceAccount",
+    ]
+    server = APIServer(f"https://127.0.0.1:{secure}", directory / "apiserver.crt", _ADMIN_TOKEN)
+    with running(etcd, directory / "etcd.log"), running(apiserver, directory / "apiserver.log"):
+        wait_until(server.healthy, f"the API server (its log: {directory / 'apiserver.log'})", 60)
+        yield server
