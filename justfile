@@ -45,8 +45,15 @@ bench *ARGS: setup
 proto: setup
     {{ bin }}/python -m tests.protoc .
 
-# Make dist/bitfusiond: one executable file that needs only Python.
+# Make dist/bitfusiond: one executable file that needs only Python, of the minor version that made it.
 build: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # The file carries compiled modules: another minor version of Python could not load them.
+    interpreter=$("{{ bin }}/python" -c 'import sys; print("python{}.{}".format(*sys.version_info))')
+    rm -rf build dist/bitfusiond # what an earlier build left in build/ would go into the package
     mkdir -p dist
-    {{ bin }}/shiv --quiet --reproducible --compressed --python '/usr/bin/env python3' --console-script bitfusiond --output-file dist/bitfusiond .
-    @ls -lh dist/bitfusiond
+    "{{ bin }}/shiv" -qq --reproducible --compressed --python "/usr/bin/env $interpreter" \
+        --console-script bitfusiond --output-file dist/bitfusiond .
+    rm -rf build
+    echo "dist/bitfusiond: $(du -h --apparent-size dist/bitfusiond | cut -f1), for $interpreter"
