@@ -25,7 +25,7 @@ SUMMARIES = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; `bitfusiond --help` lists what is allowed")
+        raise ConfigurationError(f"{' '.join(message.split())}; `bitfusiond --help` lists what is allowed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ works on every filesystem.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -28,13 +28,21 @@ def signature(path: Path) -> Signature | None:
     return stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size
 
 
-async def watch(paths: Iterable[Path], changed: Callable[[], None]) -> None:
-    """Call ``changed()`` whenever one of ``paths`` was changed, for ever; ends by cancellation."""
-    watched = tuple(paths)
-    seen = [signature(path) for path in watched]
-    while True:
-        await trio.sleep(POLL_SECONDS)
-        now = [signature(path) for path in watched]
-        if now != seen:
-            seen = now
-            changed()
+class Watch:
+    """Files as they were when this was made: make it before they are read, so that no change falls in between."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen = self._signatures()
+
+    async def follow(self, changed: Callable[[], None]) -> None:
+        """Call ``changed()`` whenever one of the files was changed, for ever; ends by cancellation."""
+        while True:
+            await trio.sleep(POLL_SECONDS)
+            now = self._signatures()
+            if now != self._seen:
+                self._seen = now
+                changed()
+
+    def _signatures(self) -> list[Signature | None]:
+        return [signature(path) for path in self._paths]

@@ -49,22 +49,26 @@ def registry(role: str) -> CollectorRegistry:
     return registry
 
 
-def application(health: Health, metrics: CollectorRegistry) -> Application:
-    """The ASGI application that answers the three paths; 404 and 405 for anything else."""
+def application(health: Health, metrics: CollectorRegistry, *others: str) -> Application:
+    """The ASGI application that answers the three paths; 404 and 405 for anything else.
+
+    ``others`` are paths of an application around this one, for the message of a 404.
+    """
+    not_found = f"not found; there are {', '.join([*others, '/healthz', '/readyz'])} and /metrics\n".encode()
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        status, body, content_type = _answer(scope["path"], health, metrics)
-        if status != 404 and scope["method"] not in {"GET", "HEAD"}:
+        found = _answer(scope["path"], health, metrics)
+        if found is None:
+            await respond(send, 404, not_found)
+        elif scope["method"] not in {"GET", "HEAD"}:
             await respond(send, 405, b"use GET\n", headers=[(b"allow", b"GET, HEAD")])
-            return
-        await respond(send, status, body, content_type)
+        else:
+            await respond(send, *found)
 
     return app
 
 
-def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int, bytes, str]:
+def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int, bytes, str] | None:
     match path:
         case "/healthz":
             return 200, b"ok\n", _TEXT
@@ -73,7 +77,7 @@ def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int,
             return (200, b"ok\n", _TEXT) if reason is None else (503, f"not ready: {reason}\n".encode(), _TEXT)
         case "/metrics":
             return 200, generate_latest(metrics), CONTENT_TYPE_LATEST
-    return 404, b"not found; there are /healthz, /readyz and /metrics\n", _TEXT
+    return None
 
 
 async def respond(

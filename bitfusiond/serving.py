@@ -2,24 +2,29 @@
 
 hypercorn's own ``serve`` runs every connection in the server's nursery, so an exception in one ends them all, and it
 shields writes without a bound, so a client that stops reading keeps the process from ending. Here each connection is
-hypercorn's protocol code in a task of its own that can only end itself.
+hypercorn's HTTP/1.1 code in a task of its own that can only end itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
+from hypercorn.utils import parse_socket_addr, wrap_app
 
 from bitfusiond import logs
 from bitfusiond.errors import Failure
@@ -35,6 +40,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 KEEP_ALIVE_SECONDS = 120.0
 HANDSHAKE_SECONDS = 10.0
 SEND_SECONDS = 10.0
+LINGER_SECONDS = 1.0
 BACKLOG = 1024
 
 _log = logs.Log("serving")
@@ -45,39 +51,112 @@ class _Config(Config):
 
     keep_alive_timeout = KEEP_ALIVE_SECONDS
     keep_alive_max_requests = 2**62
-    ssl_handshake_timeout = HANDSHAKE_SECONDS
     include_server_header = False
     accesslog = None
-    errorlog = None
+    errorlog = logging.getLogger("bitfusiond.serving")
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing that a client could talk it into: a wish to upgrade may be ignored (RFC 9110, 7.8)."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """No HTTP/2, neither by its preface nor by an upgrade."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        if len(headers) < len(request.headers):  # no WebSocket
+            request = h11.Request(
+                method=request.method, target=request.target, headers=headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _maybe_recycle(self) -> None:
+        if self.connection.their_state is not h11.DONE:
+            # Answered before all of the request was there. hypercorn first tells the application that it is over,
+            # through a queue that the rest of the request may have filled, and that nobody reads any more.
+            await self.send(Closed())
+        await super()._maybe_recycle()
 
 
 class _Connection(TCPServer):
     """One client. A write that takes longer than SEND_SECONDS means a client that no longer reads: it is dropped."""
 
+    async def run(self) -> None:
+        """Handshake, then requests until either side has enough; the stream is the caller's to close."""
+        tls = isinstance(self.stream, trio.SSLStream)
+        transport: trio.SocketStream = self.stream.transport_stream if tls else self.stream  # type: ignore[assignment]
+        self._hung_up = False
+        try:
+            if tls:
+                with trio.fail_after(HANDSHAKE_SECONDS):
+                    await self.stream.do_handshake()
+            client = parse_socket_addr(transport.socket.family, transport.socket.getpeername())
+            server = parse_socket_addr(transport.socket.family, transport.socket.getsockname())
+        except (trio.BrokenResourceError, trio.TooSlowError, OSError):
+            return  # no TLS, or gone already
+        with trio.CancelScope() as self._life:
+            async with TaskGroup() as self._task_group:
+                self.protocol = _Http1(  # type: ignore[assignment]
+                    self.app,
+                    self.config,
+                    self.context,
+                    self._task_group,
+                    self.state,  # type: ignore[arg-type]
+                    tls,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self._read_data()
+                # hypercorn would keep the socket of a client that is gone for as long as an idle one.
+                self._life.cancel()
+        if self._hung_up:
+            await _linger(transport)
+
     async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, RawData):
+        if isinstance(event, Closed):
+            self._hung_up = True
+            self._life.cancel()
+        elif isinstance(event, RawData):
+            async with self.send_lock:
+                try:
+                    with trio.fail_after(SEND_SECONDS):
+                        await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                    self._life.cancel()
+        else:
             await super().protocol_send(event)
-            return
-        async with self.send_lock:
-            try:
-                # Shielded, as in hypercorn: half a TLS record would make the connection useless.
-                with trio.fail_after(SEND_SECONDS, shield=True):
-                    await self.stream.send_all(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                await trio.aclose_forcefully(self.stream)
-                await self.protocol.handle(Closed())
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+        self._life.cancel()
+
+
+async def _linger(transport: trio.SocketStream) -> None:
+    """Until the client hangs up too: closing on what it still sends would reset the connection, its answer unread."""
+    with trio.move_on_after(LINGER_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+        await transport.send_eof()
+        while await transport.receive_some():
+            pass
 
 
 def server_context(cert: str, key: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer, HTTP/1.1 only. Raises OSError (ssl.SSLError is one) for files that cannot be read or used.
+    """TLS 1.2 or newer, HTTP/1.1 only. Raises ssl.SSLError for files that cannot be used, OSError for unreadable ones.
 
     The API server speaks HTTP/1.1 to a webhook behind a Service; offering h2 would only split its pool in two.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(cert, key)
+    context.load_cert_chain(cert, key, password=_no_password)
     return context
+
+
+def _no_password() -> str:
+    # Without this OpenSSL asks for one on the terminal.
+    raise ssl.SSLError("the key is encrypted")
 
 
 def listen(address: Address, option: str) -> socket.socket:
@@ -85,6 +164,8 @@ def listen(address: Address, option: str) -> socket.socket:
     try:
         family, *_, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
+    except UnicodeError:  # of the idna codec
+        raise Failure(f"{option}: cannot listen on {address}: not the name of a host") from None
     except OSError as error:
         raise Failure(f"{option}: cannot listen on {address}: {error.strerror or error}") from error
     try:
@@ -107,7 +188,7 @@ def bound_address(sock: socket.socket) -> Address:
 async def serve(
     application: Application,
     sock: socket.socket,
-    tls: ssl.SSLContext | None,
+    tls: Callable[[], ssl.SSLContext] | None,
     *,
     stop: trio.Event,
     graceful_seconds: float,
@@ -116,19 +197,20 @@ async def serve(
     """Serve ``application`` on ``sock`` (HTTPS where ``tls`` is given) until ``stop`` is set.
 
     ``started()`` once it accepts. After ``stop``: no new connection, idle ones are closed, and the last answers have
-    ``graceful_seconds``. Owns the socket. ``tls`` is used as it is, so that a certificate that is loaded into it later
-    holds from the next handshake on.
+    ``graceful_seconds``. Owns the socket. ``tls()`` is asked at each handshake, so that a new certificate holds from
+    the next one on.
     """
     config = _Config()
     context = WorkerContext(None)
     framework = wrap_app(application, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
-    plain = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-    listener = trio.SSLListener(plain, tls, https_compatible=True) if tls else plain
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
-    async def connection(stream: Any) -> None:
+    async def connection(stream: trio.SocketStream) -> None:
         try:
-            await _Connection(framework, config, context, ConnectionState({}), stream)
-        except Exception:  # noqa: BLE001 - nothing that one client sends may end the others
+            # https_compatible: no client of HTTPS waits for the end of TLS once it has its answer.
+            layer: Any = trio.SSLStream(stream, tls(), server_side=True, https_compatible=True) if tls else stream
+            await _Connection(framework, config, context, ConnectionState({}), layer)
+        except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
             _log.exception("connection failed")
         finally:
             await trio.aclose_forcefully(stream)

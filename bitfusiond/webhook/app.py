@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -19,6 +20,7 @@ from bitfusiond.serving import Application, Receive, Scope, Send
 
 BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
 DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
+ENDPOINTS = ("/mutate", "/validate")
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
 _log = logs.Log("webhook")
@@ -59,7 +61,7 @@ class Admission:
         self._configuration = configuration
         self._nodes = nodes
         self._observe = observe
-        self._endpoints = {"/mutate": self._mutate, "/validate": self._validate}
+        self._endpoints = dict(zip(ENDPOINTS, (self._mutate, self._validate), strict=True))
         self._requests = Counter(
             "bitfusiond_admission_requests",
             "Admission reviews answered, and requests that were none (verdict bad_request).",
@@ -77,7 +79,10 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        if scope["type"] != "http":
+        if self.draining:
+            send = _closing(send)
+        if scope["http_version"] not in {"1.0", "1.1"}:
+            await respond(send, 505, b"use HTTP/1.1\n")
             return
         decide = self._endpoints.get(scope["path"])
         if decide is None:
@@ -96,9 +101,6 @@ class Admission:
             _log.warning("bad request", endpoint=endpoint, status=error.status, message=str(error))
             status, body, content_type = error.status, f"{error}\n".encode(), "text/plain; charset=utf-8"
             headers = error.headers
-        if self.draining:
-            # Tells the API server to take its next request to another replica, before this one closes.
-            headers = [*headers, (b"connection", b"close")]
         await respond(send, status, body, content_type, headers)
 
     async def _admit(
@@ -118,6 +120,8 @@ class Admission:
             answer = decide(request)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
+        except RecursionError:
+            raise HTTPError(400, "the AdmissionReview is nested too deeply") from None
         except Exception:  # noqa: BLE001 - a defect of ours in one pod must not end the answers to others
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
@@ -165,9 +169,18 @@ def _refused(request: Review, refusal: Refusal) -> _Answer:
     return _Answer(review.refuse(request, refusal.message), "refused", "invalid pod", refusal.message)
 
 
+def _closing(send: Send) -> Send:
+    """Tells the API server to take its next request to another replica, before this one closes the connection."""
+
+    async def send_and_close(event: dict[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
+        await send(event)
+
+    return send_and_close
+
+
 def _broken_head(scope: Scope) -> HTTPError | None:
-    if scope["http_version"] not in {"1.0", "1.1"}:
-        return HTTPError(505, "use HTTP/1.1")
     if scope["method"] != "POST":
         return HTTPError(405, "use POST", [(b"allow", b"POST")])
     content_type = _header(scope, b"content-type").partition(";")[0].strip().lower()

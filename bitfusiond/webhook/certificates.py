@@ -12,29 +12,32 @@ _log = logs.Log("certificates")
 
 
 class FileCertificate:
-    """A TLS context whose certificate follows two PEM files."""
+    """A TLS context that follows two PEM files: :attr:`context` is the one for the next handshake.
+
+    A new pair gets a new context. OpenSSL keeps one certificate for each type of key in a context, so that after a
+    change from RSA to ECDSA some clients would still be shown the old one.
+    """
 
     def __init__(self, cert: Path, key: Path) -> None:
         """Raises ConfigurationError that names the option and what is wrong with the file."""
         self._cert = cert
         self._key = key
-        self.context = self._checked()
+        self._watch = filewatch.Watch(cert, key)
+        self.context = self._load()
 
     async def follow(self) -> None:
         """Take up changed files, for ever. Connections that are open keep what they agreed on."""
-        await filewatch.watch((self._cert, self._key), self._reload)
+        await self._watch.follow(self._reload)
 
     def _reload(self) -> None:
         try:
-            # A pair that does not match would leave the live context with half of it: try it on another first.
-            self._checked()
-            self.context.load_cert_chain(self._cert, self._key)
-        except (ConfigurationError, OSError) as error:
+            self.context = self._load()
+        except ConfigurationError as error:
             _log.error("certificate not taken up, keeping the last good one", message=str(error))
         else:
             _log.info("certificate taken up", path=str(self._cert))
 
-    def _checked(self) -> ssl.SSLContext:
+    def _load(self) -> ssl.SSLContext:
         for option, path in (("--tls-cert", self._cert), ("--tls-key", self._key)):
             try:
                 path.read_bytes()

@@ -12,7 +12,7 @@ from bitfusiond.core import names
 from bitfusiond.core.mutate import Configuration
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.app import DEADLINE_SECONDS, Admission
+from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission
 from bitfusiond.webhook.certificates import FileCertificate
 
 _log = logs.Log("webhook")
@@ -23,19 +23,24 @@ class _Rules:
 
     def __init__(self, settings: Webhook) -> None:
         self._settings = settings
-        self.files: list[Path] = [path for path in (settings.clients, settings.injection) if path is not None]
+        self._files: list[Path] = [path for path in (settings.clients, settings.injection) if path is not None]
+        self._watch = filewatch.Watch(*self._files)
         self._current = self._load()
 
     def current(self) -> Configuration:
         return self._current
 
-    def reload(self) -> None:
+    async def follow(self) -> None:
+        """Take up changed files, for ever."""
+        await self._watch.follow(self._reload)
+
+    def _reload(self) -> None:
         try:
             self._current = self._load()
         except ConfigurationError as error:
             _log.error("configuration not taken up, keeping the last good one", message=str(error))
         else:
-            _log.info("configuration taken up", files=[str(path) for path in self.files])
+            _log.info("configuration taken up", files=[str(path) for path in self._files])
 
     def _load(self) -> Configuration:
         exempt = names.EXEMPT_NAMESPACES | {self._settings.namespace}
@@ -58,21 +63,22 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     certificate = FileCertificate(settings.tls_cert, settings.tls_key)
     health = observe.Health()
     metrics = observe.registry("webhook")
-    admission = Admission(rules.current, lambda: None, observe.application(health, metrics), metrics)
-    sock = serving.listen(settings.listen, "--listen")
-    address = serving.bound_address(sock)
+    observing = observe.application(health, metrics, *ENDPOINTS)
+    admission = Admission(rules.current, lambda: None, observing, metrics)
     closing, closed = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(observe.serve, settings.observe, health, metrics, closed)
+        sock = serving.listen(settings.listen, "--listen")
+        address = serving.bound_address(sock)
         nursery.start_soon(certificate.follow)
-        nursery.start_soon(filewatch.watch, rules.files, rules.reload)
+        nursery.start_soon(rules.follow)
         async with trio.open_nursery() as serving_nursery:
             await serving_nursery.start(
                 partial(
                     serving.serve,
                     admission,
                     sock,
-                    certificate.context,
+                    lambda: certificate.context,
                     stop=closing,
                     graceful_seconds=DEADLINE_SECONDS,
                 )

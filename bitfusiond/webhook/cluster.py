@@ -1,0 +1,125 @@
+"""What the webhook wants of an API server, as a protocol: the real one and the fake of the tests both fit it.
+
+Objects are raw JSON, as the API server wrote them: no client library's model has to know a field for it to survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of object by its path: ``/apis/GROUP/VERSION`` (``/api/v1`` for the core group) and its plural."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool
+
+    def path(self, namespace: str | None = None, name: str | None = None) -> str:
+        """The URL path of one object, or of the list of a namespace or of the cluster."""
+        parts = ["/api", self.version] if not self.group else ["/apis", self.group, self.version]
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        return "/".join([*parts, self.plural, *([name] if name is not None else [])])
+
+
+SECRETS = Resource("", "v1", "secrets", "Secret", namespaced=True)
+NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
+EVENTS = Resource("", "v1", "events", "Event", namespaced=True)
+MUTATING = Resource(
+    "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", False
+)
+VALIDATING = Resource(
+    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", False
+)
+
+
+class ClusterError(Exception):
+    """The API server said no, or did not answer. The message is one line for a person."""
+
+
+class NotFoundError(ClusterError):
+    """404: the object, or its namespace, is not there."""
+
+
+class ConflictError(ClusterError):
+    """409: it is there already, or it changed since it was read."""
+
+
+class ForbiddenError(ClusterError):
+    """401, 403: a permission is missing, a quota is used up, or the namespace is being deleted; the message says which."""
+
+
+class InvalidError(ClusterError):
+    """400, 422: the API server does not take the object."""
+
+
+class ExpiredError(ClusterError):
+    """410: the resourceVersion is too old; list again."""
+
+
+class UnavailableError(ClusterError):
+    """No connection, no answer in time, 429, or 5xx: worth another try later."""
+
+
+class Listing(NamedTuple):
+    """What a list returned, and the resourceVersion from which a watch goes on."""
+
+    items: list[Object]
+    resource_version: str
+
+
+class Change(NamedTuple):
+    """One event of a watch: ``ADDED``, ``MODIFIED``, ``DELETED`` or ``BOOKMARK``."""
+
+    type: str
+    object: Object
+
+
+class Cluster(Protocol):
+    """Requests to an API server. Each has a deadline of its own and raises a ClusterError; all can be cancelled."""
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object: ...
+
+    async def list(self, resource: Resource, namespace: str | None = None, name: str | None = None) -> Listing:
+        """All objects of the cluster or of ``namespace``; with ``name`` a ``metadata.name`` field selector.
+
+        That selector is what lets RBAC limit a list or a watch by ``resourceNames``.
+        """
+        ...
+
+    def watch(
+        self, resource: Resource, resource_version: str, namespace: str | None = None, name: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
+        """Changes from ``resource_version`` on. The iterator ends when the server ends the watch, which it does every
+        few minutes, or when nothing, not even a bookmark, came for too long. Raises ExpiredError for 410 in the stream.
+        """
+        ...
+
+    async def create(
+        self, resource: Resource, namespace: str | None, body: Object, *, dry_run: bool = False
+    ) -> Object: ...
+
+    async def replace(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
+        """Put ``body`` in place of the object; ConflictError if its resourceVersion is not the stored one."""
+        ...
+
+    async def apply(
+        self, resource: Resource, namespace: str | None, name: str, body: Object, *, field_manager: str
+    ) -> Object:
+        """Server-side apply: only the fields of ``body`` become ours, by force. Creates what is not there."""
+        ...
+
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, *, resource_version: str | None = None
+    ) -> None:
+        """Delete it, if it still is at ``resource_version`` where one is given (else ConflictError)."""
+        ...
