@@ -1,0 +1,198 @@
+"""TLS and HTTP/1.1 on the wire: what is offered, how long connections live, and what a hostile client cannot do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from bitfusiond import serving
+from tests import pods
+from tests.webhook.client import HungUpError, head, review
+from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook
+
+
+@pytest.fixture
+async def webhook(run_webhook: RunWebhook) -> AsyncIterator[Webhook]:
+    async with run_webhook() as running:
+        yield running
+
+
+BODY = json.dumps(review(pods.pod())).encode()
+
+
+@pytest.mark.parametrize("offered", [("h2", "http/1.1"), ("http/1.1",), ()], ids=["h2 first", "http/1.1", "nothing"])
+async def test_only_http_1_1_is_agreed_on(webhook: Webhook, pki: Pki, offered: tuple[str, ...]) -> None:
+    async with webhook.connect(pki.client(*offered)) as connection:
+        stream: Any = connection.stream
+        assert stream.selected_alpn_protocol() == ("http/1.1" if offered else None)
+        assert (await connection.ask("/mutate", review(pods.pod()))).status == 200
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_1_2_and_1_3_are_spoken(webhook: Webhook, pki: Pki, version: ssl.TLSVersion) -> None:
+    context = pki.client()
+    context.minimum_version = context.maximum_version = version
+    async with webhook.connect(context) as connection:
+        assert (await connection.request("GET", "/healthz")).text == "ok\n"
+
+
+async def test_tls_1_1_is_refused(webhook: Webhook, pki: Pki) -> None:
+    context = pki.client()
+    context.set_ciphers("ALL:@SECLEVEL=0")  # OpenSSL 3 would not even try
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        async with webhook.connect(context):
+            pass
+    assert "EOF" in str(caught.value.__cause__)  # the server's doing, not this client's
+
+
+async def test_a_connection_serves_more_than_a_thousand_requests(webhook: Webhook) -> None:
+    """hypercorn would close it at the thousandth."""
+    async with webhook.connect() as connection:
+        for _ in range(1100):
+            response = await connection.request("GET", "/healthz")
+            assert (response.status, response.headers.get("connection")) == (200, None)
+
+
+def test_an_idle_connection_outlives_the_api_servers_own() -> None:
+    """Go's default transport keeps one for 90 s, which must not be the first to be closed by us."""
+    assert serving._Config().keep_alive_timeout >= 120
+    assert serving._Config().keep_alive_max_requests >= 2**31
+
+
+async def test_an_idle_connection_ends_at_last(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving._Config, "keep_alive_timeout", 0.2)
+    async with webhook.connect() as connection:
+        await connection.request("GET", "/healthz")
+        assert await connection.rest() == b""
+
+
+async def test_pipelined_requests_are_answered_in_their_order(webhook: Webhook) -> None:
+    bodies = [json.dumps(review(pods.pod(), uid=f"uid-{number}")).encode() for number in range(50)]
+    async with webhook.connect() as connection:
+        for body in bodies:
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+            await connection.send(head("POST", "/mutate", headers) + body)
+        answers = [(await connection.response()).review["response"]["uid"] for _ in bodies]
+    assert answers == [f"uid-{number}" for number in range(50)]
+
+
+async def test_a_client_can_ask_for_the_connection_to_end(webhook: Webhook) -> None:
+    async with webhook.connect() as connection:
+        response = await connection.request("GET", "/healthz", headers={"Connection": "close"})
+        assert response.headers["connection"] == "close"
+        assert await connection.rest() == b""
+
+
+async def test_http_1_0_is_answered(webhook: Webhook) -> None:
+    async with webhook.connect() as connection:
+        await connection.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert (await connection.response()).text == "ok\n"
+        assert await connection.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", id="plain HTTP"),
+        pytest.param(bytes(range(256)) * 300, id="garbage"),
+        pytest.param(b"\x16\x03\x01\xff\xff" + b"\0" * 70_000, id="a TLS record too long"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+async def test_what_is_no_tls_ends_its_own_connection_only(webhook: Webhook, sent: bytes, events: Events) -> None:
+    async with webhook.connect_plain() as connection:
+        await connection.send(sent)
+        if sent:
+            assert b"HTTP" not in await connection.rest()
+    await webhook.still_answers()
+    assert not [line for line in events() if line["level"] == "ERROR"]
+
+
+async def test_a_handshake_that_is_never_finished_ends(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HANDSHAKE_SECONDS", 0.2)
+    async with webhook.connect_plain() as connection:
+        await connection.send(b"\x16\x03\x01")
+        await connection.rest()
+
+
+async def test_the_http_2_preface_is_answered_505(webhook: Webhook) -> None:
+    async with webhook.connect() as connection:
+        await connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        response = await connection.response()
+        assert (response.status, response.text) == (505, "use HTTP/1.1\n")
+        await connection.rest()
+
+
+UPGRADES = {
+    "h2c": {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQAoAAAAAIAAAAA"},
+    "WebSocket": {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    },
+    "a broken WebSocket": {"Upgrade": "websocket", "Connection": "Upgrade"},
+}
+
+
+@pytest.mark.parametrize("headers", UPGRADES.values(), ids=UPGRADES.keys())
+async def test_a_wish_to_upgrade_is_ignored(webhook: Webhook, headers: dict[str, str]) -> None:
+    async with webhook.connect() as connection:
+        assert (await connection.request("GET", "/mutate", headers=headers)).status == 405
+        assert (await connection.request("GET", "/healthz", headers=headers)).text == "ok\n"
+        response = await connection.request("POST", "/mutate", BODY, {"Content-Type": "application/json", **headers})
+        assert response.review["response"]["allowed"] is True
+
+
+async def test_an_error_in_one_connection_leaves_the_others_alone(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    create_stream = serving._Http1._create_stream
+
+    async def fails(self: serving._Http1, request: Any) -> None:
+        if request.target == b"/boom":
+            raise RuntimeError("boom")
+        await create_stream(self, request)
+
+    monkeypatch.setattr(serving._Http1, "_create_stream", fails)
+    async with webhook.connect() as good, webhook.connect() as bad:
+        await good.request("GET", "/healthz")
+        with pytest.raises(HungUpError):
+            await bad.request("GET", "/boom")
+        assert (await good.ask("/mutate", review(pods.pod()))).status == 200
+    (line,) = events("connection failed")
+    assert line["level"] == "ERROR"
+
+
+async def test_an_error_of_the_application_is_logged_and_answered_500(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("bitfusiond.observe.generate_latest", fails)
+    assert (await webhook.request("GET", "/metrics")).status == 500
+    assert any("boom" in logging.Formatter().format(record) for record in caplog.records)
+
+
+async def test_a_defect_in_admission_is_500_and_says_where_to_look(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, events: Events
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitfusiond.webhook.app.mutate", fails)
+        async with webhook.connect() as connection:
+            response = await connection.ask("/mutate", review(pods.pod()))
+    assert (response.status, response.text) == (500, "internal error: see the log of bitfusiond\n")
+    (line,) = events("defect in admission, please report it")
+    assert line["level"] == "ERROR"
