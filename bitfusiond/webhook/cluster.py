@@ -55,7 +55,7 @@ class ConflictError(ClusterError):
 
 
 class ForbiddenError(ClusterError):
-    """401, 403: a permission is missing, a quota is used up, or the namespace is being deleted; the message says which."""
+    """401, 403: no permission, a quota used up, or a namespace that is being deleted; the message says which."""
 
 
 class InvalidError(ClusterError):
