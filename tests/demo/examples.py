@@ -25,7 +25,6 @@ class Example:
     shares: int  # of bitfusion.io/gpu; 100 = one GPU
     asked: str  # what the client is asked for
     runs: bool = True  # whether the demo runs its command too
-    on_path: bool = False  # whether its command calls the client by name alone
 
 
 EXAMPLES = (
@@ -42,7 +41,6 @@ EXAMPLES = (
         "half of one GPU; its command, which calls the client itself, stays",
         50,
         "run -n 1 -p 0.5",
-        on_path=True,
     ),
     Example("deployment.yaml", "a quarter of a GPU for each replica", 25, "run -n 1 -p 0.250000", runs=False),
     Example("job.yaml", "a quarter of a GPU", 25, "run -n 1 -p 0.250000", runs=False),

@@ -53,9 +53,6 @@ class Image:
         }
         self.secrets = {SECRETS[name]: {name: content} for name, content in self.tokens.items()}
 
-    def variables(self, container: Container, *, client_on_path: bool) -> Mapping[str, str]:
+    def variables(self, container: Container) -> Mapping[str, str]:
         """The environment that the workload's image sets, in ``container``."""
-        path = [str(self._bin), "/usr/bin", "/bin"]
-        if client_on_path:
-            path.append(container.outwards(f"/bitfusion/{DISTRO}/usr/bin"))
-        return {"PATH": ":".join(path), "DEMO_ROOT": str(container.root)}
+        return {"PATH": f"{self._bin}:/usr/bin:/bin", "DEMO_ROOT": str(container.root)}

@@ -71,8 +71,7 @@ class Workload:
     async def run(self, step: Step, allocated: dict[str, str]) -> None:
         """Start the container's command as a runtime would, and read what it says."""
         self._gpu.mount()
-        # Nothing that is added to a pod touches its PATH: a command that says `bitfusion` needs an image that does.
-        image = self._image.variables(self._gpu, client_on_path=self.example.on_path)
+        image = self._image.variables(self._gpu)
         variables = self._gpu.environment(image, allocated)
         process = await run("container", self._gpu.command(), self._gpu.root, variables)
         step.leans_on(process)
@@ -84,8 +83,7 @@ class Workload:
         expect(arguments, _own_arguments(self.example), "the program's own arguments")
         rates = [line for line in output if "images/sec: " in line]
         require(bool(rates), "lines with images/sec", "\n".join(output))
-        note = " (which the image has on its PATH)" if self.example.on_path else ""
-        step.done(f"{self.example.file}: the program ran under the client{note} and got its own arguments unchanged")
+        step.done(f"{self.example.file}: the program ran under the client and got its own arguments unchanged")
         step.show(["$ " + self._gpu.inwards(runtime.described(self._gpu.words())), *output])
 
 
