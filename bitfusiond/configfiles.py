@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from bitfusiond import manifest
 from bitfusiond.core import catalogue
 from bitfusiond.errors import ConfigurationError
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def load_yaml(text: str) -> object:
-    """One YAML document as plain values. Raises ValueError with the problem in one line."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, the one written in C where there is one
-    except yaml.YAMLError as error:
-        raise ValueError("not YAML: " + " ".join(str(error).split())) from None
-    except RecursionError:
-        raise ValueError("not YAML: nested too deeply") from None
+    """One YAML document as plain values; None for an empty one. Raises ValueError with the problem in one line."""
+    documents = manifest.load(text)
+    if len(documents) > 1:
+        raise ValueError(f"not YAML of one document: there are {len(documents)}")
+    return documents[0] if documents else None
 
 
 def packaged(name: str) -> str:

@@ -12,9 +12,21 @@ import yaml
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
+# libyaml's composer recurses in C without a bound of its own, so a file of brackets would end the process.
+_DEEPEST = 200
+
 # Plain words that some YAML reader takes for something else than a string, beyond those that PyYAML itself knows:
-# YAML 1.1's y and n, YAML 1.2's octal numbers and exponents without a point.
-_AMBIGUOUS = re.compile(r"[yYnN]|0o[0-7]+|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*")
+# YAML 1.1's y and n, and what Go's reader (kubectl's) tries as a number: YAML 1.2's octal numbers, numbers in capitals
+# or with leading zeros, exponents without a sign.
+_AMBIGUOUS = re.compile(
+    r"""
+    [yYnN]
+    | [-+]? 0 [bBoOxX] [0-9a-fA-F_]+
+    | [-+]? (?: \.[0-9]+ | [0-9][0-9_]* (?: \.[0-9_]* )? ) (?: [eE][-+]?[0-9]+ )?
+    | [0-9]{4}-[0-9]{2}-[0-9]{2} .*
+    """,
+    re.VERBOSE,
+)
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
@@ -65,6 +77,7 @@ def load(text: str) -> list[Any]:
     ValueError with one line that says where and what.
     """
     try:
+        _check_depth(text)
         documents = list(yaml.load_all(text, Loader=_Loader))
         return [json.loads(json.dumps(document)) for document in documents if document is not None]
     except yaml.YAMLError as error:
@@ -73,6 +86,17 @@ def load(text: str) -> list[Any]:
         raise ValueError("not YAML: nested too deeply") from None
     except TypeError as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise ValueError(f"not YAML: nested too deeply (more than {_DEEPEST} levels)")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def dump(documents: list[Any]) -> str:

@@ -142,8 +142,14 @@ async def _linger(transport: trio.SocketStream) -> None:
             pass
 
 
+class EncryptedKeyError(Exception):
+    """A private key that needs a password."""
+
+
 def server_context(cert: str, key: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer, HTTP/1.1 only. Raises ssl.SSLError for files that cannot be used, OSError for unreadable ones.
+    """TLS 1.2 or newer, HTTP/1.1 only.
+
+    Raises OSError (ssl.SSLError is one) for files that cannot be read or used, EncryptedKeyError for such a key.
 
     The API server speaks HTTP/1.1 to a webhook behind a Service; offering h2 would only split its pool in two.
     """
@@ -156,7 +162,7 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
 
 def _no_password() -> str:
     # Without this OpenSSL asks for one on the terminal.
-    raise ssl.SSLError("the key is encrypted")
+    raise EncryptedKeyError
 
 
 def listen(address: Address, option: str) -> socket.socket:

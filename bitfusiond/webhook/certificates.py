@@ -45,10 +45,13 @@ class FileCertificate:
                 raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
         try:
             return serving.server_context(str(self._cert), str(self._key))
+        except serving.EncryptedKeyError:
+            raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
         except ssl.SSLError as error:
-            if error.reason == "KEY_VALUES_MISMATCH":
+            reason = getattr(error, "reason", None)
+            if reason == "KEY_VALUES_MISMATCH":
                 raise ConfigurationError(f"--tls-key: {self._key} is not the key of {self._cert}") from None
             raise ConfigurationError(
                 f"--tls-cert, --tls-key: {self._cert} and {self._key} must be a certificate chain and its"
-                f" unencrypted key, both PEM ({error.reason or error})"
+                f" unencrypted key, both PEM{f' ({reason})' if reason else ''}"
             ) from None
