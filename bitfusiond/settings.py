@@ -52,7 +52,7 @@ class Address(NamedTuple):
 
 def text(value: str) -> str:
     if not value.strip():
-        raise ValueError("a value that is not empty")
+        raise ValueError("a value: it must not be blank")
     return value
 
 
@@ -326,9 +326,8 @@ def resolve(role: type[Common], flags: Mapping[str, str | None], environment: Ma
             values[name] = each.parse(raw)
         except ValueError as error:
             problems.append(f"{source}: {raw!r} is not {error}")
+    if len([name for name in ("tls_cert", "tls_key") if values.get(name) is not None]) == 1:
+        problems.append("--tls-cert and --tls-key belong together: give both or neither")
     if problems:
         raise ConfigurationError("; ".join(problems))
-    settings = role(**values)
-    if isinstance(settings, Webhook) and (settings.tls_cert is None) != (settings.tls_key is None):
-        raise ConfigurationError("--tls-cert and --tls-key belong together: give both or neither")
-    return settings
+    return role(**values)
