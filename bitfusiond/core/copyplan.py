@@ -1,0 +1,154 @@
+"""What is to be done so that a copy of a file tree is whole: decided from two listings, as values.
+
+The listings come from elsewhere (:mod:`bitfusiond.populate.listing`); nothing here touches a filesystem.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class UncopyableError(ValueError):
+    """The tree holds something that has no place in a client: a FIFO, a socket, a device."""
+
+
+class Entry(NamedTuple):
+    """One name in a tree. ``path`` is relative, with ``/`` between; the kind is in ``mode``, as in ``st_mode``."""
+
+    path: str
+    mode: int
+    size: int  # bytes
+    allocated: int  # bytes on disk; fewer than size in a sparse file
+    uid: int
+    gid: int
+    accessed: int  # nanoseconds
+    modified: int  # nanoseconds
+    inode: tuple[int, int]  # device and inode number: equal for the names of one file
+    names: int  # how many names the file has on its filesystem, outside the tree too
+    target: str = ""  # what a symbolic link holds
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.allocated < self.size
+
+
+@dataclass(slots=True)
+class Plan:
+    """Steps in the order in which they are to be taken; parents come before what is in them.
+
+    ``remove`` is what a killed run left half done, or what does not belong: children before parents. ``reopen`` are
+    directories that are there, to be made writable for the time of the copy. ``finish`` are all directories, children
+    before parents: owners, modes and times come last, since each name made inside sets a directory's time.
+    """
+
+    remove: list[Entry] = field(default_factory=list)
+    reopen: list[Entry] = field(default_factory=list)
+    directories: list[Entry] = field(default_factory=list)
+    files: list[Entry] = field(default_factory=list)
+    further_names: list[tuple[Entry, Entry]] = field(default_factory=list)  # (the name, the file's first name)
+    links: list[Entry] = field(default_factory=list)
+    finish: list[Entry] = field(default_factory=list)
+    kept: int = 0  # files that an earlier run copied whole
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+    def space(self, block: int) -> int:
+        """Bytes that the files will take on a filesystem with blocks of ``block`` bytes."""
+        return sum(
+            entry.allocated if entry.is_sparse else -(-entry.size // block) * block for entry in self.files
+        ) + block * len(self.directories)
+
+    @property
+    def inodes(self) -> int:
+        return len(self.files) + len(self.directories) + len(self.links)
+
+
+def decide(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> Plan:
+    """The plan that makes ``wanted`` out of ``present``, which an earlier run may have left.
+
+    A file that is there with the size, mode and time of the wanted one is whole, since its time is set last. Raises
+    UncopyableError that names every path which cannot be copied.
+    """
+    strange = [f"{entry.path} is {_kind(entry.mode)}" for entry in wanted if _kind(entry.mode)]
+    if strange:
+        raise UncopyableError("; ".join(strange))
+    plan = Plan()
+    kept: set[str] = set()
+    first_names: dict[tuple[int, int], Entry] = {}
+    for entry in wanted:
+        there = present.get(entry.path)
+        first = first_names.setdefault(entry.inode, entry) if entry.is_file and entry.names > 1 else entry
+        if there is not None and _whole(entry, there) and _one_file(first, entry, present, kept):
+            kept.add(entry.path)
+            plan.kept += not entry.is_directory
+            if entry.is_directory and there.mode & stat.S_IRWXU != stat.S_IRWXU:
+                plan.reopen.append(entry)
+        elif entry.is_directory:
+            plan.directories.append(entry)
+        elif entry.is_link:
+            plan.links.append(entry)
+        elif first is not entry:
+            plan.further_names.append((entry, first))
+        else:
+            plan.files.append(entry)
+    plan.remove = [entry for path, entry in present.items() if path not in kept][::-1]
+    plan.finish = [entry for entry in wanted if entry.is_directory][::-1]
+    return plan
+
+
+def shortfall(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> str | None:
+    """The first thing by which ``present`` falls short of ``wanted``, in words; None when it is whole.
+
+    Only kinds, sizes and link targets count: a workload may have touched the files since, or added some.
+    """
+    for entry in wanted:
+        there = present.get(entry.path)
+        if there is None:
+            return f"{entry.path} is missing"
+        if stat.S_IFMT(there.mode) != stat.S_IFMT(entry.mode):
+            return f"{entry.path} is of another kind"
+        if entry.is_file and there.size != entry.size:
+            return f"{entry.path} has {there.size} bytes instead of {entry.size}"
+        if entry.target != there.target:
+            return f"{entry.path} points elsewhere"
+    return None
+
+
+def _whole(entry: Entry, there: Entry) -> bool:
+    if entry.is_directory:
+        return there.is_directory
+    return (entry.mode, entry.size, entry.modified, entry.target) == (
+        there.mode,
+        there.size,
+        there.modified,
+        there.target,
+    )
+
+
+def _one_file(first: Entry, entry: Entry, present: Mapping[str, Entry], kept: set[str]) -> bool:
+    """Whether two names of one file are names of one file in the copy too."""
+    return first is entry or (first.path in kept and present[first.path].inode == present[entry.path].inode)
+
+
+def _kind(mode: int) -> str:
+    """What cannot be copied, in words; empty for what can."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
+        return ""
+    return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"

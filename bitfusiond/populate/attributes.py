@@ -1,0 +1,62 @@
+"""What a file has besides its content: owner, extended attributes, mode, times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from bitfusiond.core.copyplan import Entry
+
+# Without CAP_CHOWN only a no-op is allowed (EPERM); in a user namespace the owner may not exist at all (EINVAL).
+_NOT_ALLOWED = frozenset({errno.EPERM, errno.EINVAL})
+_NO_ATTRIBUTES = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP})
+# Labels belong to a place, not to a file: a volume has the label of its pod, and the image's would lock the workload
+# out. trusted.* is the bookkeeping of filesystems such as overlayfs.
+_OF_THE_PLACE = ("security.selinux", "trusted.", "system.nfs4_acl")
+
+
+def carry(entry: Entry, source: int | str, target: int | str) -> None:
+    """Give ``target`` what ``entry`` says and the extended attributes of ``source``; both a path or a descriptor.
+
+    The order matters: a change of owner takes set-id bits and file capabilities away, and the time comes last, as the
+    mark of a file that is whole. Raises OSError; owners and extended attributes that we may not set are left out, as
+    `cp -a` does.
+    """
+    _own(entry, target)
+    for name in _attribute_names(source):
+        if not name.startswith(_OF_THE_PLACE):
+            _attribute(name, source, target)
+    os.chmod(target, stat.S_IMODE(entry.mode))
+    os.utime(target, ns=(entry.accessed, entry.modified))
+
+
+def carry_to_link(entry: Entry, target: str) -> None:
+    """The same for the symbolic link ``target``, which has neither a mode nor extended attributes of its own."""
+    _own(entry, target, follow=False)
+    os.utime(target, ns=(entry.accessed, entry.modified), follow_symlinks=False)
+
+
+def _own(entry: Entry, target: int | str, *, follow: bool = True) -> None:
+    try:
+        os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno not in _NOT_ALLOWED:
+            raise
+
+
+def _attribute(name: str, source: int | str, target: int | str) -> None:
+    try:
+        os.setxattr(target, name, os.getxattr(source, name))
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+
+
+def _attribute_names(source: int | str) -> list[str]:
+    try:
+        return os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _NO_ATTRIBUTES:
+            raise
+        return []

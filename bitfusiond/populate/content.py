@@ -1,0 +1,188 @@
+"""One regular file, copied by the cheapest way that the two filesystems allow."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from bitfusiond.core.copyplan import Entry
+from bitfusiond.errors import Failure
+from bitfusiond.populate import attributes
+
+# Ways, cheapest first. The first two take no space and always the whole file.
+HARD_LINK = "hard link"
+REFLINK = "reflink"
+COPY_FILE_RANGE = "copy_file_range"
+SENDFILE = "sendfile"
+READ_WRITE = "read and write"
+EMPTY = "empty"  # needs none
+WAYS = (HARD_LINK, REFLINK, COPY_FILE_RANGE, SENDFILE, READ_WRITE)
+SHARING = frozenset({HARD_LINK, REFLINK})
+
+_FICLONE = 0x40049409  # linux/fs.h; the fcntl module names it from Python 3.12 on
+_STEP = 8 << 20  # bytes that one call may copy: how long a signal or a progress line may have to wait
+_BUFFER = 256 << 10
+# What a filesystem, a kernel or a seccomp profile answers when it does not know a way. EXDEV is the usual one: an
+# image's overlay and a volume are two filesystems, and two volumes are two mounts, across which no hard link goes.
+_NOT_HERE = frozenset(
+    {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EMLINK}
+)
+
+
+class Tally:
+    """What one thread has copied so far. ``step`` is called after each piece; it may raise to end the copy."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.bytes = 0
+        self.ways: Counter[str] = Counter()
+        self._step = step
+
+    def add(self, count: int) -> None:
+        self.bytes += count
+        self._step()
+
+
+class Copier:
+    """Copies file after file; a way that turns out not to work here is not tried again. Threads may share one."""
+
+    def __init__(self, ways: tuple[str, ...] = WAYS) -> None:
+        self._ways = ways
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return self._ways
+
+    def copy(self, entry: Entry, source: str, target: str, tally: Tally) -> None:
+        """Make the file ``target`` like ``source``, of which ``entry`` was read.
+
+        Raises OSError, or Failure if ``source`` is shorter than it was.
+        """
+        if HARD_LINK in self._ways and self.link(source, target):
+            way = HARD_LINK
+            tally.add(entry.size)
+        else:
+            reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                # Never through what is there already: a link, or the half file of a killed run.
+                writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                try:
+                    way = self._content(entry, reader, writer, tally)
+                    attributes.carry(entry, reader, writer)
+                finally:
+                    os.close(writer)
+            finally:
+                os.close(reader)
+        tally.ways[way] += 1
+
+    def link(self, source: str, target: str) -> bool:
+        """Whether ``target`` now is a further name of ``source``."""
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError as error:
+            self._give_up(HARD_LINK, error)
+            return False
+        return True
+
+    def clone(self, reader: int, writer: int) -> bool:
+        """Whether ``writer`` now shares the bytes of ``reader``; each is changed without the other."""
+        try:
+            fcntl.ioctl(writer, _FICLONE, reader)
+        except OSError as error:
+            self._give_up(REFLINK, error)
+            return False
+        return True
+
+    def _content(self, entry: Entry, reader: int, writer: int, tally: Tally) -> str:
+        if entry.size == 0:
+            return EMPTY
+        if REFLINK in self._ways and self.clone(reader, writer):
+            tally.add(entry.size)
+            return REFLINK
+        for offset, end in _extents(reader, entry) if entry.is_sparse else ((0, entry.size),):
+            self._range(entry, reader, writer, offset, end, tally)
+        if entry.is_sparse:
+            os.ftruncate(writer, entry.size)
+        return next(way for way in self._ways if way not in SHARING)
+
+    def _range(self, entry: Entry, reader: int, writer: int, offset: int, end: int, tally: Tally) -> None:
+        while offset < end:
+            way = next(way for way in self._ways if way not in SHARING)
+            try:
+                count = _STEPS[way](reader, writer, offset, min(_STEP, end - offset))
+            except OSError as error:
+                self._give_up(way, error)
+                continue
+            if count == 0 and way == READ_WRITE:
+                raise Failure(f"{entry.path}: the source ends after {offset} of {entry.size} bytes")
+            if count == 0:
+                # Some filesystems answer so instead of with an error; reading tells the difference.
+                self._drop(way)
+            offset += count
+            tally.add(count)
+
+    def _give_up(self, way: str, error: OSError) -> None:
+        """Try ``way`` no more. Raises the error again if it says something else than that the way does not work."""
+        if error.errno not in _NOT_HERE or way == READ_WRITE:
+            raise error
+        self._drop(way)
+
+    def _drop(self, way: str) -> None:
+        self._ways = tuple(each for each in self._ways if each != way)
+
+
+def _extents(reader: int, entry: Entry) -> Iterator[tuple[int, int]]:
+    """Where a sparse file has data, as (start, end)."""
+    end = 0
+    while end < entry.size:
+        try:
+            start = os.lseek(reader, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # ENXIO: only a hole is left
+                raise
+            return
+        end = min(os.lseek(reader, start, os.SEEK_HOLE), entry.size)
+        yield start, end
+
+
+def _copy_file_range(reader: int, writer: int, offset: int, count: int) -> int:
+    return os.copy_file_range(reader, writer, count, offset, offset)
+
+
+def _sendfile(reader: int, writer: int, offset: int, count: int) -> int:
+    os.lseek(writer, offset, os.SEEK_SET)
+    return os.sendfile(writer, reader, offset, count)
+
+
+def _read_write(reader: int, writer: int, offset: int, count: int) -> int:
+    return os.pwrite(writer, os.pread(reader, min(count, _BUFFER), offset), offset)
+
+
+_STEPS: dict[str, Callable[[int, int, int, int], int]] = {
+    COPY_FILE_RANGE: _copy_file_range,
+    SENDFILE: _sendfile,
+    READ_WRITE: _read_write,
+}
+
+
+def ways_between(sample: str, target: str, ways: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of ``ways`` that lead from the file ``sample``, which is not empty, into the directory ``target``.
+
+    Those that take no space are tried, since whether a copy needs room must be known before it begins. Raises OSError
+    if ``target`` cannot be written to.
+    """
+    probe = os.path.join(target, ".bitfusiond-probe")
+    copier = Copier(ways)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(probe)  # a killed run's
+    try:
+        if not (HARD_LINK in ways and copier.link(sample, probe)):
+            with open(sample, "rb") as reader, open(probe, "xb") as writer:
+                copier.clone(reader.fileno(), writer.fileno())
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(probe)
+    return copier.ways

@@ -1,0 +1,125 @@
+"""The token files: read, made right for the client, written where the workload can change them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from bitfusiond import configfiles, logs
+from bitfusiond.core import names, tokens
+
+_MODES = {names.CLIENT_YAML: 0o600}  # it holds the key of the client
+_MODE = 0o644
+_log = logs.Log("populate")
+
+
+def read(directory: Path, problems: list[str], *, wants_reachable: bool) -> dict[str, bytes]:
+    """The content of each token file, as the client is to find it.
+
+    Each file that is missing, empty or cannot be read, or that the client could not use, is added to ``problems``.
+    """
+    found: dict[str, bytes] = {}
+    for name in names.TOKEN_FILES:
+        try:
+            content = _content(directory / name)
+            found[name] = (
+                _servers_conf(content, wants_reachable=wants_reachable) if name == names.SERVERS_CONF else content
+            )
+        except ValueError as error:
+            problems.append(f"--tokens: {directory / name}: {error}")
+    return found
+
+
+def write(contents: Mapping[str, bytes], directory: Path) -> None:
+    """Put the files into ``directory``, each under its name only when whole; logs ``copied tokens``.
+
+    A file that differs is replaced, even if the client changed it: we run before the client, so what differs is left
+    from before the pod's containers were made anew, and the Secret may hold a newer token by now. What a client adds
+    of its own, it adds again when it starts; a stale token it could not mend. Raises OSError.
+    """
+    written = [name for name, content in contents.items() if _put(content, directory / name, _MODES.get(name, _MODE))]
+    if written:
+        _log.info("copied tokens", path=str(directory), names=written)
+    else:
+        _log.info("already there", what="tokens", path=str(directory))
+
+
+def _content(path: Path) -> bytes:
+    """Raises ValueError with what is wrong with the file."""
+    try:
+        if path.is_dir():
+            # What the kubelet or a container engine makes where a mount's source has no such file.
+            raise ValueError("a directory: the Secret has no such key")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError("missing") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    if not content.strip():
+        raise ValueError("empty")
+    return content
+
+
+def _servers_conf(content: bytes, *, wants_reachable: bool) -> bytes:
+    """``content`` as the client can read it; a file that the client can read already stays as it is, byte for byte.
+
+    Raises ValueError if the client needs the field ``reachable`` and the file does not allow to add it. For a client
+    that does not, a warning is enough: it may understand more than we do.
+    """
+    try:
+        document, text = _parse(content.decode())
+        added = tokens.with_reachable(document)
+    except ValueError as error:
+        problem = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        if wants_reachable:
+            raise ValueError(f"{problem}; this client needs the field reachable in it") from None
+        _log.warning("servers.conf is not as documented", problem=problem)
+        return content
+    if wants_reachable and added is not None:
+        import yaml  # noqa: PLC0415 - few clients need it
+
+        _log.info("added the field reachable to servers.conf", servers=len(added["servers"]))
+        return yaml.safe_dump(added, sort_keys=False, allow_unicode=True).encode()
+    return text.encode()
+
+
+def _parse(text: str) -> tuple[object, str]:
+    """The document and the text that it came from: ``text``, or ``text`` without the README's misprint.
+
+    Raises ValueError that says where the text is wrong and quotes nothing of it: it may be any other file by mistake.
+    """
+    repaired = tokens.repaired(text)
+    try:
+        return configfiles.load_yaml(text), text
+    except ValueError as error:
+        where = re.search(r"line \d+, column \d+", str(error))
+        problem = ValueError(f"not YAML ({where[0] if where else 'nested too deeply'})")
+    if repaired == text:
+        raise problem
+    try:
+        document = configfiles.load_yaml(repaired)
+    except ValueError:
+        raise problem from None
+    _log.info("repaired servers.conf", problem="no blank after `reachable:`")
+    return document, repaired
+
+
+def _put(content: bytes, path: Path, mode: int) -> bool:
+    """Whether ``path`` had to be written to hold ``content`` with ``mode``. Raises OSError."""
+    try:
+        info = path.lstat()
+        if stat.S_ISREG(info.st_mode) and stat.S_IMODE(info.st_mode) == mode and path.read_bytes() == content:
+            return False
+    except (FileNotFoundError, PermissionError):
+        pass
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a killed run's
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        os.fchmod(descriptor, mode)
+    partial.rename(path)
+    return True
