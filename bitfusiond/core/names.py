@@ -28,6 +28,20 @@ CLIENT_YAML = "client.yaml"
 SERVERS_CONF = "servers.conf"
 TOKEN_FILES = (CA_CRT, CLIENT_YAML, SERVERS_CONF)
 
+# The Secrets that hold them: one each, or the earlier one with all three keys
+TOKEN_SECRETS = {
+    CA_CRT: "bitfusion-client-secret-ca.crt",
+    CLIENT_YAML: "bitfusion-client-secret-client.yml",
+    SERVERS_CONF: "bitfusion-client-secret-servers.conf",
+}
+EARLIER_TOKEN_SECRET = "bitfusion-secret"  # noqa: S105 - a name
+
+# What a copy of one carries
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY_US = "bitfusiond"
+COPIED_FROM = "bitfusion.io/copied-from"
+CONTENT_SHA256 = "bitfusion.io/content-sha256"
+
 # Objects of the cluster
 NAMESPACE = "bwki"
 EXEMPT_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})

@@ -1,0 +1,304 @@
+"""Copies of the token Secrets: what to do about one copy in one namespace, given its source and what is there.
+
+*Source.* Each token has a Secret of its own in the token namespace (``names.TOKEN_SECRETS``). Where that one is absent,
+the earlier ``bitfusion-secret`` serves, which has all three keys. One that is there but lacks its key, or has nothing
+in it, is a mistake to be told, not to be worked around with an older Secret.
+
+*Whose is it?* A copy has the label ``app.kubernetes.io/managed-by: bitfusiond`` and says in the annotation
+``bitfusion.io/copied-from`` which Secret it was made from. A Secret of that name without the label belongs to the
+people of the namespace: it is used as it is and never written. In the token namespace itself a Secret that carries the
+label is a source all the same, unless it says that it was copied from another one: people label all that they apply,
+and restore a lost source from a copy.
+
+*Two installations* in one cluster, each with its own token namespace, know their copies by the namespace in
+``copied-from``. Where both serve a namespace, the first to come stays: its copy is left alone and used by the other,
+as long as the Secret it was made from is there. Once that is gone nobody keeps the copy current, so the other takes
+it over, when it next admits a pod there; likewise a copy that says nothing of its source. A source that is a
+``bitfusion-secret`` of another token namespace cannot be seen and counts as being there: after a move of the token
+namespace, delete the copies once (``kubectl delete secrets -A -l app.kubernetes.io/managed-by=bitfusiond``) and they
+are made anew.
+
+*A source that is gone.* Its copies stay: pods hold them, and the kubelet could not restart such a pod without. No new
+pod gets them: it is refused, naming the missing Secret. When the source comes back, the copies follow it. Nothing here
+ever deletes a Secret, so bitfusiond needs no permission to.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from bitfusiond.core import names
+
+# Of what others wrote into our copy's metadata, this is kept; kubectl's annotation repeats the content.
+_KEPT_METADATA = ("uid", "labels", "annotations", "ownerReferences", "finalizers")
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token file: its name is the key in the Secret; ``secret`` is the name of that Secret in every namespace."""
+
+    file: str
+    secret: str
+
+
+TOKENS = tuple(Token(file, secret) for file, secret in names.TOKEN_SECRETS.items())
+BY_SECRET = {token.secret: token for token in TOKENS}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a copy must hold: ``data`` in base64, as in the source ``origin`` (NAMESPACE/NAME)."""
+
+    origin: str
+    data: str = field(repr=False)
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is nothing to copy; the message names the Secret, the key and the fix."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A Secret with the name of a token's, as far as decisions need it: its content only as a digest.
+
+    ``digest`` is None where the token's key is missing or empty. ``exact``: that key alone, and its annotation agrees.
+    """
+
+    namespace: str
+    resource_version: str
+    labelled: bool
+    origin: str | None
+    digest: str | None
+    exact: bool
+    immutable: bool
+    type: str
+    metadata: Mapping[str, Any] = field(repr=False)
+
+
+class State(Enum):
+    """What a Secret of a token's name is to us."""
+
+    CURRENT = "current"
+    STALE = "stale"  # ours, and must follow its source
+    SOURCELESS = "sourceless"  # ours, and its source is gone
+    OTHER_INSTALLATION = "other_installation"
+    ABANDONED = "abandoned"  # labelled, but nobody keeps it current
+    UNMANAGED = "unmanaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    body: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """``body`` carries the resourceVersion that was looked at, so that a change in between is a conflict."""
+
+    body: dict[str, Any] = field(repr=False)
+
+
+class Leave:
+    """The pod can use what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The pod would not start; ``problem`` says why and what to do."""
+
+    problem: str
+
+
+Decision = Create | Update | Leave | Refuse
+
+
+def allowed(namespace: str, globs: tuple[str, ...]) -> bool:
+    """Whether pods of ``namespace`` may receive tokens (``--allow-namespaces``)."""
+    return any(fnmatchcase(namespace, glob) for glob in globs)
+
+
+def not_allowed(namespace: str, globs: tuple[str, ...]) -> str:
+    """The refusal for any other namespace."""
+    return (
+        f"metadata.namespace: pods of {namespace} may not receive Bitfusion tokens, --allow-namespaces of bitfusiond is"
+        f" {','.join(globs)}: use one of these namespaces or have this one added"
+    )
+
+
+def is_source(secret: Mapping[str, Any], token_namespace: str) -> bool:
+    """Whether a Secret of a source's name is one, rather than a copy that happens to be in the token namespace."""
+    metadata = secret["metadata"]
+    if metadata["namespace"] != token_namespace:
+        return False
+    here = f"{token_namespace}/{metadata['name']}"
+    return not _labelled(metadata) or _annotations(metadata).get(names.COPIED_FROM, here) == here
+
+
+def content(token: Token, secrets: Mapping[str, Mapping[str, Any]], token_namespace: str) -> Content | Missing:
+    """What copies of ``token`` hold. ``secrets`` are the Secrets of the token namespace by name."""
+    own = secrets.get(token.secret)
+    if own is not None and is_source(own, token_namespace):
+        return _content_of(own, token, token_namespace)
+    where = f"{token_namespace}/{token.secret}"
+    earlier = secrets.get(names.EARLIER_TOKEN_SECRET)
+    found = None if earlier is None else _content_of(earlier, token, token_namespace)
+    if isinstance(found, Content):
+        return found
+    why = [f"Secret {where} with the key {token.file} is missing"]
+    if own is not None:
+        why = [f"Secret {where} is itself a copy, of {_annotations(own['metadata'])[names.COPIED_FROM]}"]
+    if earlier is not None:
+        why.append(f"{token_namespace}/{names.EARLIER_TOKEN_SECRET} has no content under that key either")
+    return Missing(f"{', and '.join(why)}: create it with `{_kubectl_create(token, token_namespace)}`")
+
+
+def _content_of(secret: Mapping[str, Any], token: Token, token_namespace: str) -> Content | Missing:
+    origin = f"{token_namespace}/{secret['metadata']['name']}"
+    data = secret.get("data") or {}
+    digest = _digest(data.get(token.file))
+    if digest is not None:
+        return Content(origin, data[token.file], digest)
+    problem = "nothing under the key" if token.file in data else "no key"
+    return Missing(
+        f"Secret {origin} has {problem} {token.file}: write it with"
+        f" `{_kubectl_create(token, token_namespace)} --dry-run=client -o yaml | kubectl replace -f -`"
+    )
+
+
+def _kubectl_create(token: Token, token_namespace: str) -> str:
+    return f"kubectl create secret generic {token.secret} --namespace {token_namespace} --from-file={token.file}"
+
+
+def look(secret: Mapping[str, Any], token: Token) -> Found:
+    """What decisions need to know of ``secret``, which has the token's name; the content is not kept."""
+    metadata = secret["metadata"]
+    data = secret.get("data") or {}
+    digest = _digest(data.get(token.file))
+    annotations = _annotations(metadata)
+    labelled = _labelled(metadata)
+    return Found(
+        namespace=metadata["namespace"],
+        resource_version=metadata["resourceVersion"],
+        labelled=labelled,
+        origin=annotations.get(names.COPIED_FROM),
+        digest=digest,
+        exact=list(data) == [token.file] and annotations.get(names.CONTENT_SHA256) == digest,
+        immutable=bool(secret.get("immutable")),
+        type=secret.get("type") or "Opaque",
+        metadata=_kept(metadata) if labelled else {},
+    )
+
+
+def state(
+    found: Found, token: Token, source: Content | Missing, token_namespace: str, *, origin_lives: bool = True
+) -> State:
+    """``origin_lives``: whether the Secret that ``found`` was copied from is there, where that can be seen."""
+    here = f"{token_namespace}/{token.secret}"
+    if not found.labelled or (found.namespace == token_namespace and (found.origin or here) == here):
+        return State.UNMANAGED
+    origin_namespace, _, origin_name = (found.origin or "").partition("/")
+    if origin_namespace != token_namespace:
+        return State.OTHER_INSTALLATION if origin_namespace and origin_name and origin_lives else State.ABANDONED
+    if isinstance(source, Missing):
+        return State.SOURCELESS
+    current = found.exact and found.digest == source.digest and found.origin == source.origin
+    return State.CURRENT if current and found.type == "Opaque" else State.STALE
+
+
+def decide(
+    token: Token,
+    namespace: str,
+    found: Found | None,
+    source: Content | Missing,
+    token_namespace: str,
+    *,
+    origin_lives: bool = True,
+) -> Decision:
+    """What a pod in ``namespace`` needs. ``found`` is the Secret of the token's name there, if there is one."""
+    if found is None:
+        if isinstance(source, Missing):
+            return Refuse(source.message)
+        return Create(_body(token, namespace, source, {}))
+    match state(found, token, source, token_namespace, origin_lives=origin_lives):
+        case State.CURRENT:
+            return Leave()
+        case State.UNMANAGED:
+            return _others(found, token, "which bitfusiond does not manage")
+        case State.OTHER_INSTALLATION:
+            return _others(found, token, f"a copy of {found.origin} by another bitfusiond")
+    return _follow(found, token, source)
+
+
+def _others(found: Found, token: Token, whose: str) -> Leave | Refuse:
+    if found.digest is not None:
+        return Leave()
+    # The kubelet would wait for the key for ever, and the pod with it.
+    return Refuse(
+        f"Secret {found.namespace}/{token.secret}, {whose}, has nothing under the key {token.file}: add it, or delete"
+        " the Secret to get a copy"
+    )
+
+
+def _follow(found: Found, token: Token, source: Content | Missing) -> Update | Refuse:
+    if isinstance(source, Missing):
+        return Refuse(source.message)
+    if found.immutable or found.type != "Opaque":
+        # The API server lets nobody change the content of an immutable Secret, nor any Secret's type.
+        why = "is immutable" if found.immutable else f"is of type {found.type} instead of Opaque"
+        where = f"Secret {found.namespace}/{token.secret}"
+        return Refuse(f"{where}, a copy that bitfusiond must bring up to date, {why}: delete it")
+    metadata = {**found.metadata, "resourceVersion": found.resource_version}
+    return Update(_body(token, found.namespace, source, metadata))
+
+
+def _body(token: Token, namespace: str, source: Content, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    annotations = {names.COPIED_FROM: source.origin, names.CONTENT_SHA256: source.digest}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            **metadata,
+            "name": token.secret,
+            "namespace": namespace,
+            "labels": {**(metadata.get("labels") or {}), names.MANAGED_BY: names.MANAGED_BY_US},
+            "annotations": {**(metadata.get("annotations") or {}), **annotations},
+        },
+        "type": "Opaque",
+        "data": {token.file: source.data},
+    }
+
+
+def _labelled(metadata: Mapping[str, Any]) -> bool:
+    return (metadata.get("labels") or {}).get(names.MANAGED_BY) == names.MANAGED_BY_US
+
+
+def _annotations(metadata: Mapping[str, Any]) -> Mapping[str, str]:
+    return metadata.get("annotations") or {}
+
+
+def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: metadata[key] for key in _KEPT_METADATA if metadata.get(key)}
+    if "annotations" in kept:
+        kept["annotations"] = {key: value for key, value in kept["annotations"].items() if key != _LAST_APPLIED}
+    return kept
+
+
+def _digest(data: object) -> str | None:
+    """SHA-256 of what the base64 ``data`` holds, as ``sha256sum`` prints it; None for nothing but blanks."""
+    try:
+        raw = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
+    except (binascii.Error, ValueError):
+        return None
+    return hashlib.sha256(raw).hexdigest() if raw.strip() else None
