@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as error:
         logs.Log("cli").error("failed", message=str(error))
         return error.exit_status
+    except BrokenPipeError:
+        # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, settings.Common]:
@@ -114,5 +118,5 @@ def _run(role: str, chosen: settings.Common) -> int:
         case settings.Render():
             from bitfusiond import render  # noqa: PLC0415
 
-            return render.run(chosen, sys.stdin, sys.stdout, sys.stderr)
+            return render.run(chosen, sys.stdin.buffer, sys.stdout.buffer, sys.stderr)
     raise AssertionError(role)

@@ -15,6 +15,14 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # libyaml's composer recurses in C without a bound of its own, so a file of brackets would end the process.
 _DEEPEST = 200
 
+# YAML takes a no-break space for a letter. At these places of a line it was meant to be a space.
+_NO_BREAK_SPACE = re.compile(r"^[ -]*\u00a0|:\u00a0", re.MULTILINE)
+
+_PASTED = "indented with U+00A0 (no-break space), as text from a web page often is: use plain spaces"
+
+# JSON writes a character beyond U+FFFF as two escapes, YAML as one.
+_JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)")
+
 # Plain words that some YAML reader takes for something else than a string, beyond those that PyYAML itself knows:
 # YAML 1.1's y and n, and what Go's reader (kubectl's) tries as a number: YAML 1.2's octal numbers, numbers in capitals
 # or with leading zeros, exponents without a sign.
@@ -30,25 +38,43 @@ _AMBIGUOUS = re.compile(
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """As kubectl reads: dates stay strings, a key that is there twice is an error."""
+    """As kubectl reads: dates and times stay strings, 1e3 is a number, a key that is there twice is an error."""
 
 
+_NOT_AS_KUBECTL = {f"tag:yaml.org,2002:{tag}" for tag in ("timestamp", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, expression) for tag, expression in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    letter: [(tag, expression) for tag, expression in resolvers if tag not in _NOT_AS_KUBECTL]
     for letter, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)\Z"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?\Z"
+        r"|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
+    ),
+    list("-+.0123456789"),
+)
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    loader.flatten_mapping(node)
-    found: dict[Hashable, Any] = {}
-    for key_node, value_node in node.value:
+    own: set[Hashable] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable) or key in found:
+        if not isinstance(key, Hashable) or key in own:
             problem = f"the key {key!r} is there twice" if isinstance(key, Hashable) else "a key must be a string"
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        own.add(key)
+    loader.flatten_mapping(node)  # what `<<` merges comes first, so that the mapping's own keys win
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
@@ -62,7 +88,8 @@ class _Dumper(_SafeDumper):  # type: ignore[misc]
 
 
 def _string(dumper: Any, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value else '"' if _AMBIGUOUS.fullmatch(value) else None
+    quoted = _AMBIGUOUS.fullmatch(value) or _NO_BREAK_SPACE.search(value)
+    style = "|" if "\n" in value else '"' if quoted else None
     node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
     return node
 
@@ -76,11 +103,15 @@ def load(text: str) -> list[Any]:
     So keys are strings, and what an anchor repeats is a copy: a change to one place is none to the other. Raises
     ValueError with one line that says where and what.
     """
+    if text.lstrip()[:1] in {"{", "["}:
+        text = _JSON_ESCAPE.sub(_yaml_escape, text)
     try:
-        _check_depth(text)
+        _check(text)
         documents = list(yaml.load_all(text, Loader=_Loader))
         return [json.loads(json.dumps(document)) for document in documents if document is not None]
     except yaml.YAMLError as error:
+        if _NO_BREAK_SPACE.search(text):
+            raise ValueError(_pasted(text)) from None
         raise ValueError("not YAML: " + " ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("not YAML: nested too deeply") from None
@@ -88,7 +119,8 @@ def load(text: str) -> list[Any]:
         raise ValueError(f"not JSON: {error}") from None
 
 
-def _check_depth(text: str) -> None:
+def _check(text: str) -> None:
+    """Raises ValueError for what a YAML reader takes without a word and its user did not mean."""
     depth = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -97,6 +129,20 @@ def _check_depth(text: str) -> None:
                 raise ValueError(f"not YAML: nested too deeply (more than {_DEEPEST} levels)")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and not event.style and _NO_BREAK_SPACE.search(event.value):
+            raise ValueError(_pasted(text))
+
+
+def _pasted(text: str) -> str:
+    found = _NO_BREAK_SPACE.search(text)
+    line = text.count("\n", 0, found.start()) + 1 if found else 1
+    return f"not YAML: line {line}: {_PASTED}"
+
+
+def _yaml_escape(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return match[0]
+    return f"\\U{0x10000 + (int(match[1], 16) - 0xD800) * 0x400 + int(match[2], 16) - 0xDC00:08x}"
 
 
 def dump(documents: list[Any]) -> str:

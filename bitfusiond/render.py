@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import jsonpatch
 
@@ -25,7 +25,7 @@ _POD_TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(settings: Render, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> int:
     """Print what the cluster would hold, or ``--diff``; return 1 where the webhook would refuse something.
 
     What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does. Raises Failure for
@@ -36,7 +36,9 @@ def run(settings: Render, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
     )
     source = "standard input" if settings.file == "-" else settings.file
     try:
-        documents = manifest.load(_read(settings.file, stdin))
+        documents = manifest.load(_read(settings.file, stdin).decode())
+    except UnicodeDecodeError:
+        raise Failure(f"{source}: it is not UTF-8 text") from None
     except ValueError as error:
         raise Failure(f"{source}: {error}") from None
     before = manifest.dump(documents)
@@ -50,18 +52,17 @@ def run(settings: Render, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
     after = manifest.dump(admitted)
     if settings.diff:
         lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), source, f"{source} (admitted)")
-        stdout.writelines(lines)
-    else:
-        stdout.write(after)
+        after = "".join(lines)
+    stdout.write(after.encode())
+    stdout.flush()
     return 1 if refused else 0
 
 
-def _read(file: str, stdin: TextIO) -> str:
+def _read(file: str, stdin: BinaryIO) -> bytes:
     try:
-        return stdin.read() if file == "-" else Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigurationError(f"--file: cannot read {file}: {reason}") from None
+        return stdin.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"--file: cannot read {file}: {error.strerror}") from None
 
 
 def _admit(document: Any, rules: Configuration, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[Any, bool]:
