@@ -1,0 +1,88 @@
+"""Kubernetes Events for refused pods of controllers: their owner is the one place where somebody will look.
+
+A person who creates a pod reads the refusal at once; a Deployment's pods are created by nobody, and fail in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import trio
+
+from bitfusiond import logs
+from bitfusiond.core.review import Review
+from bitfusiond.webhook.cluster import EVENTS, Cluster, ClusterError, Object
+
+REASON = "BitfusionRefused"
+# A controller tries again for ever, every time with the same answer: one Event in so many seconds is enough.
+QUIET_SECONDS = 600.0
+# Events beyond are dropped: an admission never waits for one.
+QUEUE = 100
+_LONGEST_MESSAGE = 1024  # characters; the API server refuses longer ones
+
+_log = logs.Log("events")
+
+
+class Events:
+    """Writes Events in its own time; :meth:`refused` only leaves a note."""
+
+    def __init__(self, component: str = "bitfusiond") -> None:
+        self._component = component
+        self._said: dict[str, float] = {}
+        self._send, self._receive = trio.open_memory_channel[Object](QUEUE)
+
+    def refused(self, request: Review, message: str) -> None:
+        """Note that the pod of ``request`` was refused. Nothing is written for a dry run, or without a controller."""
+        owner = _controller(request.object)
+        if owner is None or request.dry_run:
+            return
+        key = hashlib.sha256(f"{owner.get('uid')} {message}".encode()).hexdigest()[:16]
+        now = trio.current_time()
+        if now < self._said.get(key, -QUIET_SECONDS) + QUIET_SECONDS:
+            return
+        self._said = {each: said for each, said in self._said.items() if now < said + QUIET_SECONDS} | {key: now}
+        try:
+            self._send.send_nowait(self._event(request.namespace, owner, message, key))
+        except trio.WouldBlock:
+            _log.warning("event dropped", namespace=request.namespace, owner=owner.get("name"))
+
+    async def run(self, cluster: Cluster) -> None:
+        """Write what was noted, for ever. A failure is logged: an Event is worth no second try."""
+        async for event in self._receive:
+            namespace = event["metadata"]["namespace"]
+            try:
+                await cluster.create(EVENTS, namespace, event)
+            except ClusterError as error:
+                _log.warning("event not written", namespace=namespace, message=str(error))
+
+    def _event(self, namespace: str, owner: dict[str, Any], message: str, key: str) -> Object:
+        """Source of its form: Kubernetes' reference for Event v1 of the core group."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 3] + "..."
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"bitfusiond-{key}-", "namespace": namespace},
+            "involvedObject": {
+                **{field: owner[field] for field in ("apiVersion", "kind", "name", "uid") if field in owner},
+                "namespace": namespace,
+            },
+            "type": "Warning",
+            "reason": REASON,
+            "message": text,
+            "source": {"component": self._component},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+
+
+def _controller(pod: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The ownerReference of the controller that made ``pod``."""
+    metadata = pod.get("metadata") if pod else None
+    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
+    if not isinstance(owners, list):
+        return None
+    return next((each for each in owners if isinstance(each, dict) and each.get("controller") is True), None)
