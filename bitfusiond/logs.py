@@ -21,16 +21,16 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(f"bitfusiond.{name}")
 
-    def info(self, event: str, **fields: object) -> None:
+    def info(self, event: str, /, **fields: object) -> None:
         self._logger.info(event, extra={"fields": fields})
 
-    def warning(self, event: str, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         self._logger.warning(event, extra={"fields": fields})
 
-    def error(self, event: str, **fields: object) -> None:
+    def error(self, event: str, /, **fields: object) -> None:
         self._logger.error(event, extra={"fields": fields})
 
-    def exception(self, event: str, **fields: object) -> None:
+    def exception(self, event: str, /, **fields: object) -> None:
         """An error of ours, with the traceback of the exception being handled."""
         self._logger.exception(event, extra={"fields": fields})  # noqa: LOG004 - the caller is in a handler
 

@@ -89,7 +89,7 @@ class _Dumper(_SafeDumper):  # type: ignore[misc]
 
 def _string(dumper: Any, value: str) -> yaml.ScalarNode:
     quoted = _AMBIGUOUS.fullmatch(value) or _NO_BREAK_SPACE.search(value)
-    style = "|" if "\n" in value else '"' if quoted else None
+    style = "|" if "\n" in value else "'" if quoted else None
     node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
     return node
 
