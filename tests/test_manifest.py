@@ -58,7 +58,7 @@ def test_a_string_stays_a_string(value: str) -> None:
 @pytest.mark.parametrize("value", NUMBERS.split())
 def test_a_string_that_a_reader_in_go_takes_for_a_number_is_quoted(value: str) -> None:
     """kubectl's reader knows octal numbers with 0o, leading zeros, and exponents without a sign; PyYAML does not."""
-    assert manifest.dump([{"k": value}]) in {f"k: '{value}'\n", f'k: "{value}"\n'}
+    assert manifest.dump([{"k": value}]) == f"k: '{value}'\n"
 
 
 @pytest.mark.parametrize(
