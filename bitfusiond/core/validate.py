@@ -10,7 +10,7 @@ from bitfusiond.core import names, quantity, raw, request
 from bitfusiond.core.mutate import Configuration, Refusal, Untouched
 from bitfusiond.core.request import Mode
 
-Allocatable = Mapping[str, int]
+Largest = Mapping[str, int]
 
 
 class Allowed:
@@ -20,13 +20,11 @@ class Allowed:
 Verdict = Allowed | Refusal | Untouched
 
 
-def validate(
-    pod: dict[str, Any], namespace: str, configuration: Configuration, nodes: Mapping[str, Allocatable] | None
-) -> Verdict:
+def validate(pod: dict[str, Any], namespace: str, configuration: Configuration, largest: Largest | None) -> Verdict:
     """The verdict on a pod that is about to be stored in ``namespace``.
 
-    ``nodes`` maps the names of nodes to how many of each of our resources they have (allocatable); None or empty =
-    not known, and then nothing is said about them.
+    ``largest`` is the most that any one node has (allocatable) of each of our resources; None = no node is known, and
+    then nothing is said about them.
     """
     if namespace in configuration.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -41,8 +39,8 @@ def validate(
     groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
     if mode is not Mode.NONE:
         _carries_injection(injected, groups, configuration, problems)
-    if injected and nodes:
-        _fits_a_node(groups, nodes, problems)
+    if injected and largest is not None:
+        _fits_a_node(groups, largest, problems)
     return Refusal(problems) if problems else Allowed()
 
 
@@ -88,20 +86,16 @@ def _limits(container: dict[str, Any]) -> dict[str, Any]:
     return raw.mapping(raw.mapping(container, "resources", "", []), "limits", "", [])
 
 
-def _fits_a_node(
-    groups: Mapping[str, list[dict[str, Any]]], nodes: Mapping[str, Allocatable], problems: list[str]
-) -> None:
-    for resource in sorted({key for containers in groups.values() for each in containers for key in _limits(each)}):
-        if not resource.startswith(names.DOMAIN):
-            continue
-        asked = _effective(groups, resource)
-        largest = max((node.get(resource, 0) for node in nodes.values()), default=0)
-        if not any(resource in node for node in nodes.values()):
+def _fits_a_node(groups: Mapping[str, list[dict[str, Any]]], largest: Largest, problems: list[str]) -> None:
+    asked = {key for containers in groups.values() for each in containers for key in _limits(each)}
+    for resource in sorted(key for key in asked if key.startswith(names.DOMAIN)):
+        amount = _effective(groups, resource)
+        if resource not in largest:
             problems.append(f"Resource validation failed: no node has {resource}")
-        elif asked > largest:
+        elif amount > largest[resource]:
             problems.append(
-                f"Resource validation failed: the pod asks for {_number(asked)} of {resource}, the largest node has"
-                f" {largest}"
+                f"Resource validation failed: the pod asks for {_number(amount)} of {resource}, the largest node has"
+                f" {largest[resource]}"
             )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -14,7 +14,7 @@ from bitfusiond import logs
 from bitfusiond.core import review
 from bitfusiond.core.mutate import Configuration, Patch, Refusal, Untouched, mutate
 from bitfusiond.core.review import BadRequestError, Review
-from bitfusiond.core.validate import Allocatable, validate
+from bitfusiond.core.validate import Largest, validate
 from bitfusiond.observe import respond
 from bitfusiond.serving import Application, Receive, Scope, Send
 
@@ -45,21 +45,37 @@ class HTTPError(Exception):
         self.headers = headers or []
 
 
+class Surroundings(Protocol):
+    """What an admission asks of the cluster around it, from memory wherever that is possible."""
+
+    def largest_node(self) -> Largest | None:
+        """The most that any one node has of each of our resources; None = no node is known."""
+        ...
+
+    async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
+        """Have the token Secrets in ``namespace``; why that cannot be, and nothing where it is done."""
+        ...
+
+    def refused(self, request: Review, message: str) -> None:
+        """Take note of a refusal; never waits."""
+        ...
+
+
 class Admission:
     """``/mutate`` and ``/validate``; every other path is ``observe``'s.
 
-    ``configuration`` and ``nodes`` are asked once a request, so that what they return may change between two.
+    ``configuration`` is asked once a request, so that what it returns may change between two.
     """
 
     def __init__(
         self,
         configuration: Callable[[], Configuration],
-        nodes: Callable[[], Mapping[str, Allocatable] | None],
+        surroundings: Surroundings,
         observe: Application,
         metrics: CollectorRegistry,
     ) -> None:
         self._configuration = configuration
-        self._nodes = nodes
+        self._surroundings = surroundings
         self._observe = observe
         self._endpoints = dict(zip(ENDPOINTS, (self._mutate, self._validate), strict=True))
         self._requests = Counter(
@@ -104,7 +120,7 @@ class Admission:
         await respond(send, status, body, content_type, headers)
 
     async def _admit(
-        self, endpoint: str, decide: Callable[[Review], _Answer], scope: Scope, receive: Receive
+        self, endpoint: str, decide: Callable[[Review], Awaitable[_Answer]], scope: Scope, receive: Receive
     ) -> bytes | None:
         with trio.move_on_after(DEADLINE_SECONDS) as deadline:
             body = await _read(receive)
@@ -117,7 +133,7 @@ class Admission:
         began = time.perf_counter()
         try:
             request = review.parse(body)
-            answer = decide(request)
+            answer = await decide(request)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
         except RecursionError:
@@ -126,6 +142,8 @@ class Admission:
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
         seconds = time.perf_counter() - began
+        if answer.verdict == "refused":
+            self._surroundings.refused(request, answer.message)
         self._requests.labels(endpoint, answer.verdict, answer.reason).inc()
         self._seconds.labels(endpoint).observe(seconds)
         _log.info(
@@ -141,32 +159,35 @@ class Admission:
         )
         return answer.body
 
-    def _mutate(self, request: Review) -> _Answer:
+    async def _mutate(self, request: Review) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
         verdict = mutate(request.object, request.namespace, self._configuration())
         match verdict:
-            case Patch():
-                return _Answer(review.allow(request, verdict.operations, verdict.warnings), "patched", "injected")
             case Refusal():
-                return _refused(request, verdict)
+                return _refused(request, "invalid pod", verdict.message)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
+            case Patch():
+                problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
+                if problems:
+                    return _refused(request, "no tokens", "; ".join(problems))
+                return _Answer(review.allow(request, verdict.operations, verdict.warnings), "patched", "injected")
 
-    def _validate(self, request: Review) -> _Answer:
+    async def _validate(self, request: Review) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = validate(request.object, request.namespace, self._configuration(), self._nodes())
+        verdict = validate(request.object, request.namespace, self._configuration(), self._surroundings.largest_node())
         match verdict:
             case Refusal():
-                return _refused(request, verdict)
+                return _refused(request, "invalid pod", verdict.message)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         return _Answer(review.allow(request), "allowed", "complete")
 
 
-def _refused(request: Review, refusal: Refusal) -> _Answer:
-    return _Answer(review.refuse(request, refusal.message), "refused", "invalid pod", refusal.message)
+def _refused(request: Review, reason: str, message: str) -> _Answer:
+    return _Answer(review.refuse(request, message), "refused", reason, message)
 
 
 def _closing(send: Send) -> Send:

@@ -14,6 +14,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission
 from bitfusiond.webhook.certificates import FileCertificate
+from bitfusiond.webhook.surroundings import NoCluster
 
 _log = logs.Log("webhook")
 
@@ -64,7 +65,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     health = observe.Health()
     metrics = observe.registry("webhook")
     observing = observe.application(health, metrics, *ENDPOINTS)
-    admission = Admission(rules.current, lambda: None, observing, metrics)
+    admission = Admission(rules.current, NoCluster(), observing, metrics)
     closing, closed = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(observe.serve, settings.observe, health, metrics, closed)

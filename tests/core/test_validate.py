@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,16 +10,16 @@ from hypothesis import given
 
 from bitfusiond.core import names
 from bitfusiond.core.mutate import Refusal, Untouched
-from bitfusiond.core.validate import Allocatable, Allowed, Verdict, validate
+from bitfusiond.core.validate import Allowed, Largest, Verdict, validate
 from tests import strategies
 from tests.pods import NAMESPACE, admitted, container, pod, rules
 
 Pod = dict[str, Any]
-NODES: dict[str, Allocatable] = {"a": {names.GPU: 100}, "b": {names.GPU: 1000}, "c": {}}
+LARGEST = {names.GPU: 1000}
 
 
-def _validate(given_pod: Pod, nodes: Mapping[str, Allocatable] | None = None, namespace: str = NAMESPACE) -> Verdict:
-    return validate(given_pod, namespace, rules(), nodes)
+def _validate(given_pod: Pod, largest: Largest | None = None, namespace: str = NAMESPACE) -> Verdict:
+    return validate(given_pod, namespace, rules(), largest)
 
 
 @given(strategies.pods())
@@ -30,7 +29,7 @@ def test_what_mutate_admits_is_valid(given_pod: Pod) -> None:
 
 @given(strategies.pods(opted_in=False))
 def test_a_pod_that_never_opted_in_is_left_alone(given_pod: Pod) -> None:
-    assert isinstance(_validate(given_pod, NODES), Untouched)
+    assert isinstance(_validate(given_pod, LARGEST), Untouched)
 
 
 def _without(change: str) -> Pod:
@@ -78,14 +77,14 @@ def _asking(shares: int, amount: int = 1) -> Pod:
     return admitted(pod(container({names.GPU_AMOUNT: amount, names.GPU_PERCENT: shares})))
 
 
-@pytest.mark.parametrize("nodes", [None, {}, NODES])
-def test_a_pod_that_fits_one_node_or_meets_no_known_node_is_allowed(nodes: Mapping[str, Allocatable] | None) -> None:
-    assert isinstance(_validate(_asking(100, 10), nodes), Allowed)
+@pytest.mark.parametrize("largest", [None, LARGEST])
+def test_a_pod_that_fits_one_node_or_meets_no_known_node_is_allowed(largest: Largest | None) -> None:
+    assert isinstance(_validate(_asking(100, 10), largest), Allowed)
 
 
 def test_more_than_any_one_node_has_is_refused() -> None:
     """B27: the amount counts, not only the name of the resource."""
-    verdict = _validate(_asking(91, 11), NODES)
+    verdict = _validate(_asking(91, 11), LARGEST)
     assert isinstance(verdict, Refusal)
     assert verdict.problems == [
         "Resource validation failed: the pod asks for 1001 of bitfusion.io/gpu, the largest node has 1000"
@@ -93,7 +92,7 @@ def test_more_than_any_one_node_has_is_refused() -> None:
 
 
 def test_a_resource_that_no_node_has_is_refused() -> None:
-    verdict = _validate(_asking(50), {"a": {"other": 1}})
+    verdict = _validate(_asking(50), {})
     assert isinstance(verdict, Refusal)
     assert verdict.problems == ["Resource validation failed: no node has bitfusion.io/gpu"]
 
@@ -102,10 +101,11 @@ def test_containers_count_together_and_init_containers_alone() -> None:
     """B27: init containers count as the scheduler counts them; sidecars count with the containers."""
     half = {names.GPU_AMOUNT: "5", names.GPU_PERCENT: "100"}
     together = admitted(pod(container(half), container(half, name="two"), initContainers=[container(half, name="i")]))
-    assert isinstance(_validate(together, NODES), Allowed)
+    assert isinstance(_validate(together, LARGEST), Allowed)
     sidecar = container(half, name="i", restartPolicy="Always")
     assert isinstance(
-        _validate(admitted(pod(container(half), container(half, name="two"), initContainers=[sidecar])), NODES), Refusal
+        _validate(admitted(pod(container(half), container(half, name="two"), initContainers=[sidecar])), LARGEST),
+        Refusal,
     )
 
 
@@ -117,5 +117,5 @@ def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
 def test_a_status_without_an_annotation_is_still_held_against_the_nodes() -> None:
     alone = _asking(100, 11)
     del alone["metadata"]["annotations"][names.MANAGEMENT]
-    assert isinstance(_validate(alone, NODES), Refusal)
+    assert isinstance(_validate(alone, LARGEST), Refusal)
     assert isinstance(_validate(alone), Allowed)
