@@ -109,6 +109,8 @@ def _kind(value: object) -> str:
             return "a mapping"
         case list():
             return "a list" if value else "an empty list"
+        case str():
+            return "a text"
         case _:
             return f"a {type(value).__name__}"
 

@@ -50,18 +50,15 @@ class Copier:
     """Copies file after file; a way that turns out not to work here is not tried again. Threads may share one."""
 
     def __init__(self, ways: tuple[str, ...] = WAYS) -> None:
-        self._ways = ways
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        return self._ways
+        self.ways = ways
+        self._stepwise = _first_stepwise(ways)
 
     def copy(self, entry: Entry, source: str, target: str, tally: Tally) -> None:
         """Make the file ``target`` like ``source``, of which ``entry`` was read.
 
         Raises OSError, or Failure if ``source`` is shorter than it was.
         """
-        if HARD_LINK in self._ways and self.link(source, target):
+        if HARD_LINK in self.ways and self.link(source, target):
             way = HARD_LINK
             tally.add(entry.size)
         else:
@@ -99,18 +96,20 @@ class Copier:
     def _content(self, entry: Entry, reader: int, writer: int, tally: Tally) -> str:
         if entry.size == 0:
             return EMPTY
-        if REFLINK in self._ways and self.clone(reader, writer):
+        if REFLINK in self.ways and self.clone(reader, writer):
             tally.add(entry.size)
             return REFLINK
-        for offset, end in _extents(reader, entry) if entry.is_sparse else ((0, entry.size),):
-            self._range(entry, reader, writer, offset, end, tally)
         if entry.is_sparse:
+            for offset, end in _extents(reader, entry):
+                self._range(entry, reader, writer, offset, end, tally)
             os.ftruncate(writer, entry.size)
-        return next(way for way in self._ways if way not in SHARING)
+        else:
+            self._range(entry, reader, writer, 0, entry.size, tally)
+        return self._stepwise
 
     def _range(self, entry: Entry, reader: int, writer: int, offset: int, end: int, tally: Tally) -> None:
         while offset < end:
-            way = next(way for way in self._ways if way not in SHARING)
+            way = self._stepwise
             try:
                 count = _STEPS[way](reader, writer, offset, min(_STEP, end - offset))
             except OSError as error:
@@ -131,7 +130,12 @@ class Copier:
         self._drop(way)
 
     def _drop(self, way: str) -> None:
-        self._ways = tuple(each for each in self._ways if each != way)
+        self.ways = tuple(each for each in self.ways if each != way)
+        self._stepwise = _first_stepwise(self.ways)
+
+
+def _first_stepwise(ways: tuple[str, ...]) -> str:
+    return next(way for way in ways if way not in SHARING)
 
 
 def _extents(reader: int, entry: Entry) -> Iterator[tuple[int, int]]:

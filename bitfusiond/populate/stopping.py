@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from types import FrameType
 from typing import Self
 
@@ -24,8 +23,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._flag = threading.Event()
-        self._signal = ""
+        self.asked = ""  # the name of the signal, once it came
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
@@ -37,15 +35,10 @@ class Stop:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type] # what signal.signal() gave back
 
-    @property
-    def asked(self) -> bool:
-        return self._flag.is_set()
-
     def check(self) -> None:
         """Raises Failure once a signal came."""
-        if self._flag.is_set():
-            raise Failure(f"stopped by {self._signal} before the copy was whole")
+        if self.asked:
+            raise Failure(f"stopped by {self.asked} before the copy was whole")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
-        self._flag.set()
+        self.asked = signal.Signals(number).name

@@ -1,0 +1,154 @@
+"""What is decided about a copy, from listings alone."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitfusiond.core.copyplan import Entry, Plan, UncopyableError, decide, shortfall
+
+DIRECTORY, FILE, LINK = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
+
+
+def entry(path: str, mode: int = FILE, size: int = 5, modified: int = 7, inode: int = 0, target: str = "") -> Entry:
+    names = 2 if inode else 1
+    return Entry(path, mode, size, size, 0, 0, 0, modified, (1, inode or hash(path)), names, target)
+
+
+def listed(entries: list[Entry]) -> dict[str, Entry]:
+    return {each.path: each for each in entries}
+
+
+def test_of_nothing_everything_is_to_be_made_and_parents_come_first() -> None:
+    wanted = [
+        entry("t", DIRECTORY),
+        entry("t/d", DIRECTORY),
+        entry("t/f"),
+        entry("t/l", LINK, target="f"),
+        entry("t/one", inode=9),
+        entry("t/d/other", inode=9),
+    ]
+    plan = decide(wanted, {})
+    assert [each.path for each in plan.directories] == ["t", "t/d"]
+    assert [each.path for each in plan.files] == ["t/f", "t/one"]
+    assert [each.path for each in plan.links] == ["t/l"]
+    assert [(each.path, first.path) for each, first in plan.further_names] == [("t/d/other", "t/one")]
+    assert [each.path for each in plan.finish] == ["t/d", "t"]
+    assert (plan.remove, plan.kept, plan.bytes, plan.inodes) == ([], 0, 10, 5)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        entry("t/f", size=4),
+        entry("t/f", modified=8),
+        entry("t/f", stat.S_IFREG | 0o600),
+        entry("t/f", LINK, target="x"),
+        entry("t/f", DIRECTORY),
+    ],
+    ids=["size", "time", "mode", "link", "directory"],
+)
+def test_a_half_file_is_removed_and_copied_again(there: Entry) -> None:
+    present = [entry("t", DIRECTORY), there]
+    plan = decide([entry("t", DIRECTORY), entry("t/f")], listed(present))
+    assert plan.remove == [there]
+    assert [each.path for each in plan.files] == ["t/f"]
+
+
+def test_what_does_not_belong_is_removed_children_first() -> None:
+    present = [entry("t", DIRECTORY), entry("t/x", DIRECTORY), entry("t/x/y", DIRECTORY), entry("t/x/y/z")]
+    plan = decide([entry("t", DIRECTORY)], listed(present))
+    assert [each.path for each in plan.remove] == ["t/x/y/z", "t/x/y", "t/x"]
+
+
+def test_two_files_in_place_of_two_names_of_one_are_not_taken_for_it() -> None:
+    wanted = [entry("a", inode=9), entry("b", inode=9)]
+    plan = decide(wanted, listed([entry("a", inode=3), entry("b", inode=4)]))
+    assert (plan.kept, plan.files) == (1, [])
+    assert [(each.path, first.path) for each, first in plan.further_names] == [("b", "a")]
+    assert [each.path for each in plan.remove] == ["b"]
+
+
+def test_a_directory_that_was_closed_already_is_opened_again() -> None:
+    wanted = [entry("t", stat.S_IFDIR | 0o555)]
+    assert decide(wanted, listed(wanted)).reopen == wanted
+
+
+def test_what_cannot_be_copied_is_told_all_at_once() -> None:
+    strange = [entry("p", stat.S_IFIFO), entry("s", stat.S_IFSOCK), entry("c", stat.S_IFCHR), entry("b", stat.S_IFBLK)]
+    with pytest.raises(UncopyableError, match=r"^p is a FIFO; s is a socket; c is a device; b is a device$"):
+        decide(strange, {})
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ([], "t/f is missing"),
+        ([entry("t/f", LINK)], "t/f is of another kind"),
+        ([entry("t/f", size=0)], "t/f has 0 bytes instead of 5"),
+    ],
+)
+def test_a_shortfall_is_put_in_words(there: list[Entry], words: str) -> None:
+    assert shortfall([entry("t/f")], listed(there)) == words
+
+
+def test_a_link_that_points_elsewhere_is_a_shortfall() -> None:
+    assert shortfall([entry("l", LINK, target="a")], listed([entry("l", LINK, target="b")])) == "l points elsewhere"
+
+
+def test_room_is_counted_in_blocks_and_not_for_holes() -> None:
+    sparse = entry("s", size=1 << 30)._replace(allocated=8192)
+    plan = Plan(files=[entry("f", size=1)._replace(allocated=4096), sparse], directories=[entry("d", DIRECTORY)])
+    assert plan.space(4096) == 4096 + 8192 + 4096
+
+
+trees = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.builds(
+        lambda mode, size, modified, inode: (mode, size, modified, inode),
+        st.sampled_from([DIRECTORY, FILE, LINK]),
+        st.integers(0, 2),
+        st.integers(0, 1),
+        st.integers(0, 2),
+    ),
+)
+
+
+def flat(tree: dict[str, tuple[int, int, int, int]]) -> list[Entry]:
+    return [
+        entry(path, mode, size, modified, inode if mode == FILE else 0)
+        for path, (mode, size, modified, inode) in tree.items()
+    ]
+
+
+@given(trees, trees)
+def test_each_wanted_name_is_kept_or_made_and_each_other_removed(
+    wanted: dict[str, tuple[int, int, int, int]], present: dict[str, tuple[int, int, int, int]]
+) -> None:
+    there = listed(flat(present))
+    plan = decide(flat(wanted), there)
+    made = [*plan.directories, *plan.files, *plan.links, *(each for each, _ in plan.further_names)]
+    removed = {each.path for each in plan.remove}
+    kept = set(there) - removed
+    assert len(made) == len({each.path for each in made})
+    assert {each.path for each in made} | kept == set(wanted)
+    assert {each.path for each in made} & kept == set()
+    assert plan.kept == len([path for path in kept if not there[path].is_directory])
+    assert {first.path for _, first in plan.further_names} <= kept | {each.path for each in plan.files}
+
+
+@given(trees)
+def test_a_tree_that_is_whole_needs_nothing(tree: dict[str, tuple[int, int, int, int]]) -> None:
+    wanted = flat(tree)
+    first = {each.inode: each for each in reversed(wanted)}
+    # Names of one file have one size and one time.
+    wanted = [
+        each._replace(size=first[each.inode].size, modified=first[each.inode].modified) if each.names > 1 else each
+        for each in wanted
+    ]
+    plan = decide(wanted, listed(wanted))
+    assert [*plan.remove, *plan.directories, *plan.files, *plan.links, *plan.further_names] == []
+    assert shortfall(wanted, listed(wanted)) is None

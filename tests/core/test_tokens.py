@@ -1,0 +1,141 @@
+"""servers.conf as the core knows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitfusiond.configfiles import load_yaml
+from bitfusiond.core import tokens
+
+DOCUMENTED = "servers:\n- addresses:\n  - 10.202.122.248:56001\n"
+WITH_REACHABLE = "servers:\n- reachable: 10.202.122.248:56001\n  addresses:\n  - 10.202.122.248:56001\n"
+MISPRINT = WITH_REACHABLE.replace("reachable: ", "reachable:")
+ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:56001 or [2001:db8::1]:56001"
+
+
+def test_the_documented_form_gives_its_address() -> None:
+    assert tokens.addresses(load_yaml(DOCUMENTED)) == [("10.202.122.248", 56001)]
+
+
+def test_addresses_come_once_in_the_order_of_the_file_and_reachable_first() -> None:
+    document = {
+        "servers": [
+            {"addresses": ["a:1", "b:2"], "reachable": "b:2"},
+            {"addresses": ["[2001:db8::1]:3", "a:1"], "name": "unknown fields are left alone"},
+        ]
+    }
+    assert tokens.addresses(document) == [("b", 2), ("a", 1), ("2001:db8::1", 3)]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "it must be a mapping with the key servers, not missing"),
+        ("key: secret", "it must be a mapping with the key servers, not a text"),
+        ([], "it must be a mapping with the key servers, not an empty list"),
+        ({}, "servers must be a list with at least one server, not missing"),
+        ({"servers": []}, "servers must be a list with at least one server, not an empty list"),
+        ({"servers": {"addresses": []}}, "servers must be a list with at least one server, not a mapping"),
+        ({"servers": ["a:1"]}, "servers[0] must be a mapping with the key addresses, not a text"),
+        (
+            {"servers": [{"addresses": ["a:1"]}, {"reachable": "a:1"}]},
+            f"servers[1].addresses must be a list with at least one {ALLOWED}; it is missing",
+        ),
+        (
+            {"servers": [{"addresses": "a:1"}]},
+            f"servers[0].addresses must be a list with at least one {ALLOWED}; it is a text",
+        ),
+        ({"servers": [{"addresses": ["a:1", "a"]}]}, f"servers[0].addresses[1]: 'a' is not {ALLOWED}"),
+        ({"servers": [{"addresses": ["a:1"], "reachable": 7}]}, f"servers[0].reachable: 7 is not {ALLOWED}"),
+        ({"servers": [{"addresses": [{"a": 1}]}]}, f"servers[0].addresses[0]: a mapping is not {ALLOWED}"),
+        (
+            {"servers": [{"addresses": ["x" * 100]}]},
+            f"servers[0].addresses[0]: '{'x' * 76}... is not {ALLOWED}",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_field_and_what_is_allowed(document: object, message: str) -> None:
+    with pytest.raises(tokens.ServersError) as refusal:
+        tokens.addresses(document)
+    assert str(refusal.value) == message
+    with pytest.raises(tokens.ServersError):
+        tokens.with_reachable(document)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a",
+        "a:",
+        ":1",
+        "a:0",
+        "a:65536",
+        "a:1x",
+        "a:١",
+        "a:000001",
+        "::1:5",
+        "[::1]",
+        "[a]:1",
+        "a b:1",
+        "http://a:1",
+        "[]:1",
+    ],
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(tokens.ServersError, match=r"servers\[0\]\.addresses\[0\]"):
+        tokens.addresses({"servers": [{"addresses": [address]}]})
+
+
+def test_reachable_is_put_first_as_documented() -> None:
+    document = load_yaml(DOCUMENTED)
+    assert yaml.safe_dump(tokens.with_reachable(document), sort_keys=False) == WITH_REACHABLE
+    assert document == load_yaml(DOCUMENTED)
+
+
+def test_an_empty_reachable_counts_as_none() -> None:
+    assert tokens.with_reachable({"servers": [{"addresses": ["a:1"], "reachable": None}]}) == {
+        "servers": [{"reachable": "a:1", "addresses": ["a:1"]}]
+    }
+
+
+def test_the_misprint_of_the_readme_is_not_yaml_and_is_repaired() -> None:
+    with pytest.raises(ValueError, match="not YAML"):
+        load_yaml(MISPRINT)
+    assert tokens.repaired(MISPRINT) == WITH_REACHABLE
+
+
+@pytest.mark.parametrize("text", [DOCUMENTED, WITH_REACHABLE, "", "- unreachable:1\n", "# see - reachable:1\n"])
+def test_any_other_text_is_left_as_it_is(text: str) -> None:
+    assert tokens.repaired(text) == text
+
+
+hosts = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses(v=6).map("[{}]".format)
+written = st.builds("{}:{}".format, hosts, st.integers(1, 65535))
+servers = st.fixed_dictionaries(
+    {"addresses": st.lists(written, min_size=1, max_size=3)},
+    optional={"reachable": written, "weight": st.integers(), "note": st.text("ab: #-'\"", max_size=8)},
+)
+files = st.fixed_dictionaries({"servers": st.lists(servers, min_size=1, max_size=3)}, optional={"extra": st.booleans()})
+
+
+@given(files)
+def test_after_a_round_trip_only_the_field_is_new(document: dict[str, Any]) -> None:
+    changed = tokens.with_reachable(document)
+    if changed is None:
+        assert all("reachable" in server for server in document["servers"])
+        return
+    read = load_yaml(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
+    assert read == changed
+    assert tokens.with_reachable(read) is None
+    assert set(tokens.addresses(read)) == set(tokens.addresses(document))
+    for before, after in zip(document["servers"], changed["servers"], strict=True):
+        added = {} if "reachable" in before else {"reachable": before["addresses"][0]}
+        assert after == added | before
+        if added:
+            assert next(iter(after)) == "reachable"
+    assert {**changed, "servers": []} == {**document, "servers": []}

@@ -1,0 +1,150 @@
+"""What ``--role init`` says when it cannot do its work: one line that a person can act on, and the exit status."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from bitfusiond.core.copyplan import Entry, Plan
+from bitfusiond.errors import Failure
+from bitfusiond.populate import space
+from tests.fakes.distro import make_distro
+from tests.populate.pod import PACKAGE, Pod, hidden, shown
+
+
+def nothing_was_copied(pod: Pod) -> bool:
+    volumes = (pod.distro_target, pod.opt_target, pod.client_dir)
+    return not any(shown(volume) | hidden(volume) for volume in volumes)
+
+
+def test_an_unknown_client_is_a_configuration_error_with_the_list(pod: Pod) -> None:
+    result = pod.run(os_name="debian12")
+
+    assert result.status == 2
+    assert result.stderr == (
+        "bitfusiond: --client-os, --client-version: there is no client for os 'debian12' version '450'; choose one of "
+        "ubuntu18/450, ubuntu20/450, centos7/450, centos8/450, ubuntu18/401, ubuntu20/401, centos7/401, centos8/401 "
+        "(os/version)\n"
+    )
+    assert nothing_was_copied(pod)
+
+
+def test_a_missing_distro_is_told_with_those_that_are_there(pod: Pod) -> None:
+    make_distro(pod.distros, "bitfusion-client-centos7-4.5.0-4.x86_64.rpm")
+
+    message = pod.run(os_name="centos8").message
+
+    assert message == (
+        "--distros: there is no distro bitfusion-client-centos8-4.5.0-4.x86_64.rpm (for os centos8, version 450) in "
+        f"{pod.distros}: there are bitfusion-client-centos7-4.5.0-4.x86_64.rpm, {PACKAGE}"
+    )
+    assert nothing_was_copied(pod)
+
+
+@pytest.mark.parametrize(("makes", "reason"), [(True, "there is none at all"), (False, "No such file or directory")])
+def test_an_image_without_distros_is_told(pod: Pod, makes: bool, reason: str) -> None:
+    pod.distros = pod.directory / "elsewhere"
+    if makes:
+        pod.distros.mkdir()
+
+    assert pod.run().message.endswith(f" in {pod.distros}: {reason}")
+
+
+def test_a_distro_that_lost_its_client_is_told(pod: Pod) -> None:
+    (pod.source / "usr/bin/bitfusion").unlink()
+
+    assert pod.run().message == f"--distros: {pod.source} is not a whole client: usr/bin/bitfusion is missing in it"
+    assert nothing_was_copied(pod)
+
+
+def test_everything_that_is_missing_is_told_at_once(pod: Pod) -> None:
+    pod.opt_target.rmdir()
+    pod.client_dir.rmdir()
+    pod.client_dir.write_text("")
+    (pod.tokens / "ca.crt").unlink()
+    (pod.tokens / "client.yaml").write_text("\n")
+    (pod.tokens / "servers.conf").unlink()
+    (pod.tokens / "servers.conf").mkdir()
+
+    package = "bitfusion-client-ubuntu1804_4.0.1-5_amd64.deb"
+    assert pod.run(version="401").message.split("; ") == [
+        f"--opt-target: {pod.opt_target} is not there: a volume must be mounted on it",
+        f"--client-dir: {pod.client_dir} is not a directory: a volume must be mounted on it",
+        f"--distros: there is no distro {package} (for os ubuntu18, version 401) in {pod.distros}: there are {PACKAGE}",
+        f"--tokens: {pod.tokens}/ca.crt: missing",
+        f"--tokens: {pod.tokens}/client.yaml: empty",
+        f"--tokens: {pod.tokens}/servers.conf: a directory: the Secret has no such key",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket"])
+def test_a_distro_with_something_that_is_no_file_is_refused(pod: Pod, kind: str) -> None:
+    strange = pod.source / "opt/strange"
+    if kind == "FIFO":
+        os.mkfifo(strange)
+    else:
+        with socket.socket(socket.AF_UNIX) as sock:
+            directory = os.open(strange.parent, os.O_RDONLY)
+            sock.bind(f"/proc/self/fd/{directory}/strange")  # the whole path is too long for an address
+            os.close(directory)
+
+    assert pod.run().message == f"{pod.distros}: cannot copy the distro: {PACKAGE}/opt/strange is a {kind}"
+    assert nothing_was_copied(pod)
+
+
+def test_an_unreadable_source_is_told(pod: Pod) -> None:
+    (pod.tokens / "client.yaml").chmod(0o644)
+    private = pod.source / "opt/bitfusion/bin/helper"
+    private.chmod(0o4700)
+    if os.geteuid() != 0:
+        private.chmod(0o000)
+
+    message = pod.run_unprivileged().message
+
+    assert message.startswith(f"cannot copy {private} to {pod.partial}/")
+    assert message.endswith(": Permission denied")
+    assert shown(pod.distro_target) == set()
+
+
+def test_an_unreadable_token_is_told(pod: Pod) -> None:
+    (pod.tokens / "client.yaml").chmod(0o600 if os.geteuid() == 0 else 0)
+
+    assert pod.run_unprivileged().message == f"--tokens: {pod.tokens}/client.yaml: cannot be read: Permission denied"
+    assert nothing_was_copied(pod)
+
+
+@pytest.mark.parametrize("volume", ["distro_target", "opt_target", "client_dir"])
+def test_a_volume_that_cannot_be_written_to_is_told(pod: Pod, volume: str) -> None:
+    (pod.tokens / "client.yaml").chmod(0o644)
+    for path in pod.source.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o644)
+    locked: Path = getattr(pod, volume)
+    locked.chmod(0o555)
+
+    message = pod.run_unprivileged().message
+
+    assert message.startswith(f"{locked}/")
+    assert message.endswith(": Permission denied")
+
+
+def test_room_is_counted_for_each_filesystem_once(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    file = Entry("file", 0o100644, free * 2 // 3, free, 0, 0, 0, 0, (1, 1), 1)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = Plan(files=[file])
+
+    space.check([(str(tmp_path / "a"), one, False)])
+    space.check([(str(tmp_path / "a"), one, False), (str(tmp_path / "b"), one, True)])
+    with pytest.raises(Failure, match=f"^not enough space for {tmp_path}/a and {tmp_path}/b: .* MB are still to be"):
+        space.check([(str(tmp_path / "a"), one, False), (str(tmp_path / "b"), one, False)])
+
+
+def test_the_holes_of_a_sparse_file_need_no_room(tmp_path: Path) -> None:
+    sparse = Entry("file", 0o100644, 1 << 60, 4096, 0, 0, 0, 0, (1, 1), 1)
+
+    space.check([(str(tmp_path), Plan(files=[sparse]), False)])

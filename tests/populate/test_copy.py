@@ -1,0 +1,236 @@
+"""The trees that ``--role init`` makes, by the real executable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.distro import make_distro
+from tests.populate.pod import NOBODY, PACKAGE, Pod, hidden, shape, shown
+
+OPT = {"VERSION", "bin", "lib", "lib64", "share"}
+
+
+def test_the_distro_and_its_opt_arrive_as_they_are(pod: Pod) -> None:
+    if os.geteuid() == 0:
+        os.chown(pod.source / "opt/bitfusion/bin/helper", 1234, 4321)
+        (pod.source / "opt/bitfusion/bin/helper").chmod(0o4755)  # taken away by the change of owner
+        os.chown(pod.source / "opt/bitfusion/lib64", 7, 8, follow_symlinks=False)
+        os.chown(pod.source / "opt/bitfusion/share", 7, 8)
+
+    result = pod.run()
+
+    assert result.status == 0
+    assert shape(pod.distro) == shape(pod.source)
+    assert shown(pod.distro_target) == {PACKAGE}
+    for name in OPT:
+        assert shape(pod.opt_target / name) == shape(pod.source / "opt/bitfusion" / name)
+    assert shown(pod.opt_target) == OPT
+    assert hidden(pod.distro_target) | hidden(pod.opt_target) | hidden(pod.client_dir) == set()
+
+
+def test_only_the_distro_asked_for_is_copied(pod: Pod) -> None:
+    make_distro(pod.distros, "bitfusion-client-centos7-4.0.1-5.x86_64.rpm")
+
+    assert pod.run().status == 0
+
+    assert shown(pod.distro_target) == {PACKAGE}
+
+
+def test_the_log_says_what_was_copied_and_how(pod: Pod) -> None:
+    result = pod.run()
+
+    assert [each["event"] for each in result.events] == ["copied distro", "copied opt", "copied tokens", "done"]
+    copied = result.event("copied distro")
+    files = [path for path in pod.source.rglob("*") if path.is_file() or path.is_symlink()]
+    assert (copied["package"], copied["files"], copied["kept"]) == (PACKAGE, len(files), 0)
+    assert copied["bytes"] > 8 << 20
+    assert copied["seconds"] >= 0
+    assert copied["methods"]["empty"] == 1
+
+
+def test_opt_takes_no_second_copy_of_the_bytes_within_one_volume(pod: Pod) -> None:
+    result = pod.run()
+
+    assert set(result.event("copied opt")["methods"]) == {"hard link"}
+    inside = "lib/x86_64-linux-gnu/bitfusion/lib/large.so"
+    assert (pod.opt_target / inside).samefile(pod.distro / "opt/bitfusion" / inside)
+
+
+@pytest.fixture
+def other_filesystem(pod: Pod) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        if directory.stat().st_dev == pod.directory.stat().st_dev:
+            pytest.skip("/dev/shm is not a filesystem of its own")
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_across_filesystems_the_trees_are_copied_all_the_same(pod: Pod, other_filesystem: Path) -> None:
+    pod.opt_target = other_filesystem
+
+    result = pod.run()
+
+    assert result.status == 0
+    assert "hard link" not in result.event("copied opt")["methods"]
+    for name in OPT:
+        made = shape(pod.opt_target / name)
+        assert made == shape(pod.source / "opt/bitfusion" / name)
+
+
+def test_extended_attributes_survive(pod: Pod) -> None:
+    try:
+        os.setxattr(pod.source / "usr/bin/bitfusion", "user.origin", b"package")
+        os.setxattr(pod.source / "opt", "user.origin", b"directory")
+    except OSError:
+        pytest.skip("this filesystem keeps no extended attributes")
+    os.utime(pod.source / "opt")
+
+    assert pod.run().status == 0
+
+    assert os.getxattr(pod.distro / "usr/bin/bitfusion", "user.origin") == b"package"
+    assert shape(pod.distro) == shape(pod.source)
+
+
+def test_links_are_copied_and_never_followed(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/private").write_text("not of the client")
+    (pod.source / "opt/bitfusion/outside").symlink_to(tmp_path / "outside")
+
+    assert pod.run().status == 0
+
+    assert (pod.opt_target / "outside").readlink() == tmp_path / "outside"
+    assert not list(pod.directory.glob("bitfusion-distro/**/private"))
+
+
+def test_a_link_in_the_way_is_replaced_and_nothing_is_written_through_it(pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "file").write_text("untouched")
+    pod.partial.symlink_to(tmp_path / "victim")
+    pod.distro.symlink_to(tmp_path / "victim")
+    (pod.client_dir / "client.yaml").symlink_to(tmp_path / "file")
+
+    assert pod.run().status == 0
+
+    assert shape(pod.distro) == shape(pod.source)
+    assert list((tmp_path / "victim").iterdir()) == []
+    assert (tmp_path / "file").read_text() == "untouched"
+
+
+def test_a_second_run_copies_nothing(pod: Pod) -> None:
+    pod.run()
+    before = {path: path.lstat() for path in sorted(pod.directory.rglob("*"))}
+
+    result = pod.run()
+
+    assert result.status == 0
+    assert [each["event"] for each in result.events] == ["already there"] * 3 + ["done"]
+    after = {path: path.lstat() for path in sorted(pod.directory.rglob("*"))}
+    assert {path: (info.st_ino, info.st_ctime_ns) for path, info in after.items()} == {
+        path: (info.st_ino, info.st_ctime_ns) for path, info in before.items()
+    }
+
+
+def test_files_that_the_workload_added_or_touched_do_not_make_a_tree_incomplete(pod: Pod) -> None:
+    pod.run()
+    (pod.distro / "opt/bitfusion/cache.db").write_text("the client's own")
+    os.utime(pod.distro / "usr/bin/bitfusion")
+
+    assert [each["event"] for each in pod.run().events] == ["already there"] * 3 + ["done"]
+
+
+@pytest.mark.parametrize("name", ["usr/bin/bitfusion", "opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib/large.so"])
+def test_a_tree_whose_bytes_were_lost_in_a_crash_of_the_node_is_mended(pod: Pod, name: str) -> None:
+    pod.run()
+    whole = shape(pod.source)
+    os.truncate(pod.distro / name, 0)
+
+    result = pod.run()
+
+    assert result.status == 0
+    assert result.event("incomplete tree found", what="distro")["reason"].endswith(f"of {whole_size(pod, name)}")
+    assert result.event("copied distro")["files"] == 1
+    assert shape(pod.distro) == whole
+    for top in OPT:
+        assert shape(pod.opt_target / top) == shape(pod.source / "opt/bitfusion" / top)
+
+
+def whole_size(pod: Pod, name: str) -> int:
+    return (pod.source / name).stat().st_size
+
+
+def test_a_missing_file_in_a_tree_that_is_there_is_mended(pod: Pod) -> None:
+    pod.run()
+    (pod.opt_target / "lib/helper").unlink()
+
+    result = pod.run()
+
+    assert result.event("incomplete tree found", what="opt")["reason"] == "lib/helper is missing"
+    assert shape(pod.opt_target / "lib") == shape(pod.source / "opt/bitfusion/lib")
+
+
+def test_it_works_without_any_privilege_and_the_user_can_read_what_it_made(pod: Pod) -> None:
+    for private in pod.source.rglob("*"):
+        if private.is_file() and not private.is_symlink():
+            private.chmod(private.stat().st_mode | 0o444)
+            (pod.tokens / "client.yaml").chmod(0o644)
+
+    result = pod.run_unprivileged()
+
+    assert result.status == 0, result.stderr
+    made, wanted = shape(pod.distro, owners=False), shape(pod.source, owners=False)
+    # The kernel keeps set-group-id from a user who is not in the group.
+    made.pop("opt/bitfusion/bin/group helper")
+    wanted.pop("opt/bitfusion/bin/group helper")
+    assert made == wanted
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    assert {path.lstat().st_uid for path in pod.distro.rglob("*")} == {user}
+    assert (pod.client_dir / "client.yaml").stat().st_uid == user
+    assert pod.run_unprivileged().event("already there", what="distro")
+
+
+def test_it_writes_nowhere_but_into_the_volumes(pod: Pod) -> None:
+    """So that a container with a read-only root filesystem can run it."""
+    code = """
+import os, sys
+sys.dont_write_bytecode = True
+def hook(name, arguments):
+    if isinstance(arguments[0] if arguments else None, int):
+        return
+    if name == "open" and arguments[2] and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        print(arguments[0], file=written)
+    elif name in ("os.mkdir", "os.link", "os.symlink", "os.rename"):
+        print(arguments[0] if name == "os.mkdir" else arguments[1], file=written)
+written = open(sys.argv[1], "w", errors="surrogateescape")
+sys.addaudithook(hook)
+from bitfusiond.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+    log = pod.directory / "written"
+    assert pod.run_code(code, str(log)).status == 0
+    volumes = (pod.distro_target, pod.opt_target, pod.client_dir)
+    paths = [Path(line) for line in log.read_text("utf-8", "surrogateescape").splitlines()]
+    assert len(paths) > 40
+    assert [path for path in paths if not any(path.is_relative_to(volume) for volume in volumes)] == []
+
+
+def test_it_loads_neither_trio_nor_the_libraries_of_the_daemons(pod: Pod) -> None:
+    code = """
+import sys
+from bitfusiond.cli import main
+status = main(sys.argv[2:])
+loaded = {name.partition(".")[0] for name in sys.modules}
+open(sys.argv[1], "w").write(" ".join(sorted(loaded)))
+sys.exit(status)
+"""
+    log = pod.directory / "loaded"
+    assert pod.run_code(code, str(log)).status == 0
+    heavy = {"trio", "asyncio", "concurrent", "multiprocessing", "kubernetes", "grpclib", "hypercorn", "cryptography"}
+    assert heavy & set(log.read_text().split()) == set()
