@@ -5,7 +5,7 @@ Objects are raw JSON, as the API server wrote them: no client library's model ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +22,11 @@ class Resource:
     plural: str
     kind: str
     namespaced: bool
+
+    @property
+    def api_version(self) -> str:
+        """As in an object's ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
         """The URL path of one object, or of the list of a namespace or of the cluster."""
@@ -51,7 +56,7 @@ class NotFoundError(ClusterError):
 
 
 class ConflictError(ClusterError):
-    """409: it is there already, or it changed since it was read."""
+    """409: a create of what is there already, or a replace or delete of what changed since it was read."""
 
 
 class ForbiddenError(ClusterError):
@@ -89,10 +94,19 @@ class Cluster(Protocol):
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object: ...
 
-    async def list(self, resource: Resource, namespace: str | None = None, name: str | None = None) -> Listing:
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        keep: Callable[[Object], Object] | None = None,
+    ) -> Listing:
         """All objects of the cluster or of ``namespace``; with ``name`` a ``metadata.name`` field selector.
 
-        That selector is what lets RBAC limit a list or a watch by ``resourceNames``.
+        That selector is what lets RBAC limit a list or a watch by ``resourceNames``. ``keep`` makes of each object
+        what is kept of it while the rest of the list is still to come: 5,000 Nodes in full would be some 100 MB.
+        The items carry no ``apiVersion`` and no ``kind``: the API server writes them once for the whole list.
         """
         ...
 
@@ -100,7 +114,8 @@ class Cluster(Protocol):
         self, resource: Resource, resource_version: str, namespace: str | None = None, name: str | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Changes from ``resource_version`` on. The iterator ends when the server ends the watch, which it does every
-        few minutes, or when nothing, not even a bookmark, came for too long. Raises ExpiredError for 410 in the stream.
+        few minutes, when the connection breaks, or when nothing, not even a bookmark, came for too long: a new watch
+        will tell what is the matter. Raises ExpiredError for 410 in the stream.
         """
         ...
 
@@ -115,7 +130,12 @@ class Cluster(Protocol):
     async def apply(
         self, resource: Resource, namespace: str | None, name: str, body: Object, *, field_manager: str
     ) -> Object:
-        """Server-side apply: only the fields of ``body`` become ours, by force. Creates what is not there."""
+        """Server-side apply: only the fields of ``body`` become ours, by force. Creates what is not there.
+
+        ``body`` may leave out apiVersion, kind and metadata. A field that an earlier ``body`` had and this one has not
+        is taken away, unless somebody else owns it too. InvalidError where the fields alone do not make an object:
+        a webhook configuration that was deleted meanwhile does not come back as an empty shell.
+        """
         ...
 
     async def delete(

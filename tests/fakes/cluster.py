@@ -2,7 +2,7 @@
 
 A test sets the scene with ``put``, ``remove``, ``add_namespace`` and ``terminate_namespace``, which are nobody's
 requests; looks at it with ``find`` and ``all``; reads in ``requests`` what the code under test asked for; and breaks
-things with ``fail_with``, ``hang``, ``disconnect``, ``end_watches``, ``stall`` and ``expire``.
+things with ``fail_with``, ``failing``, ``hang``, ``disconnect``, ``stall`` and ``expire``.
 
 The same assertions hold for it and for a real API server: ``tests/cluster/test_cluster_contract.py``.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -30,7 +30,6 @@ from bitfusiond.webhook.cluster import (
     NotFoundError,
     Object,
     Resource,
-    UnavailableError,
 )
 from tests.fakes import fieldsets
 from tests.fakes.cluster_faults import Faults
@@ -131,11 +130,7 @@ class FakeCluster(Faults):
     # --- what can go wrong ----------------------------------------------------------------------------------------
 
     def disconnect(self) -> None:
-        """Every open watch fails, as when the API server stops; what is asked after this is answered."""
-        self._end_watches(UnavailableError("the connection was closed"))
-
-    def end_watches(self) -> None:
-        """Every open watch ends, as after its timeoutSeconds."""
+        """Every open watch ends: after its timeoutSeconds, or with the API server. What is asked next is answered."""
         self._end_watches(None)
 
     def stall(self) -> None:
@@ -161,12 +156,19 @@ class FakeCluster(Faults):
         await self.asked("get", resource, namespace, name)
         return copy.deepcopy(self._existing(Key(resource, namespace, name)).document)
 
-    async def list(self, resource: Resource, namespace: str | None = None, name: str | None = None) -> Listing:
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        keep: Callable[[Object], Object] | None = None,
+    ) -> Listing:
         await self.asked("list", resource, namespace, name)
         items = self.all(resource, namespace, name)
         for item in items:  # a list says once what its items are
             del item["apiVersion"], item["kind"]
-        return Listing(items, str(self._version))
+        return Listing([keep(item) for item in items] if keep else items, str(self._version))
 
     @asynccontextmanager
     async def watch(
@@ -182,7 +184,8 @@ class FakeCluster(Faults):
                 self._send(watch, change)
         self._watches.append(watch)
         try:
-            yield _changes(receiving)
+            async with aclosing(_changes(receiving)) as changes:
+                yield changes
         finally:
             if watch in self._watches:
                 self._watches.remove(watch)
@@ -308,7 +311,7 @@ class FakeCluster(Faults):
         self._watches.clear()
 
 
-async def _changes(receiving: trio.MemoryReceiveChannel[Change | ClusterError]) -> AsyncIterator[Change]:
+async def _changes(receiving: trio.MemoryReceiveChannel[Change | ClusterError]) -> AsyncGenerator[Change, None]:
     async for each in receiving:
         if isinstance(each, ClusterError):
             raise each

@@ -17,8 +17,7 @@ class Key(NamedTuple):
 
 
 def type_of(resource: Resource) -> dict[str, str]:
-    version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-    return {"apiVersion": version, "kind": resource.kind}
+    return {"apiVersion": resource.api_version, "kind": resource.kind}
 
 
 def qualified(resource: Resource) -> str:

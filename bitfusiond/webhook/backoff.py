@@ -1,0 +1,64 @@
+"""When to try again, and when to speak of it. Pure: the caller brings the time, and chance if it wants another."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+FIRST_SECONDS = 0.2
+LONGEST_SECONDS = 30.0
+SAY_AGAIN_SECONDS = 60.0
+
+
+class Backoff:
+    """Pauses that double up to LONGEST_SECONDS, each cut by up to a half.
+
+    All watches of all replicas lose an API server at the same moment; they are not to come back at the same moment.
+    """
+
+    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
+        self._failures = 0
+
+    def failed(self) -> float:
+        """One more failure: the seconds to wait now."""
+        pause = min(FIRST_SECONDS * 2.0 ** min(self._failures, 30), LONGEST_SECONDS)
+        self._failures += 1
+        return pause * (1 - self._chance() / 2)
+
+    def reset(self) -> None:
+        self._failures = 0
+
+
+class Outage(NamedTuple):
+    """An outage that was spoken of, and is over."""
+
+    seconds: float
+    failures: int
+
+
+class Outages:
+    """What of a row of failures is worth a line in the log: the first, one a minute, and the end once."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._failures = 0
+        self._spoken = False
+        self._said_at = -SAY_AGAIN_SECONDS
+
+    def failed(self, now: float) -> bool:
+        """One more failure: whether to say so."""
+        if self._since is None:
+            self._since, self._failures, self._spoken = now, 0, False
+        self._failures += 1
+        # Also across outages: what comes and goes every second is one story.
+        if now - self._said_at < SAY_AGAIN_SECONDS:
+            return False
+        self._said_at, self._spoken = now, True
+        return True
+
+    def succeeded(self, now: float) -> Outage | None:
+        """It works: the outage that this ends, if it was spoken of."""
+        since, self._since = self._since, None
+        return Outage(now - since, self._failures) if since is not None and self._spoken else None
