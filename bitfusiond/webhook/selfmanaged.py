@@ -1,0 +1,318 @@
+"""The serving certificate where no ``--tls-cert`` is given: signed by this replica, with a CA that all of them share.
+
+The CA is in a Secret, and what trusts it is the ``caBundle`` of the webhook configurations. Nobody leads: each replica
+does what :mod:`bitfusiond.core.rotation` says is next, and whoever comes second finds it done. Two things keep it safe:
+
+- A replica signs only with a Secret that it has just read.
+- A configuration is read first, then the Secret, and the caBundle is written only if the configuration is still what
+  was read. So a slow replica cannot put the CAs of an earlier Secret over those of a later one.
+
+Watches only wake it up. What it acts on it reads anew each time, so a watch that stalls costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import trio
+from cryptography import x509
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from bitfusiond import logs, serving
+from bitfusiond.core import rotation
+from bitfusiond.core.rotation import Lives
+from bitfusiond.webhook import authority, cabundles
+from bitfusiond.webhook.authority import BrokenError, Vault
+from bitfusiond.webhook.cabundles import TARGETS, Target
+from bitfusiond.webhook.cluster import (
+    SECRETS,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    NotFoundError,
+    Object,
+    Resource,
+)
+from bitfusiond.webhook.follow import WatchState, follow
+
+SECRET = "bwki-webhook-certs"  # noqa: S105 - a name
+SERVICE = "bwki-webhook-svc"
+POLL_SECONDS = 60.0
+# Between two looks at the cluster, so that a fight over a caBundle with somebody else stays slow.
+_BREATH_SECONDS = 0.25
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+_REPEAT_SECONDS = 300.0
+_LOOKS = 10
+
+_log = logs.Log("certificates")
+
+
+class SelfManagedCertificate:
+    """A TLS context that is always of a certificate which the API server trusts: :attr:`context`, for each handshake.
+
+    ``clock`` is the time of day; ``lives`` and ``poll_seconds`` are short in tests.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        metrics: CollectorRegistry,
+        *,
+        namespace: str,
+        service: str = SERVICE,
+        secret: str = SECRET,
+        targets: Sequence[Target] = TARGETS,
+        lives: Lives | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._secret_name = secret
+        self._names = authority.service_names(service, namespace)
+        self._targets = targets
+        self._lives = lives or Lives()
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._metrics = _Metrics(metrics)
+        self._no_certificate = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._loaded: ssl.SSLContext | None = None
+        self._leaf: rotation.Leaf | None = None
+        self._bundles: dict[str, frozenset[str] | None] | None = None
+        self._settling = rotation.Settling()
+        self._no_start_before = 0.0
+        self._wake = trio.Event()
+        self._trouble = _Trouble()
+        self.watches = {resource: WatchState() for resource in (SECRETS, *(each.resource for each in targets))}
+        """How the watches are doing, for metrics."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the next handshake. Without a certificate that is valid now, one with which every handshake fails."""
+        if self._loaded is None or self._leaf is None or not self._leaf.span.covers(self._clock()):
+            return self._no_certificate
+        return self._loaded
+
+    def ready_reason(self) -> str | None:
+        """Why the API server would not trust this replica at this moment; None if it does.
+
+        A configuration that does not exist, or has lost our webhook, keeps nobody waiting. The API server calls no
+        webhook that is not configured, and a rollout that waits for readiness must end for those who apply the
+        configurations after it. The Secret and the configurations have to be read once, though. An API server
+        that is gone since then changes nothing: what it trusted it trusts when it is back.
+        """
+        if self._bundles is None:
+            return f"certificates: {self._trouble.last or 'the cluster was not read yet'}"
+        reason = rotation.distrust(self._leaf, self._clock(), self._bundles)
+        if reason is None:
+            return None
+        return f"certificates: {reason}" + (f" ({self._trouble.last})" if self._trouble.last else "")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep Secret, caBundles and serving certificate as they should be, until cancelled.
+
+        Needs nothing to be there when it starts and raises nothing that a cluster can cause: it logs, and tries again.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, SECRETS, self._namespace, self._secret_name)
+            for target in self._targets:
+                nursery.start_soon(self._watch, target.resource, None, target.name)
+            task_status.started()
+            failures = 0
+            while True:
+                self._wake = trio.Event()
+                try:
+                    done = await self._look_until_done()
+                except ClusterError as error:
+                    self._trouble.say(str(error))
+                    pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+                    failures += 1
+                else:
+                    self._trouble.over()
+                    pause = self._poll_seconds if done else _BREATH_SECONDS
+                    failures = 0
+                await trio.sleep(_BREATH_SECONDS)
+                with trio.move_on_after(min(pause, self._poll_seconds)):
+                    await self._wake.wait()
+
+    async def _watch(self, resource: Resource, namespace: str | None, name: str) -> None:
+        def wake(*_: object) -> None:
+            self._wake.set()
+
+        state = self.watches[resource]
+        await follow(self._cluster, resource, namespace=namespace, name=name, listed=wake, changed=wake, state=state)
+
+    async def _look_until_done(self) -> bool:
+        for _ in range(_LOOKS):
+            if not await self._look():
+                return True
+        return False
+
+    async def _look(self) -> bool:
+        """Read everything, do what is next; whether to look again at once, since this or another replica wrote."""
+        found = {target: await cabundles.read(self._cluster, target) for target in self._targets}
+        self._bundles = {target.name: _ids(held.certificates) if held else None for target, held in found.items()}
+        stored = await self._read_secret()
+        vault = self._decode(stored)
+        keyring = vault.keyring if vault else None
+        now, elapsed = self._clock(), trio.current_time()
+        held = rotation.held_by_all(keyring.ids if keyring else (), self._bundles)
+        self._settling.saw(held, elapsed)
+        settled = self._settling.settled(elapsed, self._lives)
+        step = rotation.secret_step(keyring, now, settled, self._lives)
+        if step is not None and self._may(step, elapsed):
+            return await self._change_secret(step, stored, vault, found, now)
+        if vault is None:
+            return False
+        self._metrics.show("ca", authority.span(vault.signing.certificate))
+        why = rotation.reason_to_sign(self._leaf, vault.keyring, now, held, settled, self._lives)
+        if why is not None:
+            self._sign(vault, why, now)
+        return await cabundles.write(self._cluster, found, vault.bundle)
+
+    def _may(self, step: rotation.Step, elapsed: float) -> bool:
+        """Two replicas of which each finds the other's CA out of date must not make new ones as fast as they can."""
+        if not isinstance(step, rotation.StartOver) or not step.by_clock:
+            return True
+        if elapsed < self._no_start_before:
+            _log.error("the CA was just made anew and is out of date again: is a clock of a node wrong?")
+            return False
+        self._no_start_before = elapsed + self._poll_seconds
+        return True
+
+    # --- the Secret -----------------------------------------------------------------------------------------------
+
+    async def _read_secret(self) -> Object | None:
+        try:
+            return await self._cluster.get(SECRETS, self._namespace, self._secret_name)
+        except NotFoundError:
+            return None
+
+    def _decode(self, stored: Object | None) -> Vault | None:
+        data = (stored or {}).get("data") or {}
+        if not any(data.get(key) for key in authority.KEYS):
+            return None
+        try:
+            return authority.decode(data)
+        except BrokenError as error:
+            _log.error(
+                "certificate Secret is broken", namespace=self._namespace, name=self._secret_name, message=str(error)
+            )
+            return None
+
+    async def _change_secret(
+        self,
+        step: rotation.Step,
+        stored: Object | None,
+        vault: Vault | None,
+        found: cabundles.Read,
+        now: float,
+    ) -> bool:
+        """Take one step; True, since there is something to look at either way."""
+        data = (stored or {}).get("data") or {}
+        known = [*authority.remains(data), *(each for held in found.values() if held for each in held.certificates)]
+        ours = [each for each in known if authority.is_ours(each)]
+        after, made = authority.perform(step, vault, ours, now, self._lives)
+        try:
+            if stored is None:
+                await self._cluster.create(SECRETS, self._namespace, self._new_secret(after))
+            else:
+                # The resourceVersion in it is the one that was read: of two replicas one wins.
+                rest = {key: value for key, value in data.items() if key not in authority.KEYS}
+                body = {**stored, "data": {**rest, **after.data()}}
+                await self._cluster.replace(SECRETS, self._namespace, self._secret_name, body)
+        except ConflictError:
+            return True
+        if made is not None:
+            self._metrics.renewals.labels("ca").inc()
+        why = step.why if isinstance(step, rotation.StartOver) else None
+        _log.info(
+            "certificate authority changed",
+            step=type(step).__name__,
+            **({"why": why} if why else {}),
+            signing=authority.fingerprint(after.signing.certificate)[:16],
+            trusted=len(after.trusted),
+        )
+        return True
+
+    def _new_secret(self, vault: Vault) -> Object:
+        labels = {"app.kubernetes.io/managed-by": "bitfusiond"}
+        metadata = {"name": self._secret_name, "namespace": self._namespace, "labels": labels}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": vault.data()}
+
+    # --- the serving certificate ----------------------------------------------------------------------------------
+
+    def _sign(self, vault: Vault, why: str, now: float) -> None:
+        leaf, pem = authority.sign_leaf(vault.signing, self._names, now, self._lives)
+        self._loaded = _load(pem)
+        self._leaf = leaf
+        self._metrics.renewals.labels("serving").inc()
+        self._metrics.show("serving", leaf.span)
+        _log.info(
+            "serving certificate signed", why=why, ca=leaf.authority[:16], not_after=_rfc3339(leaf.span.not_after)
+        )
+
+
+def _ids(certificates: Iterable[x509.Certificate]) -> frozenset[str]:
+    return frozenset(map(authority.fingerprint, certificates))
+
+
+def _load(pem: bytes) -> ssl.SSLContext:
+    """A context with the certificate and key of ``pem``.
+
+    Python's ssl takes them from files only. This one is in memory and has no name: it needs no directory that can be
+    written, and is gone when it is closed.
+    """
+    with os.fdopen(os.memfd_create("serving", os.MFD_CLOEXEC), "wb") as file:
+        file.write(pem)
+        file.flush()
+        path = f"/proc/self/fd/{file.fileno()}"
+        return serving.server_context(path, path)
+
+
+def _rfc3339(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+class _Trouble:
+    """What goes wrong with the cluster: said once, and then seldom."""
+
+    def __init__(self) -> None:
+        self.last: str | None = None
+        self._said_at = 0.0
+
+    def say(self, message: str) -> None:
+        now = trio.current_time()
+        if message != self.last or now - self._said_at >= _REPEAT_SECONDS:
+            _log.error("certificates cannot be kept", message=message)
+            self._said_at = now
+        self.last = message
+
+    def over(self) -> None:
+        if self.last is not None:
+            _log.info("certificates are kept again")
+        self.last = None
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._expiry = Gauge(
+            "bitfusiond_certificate_expiry_timestamp_seconds",
+            "When the serving certificate of this replica, or the CA that signs, expires.",
+            ["certificate"],
+            registry=registry,
+        )
+        self.renewals = Counter(
+            "bitfusiond_certificate_renewals_total",
+            "Serving certificates and CAs that this replica made, the first ones too.",
+            ["certificate"],
+            registry=registry,
+        )
+        for certificate in ("ca", "serving"):
+            self.renewals.labels(certificate)
+
+    def show(self, certificate: str, span: rotation.Span) -> None:
+        self._expiry.labels(certificate).set(span.not_after)

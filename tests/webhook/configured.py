@@ -1,0 +1,37 @@
+"""A cluster in memory with the two webhook configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitfusiond.webhook.cabundles import TARGETS
+from bitfusiond.webhook.cluster import ConflictError, Object, Resource
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster_rules import Key
+
+NAMESPACE = "bwki"
+
+
+class Cluster(FakeCluster):
+    """One whose apply refuses, as the API server does, what was made for another state of the object."""
+
+    async def apply(
+        self, resource: Resource, namespace: str | None, name: str, body: Object, *, field_manager: str
+    ) -> Object:
+        await self.asked("patch", resource, namespace, name)
+        stored = (self.find(resource, namespace, name) or {}).get("metadata", {})
+        for key in ("uid", "resourceVersion"):
+            if body.get("metadata", {}).get(key) not in (None, stored.get(key)):
+                raise ConflictError(f"{name}: another {key}")
+        return self._write(Key(resource, namespace, name), body, field_manager, applied=True)
+
+
+def configuration(name: str, webhook: str, **more: Any) -> Object:
+    service = {"name": "bwki-webhook-svc", "namespace": NAMESPACE}
+    entry = {"name": webhook, "clientConfig": {"service": service}, "sideEffects": "None"}
+    return {"metadata": {"name": name}, "webhooks": [{**entry, "admissionReviewVersions": ["v1"], **more}]}
+
+
+def put_configurations(cluster: FakeCluster) -> None:
+    for resource, name, webhook in TARGETS:
+        cluster.put(resource, configuration(name, webhook))
