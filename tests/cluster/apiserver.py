@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,28 @@ from tests.fakes.processes import free_port, running, wait_until
 _ADMIN_TOKEN = "admin-of-the-tests"
 
 
+class Program:
+    """A process that can be started again."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self._arguments = arguments
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(self._arguments, stdout=output, stderr=output)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+
 @dataclass(frozen=True, slots=True)
 class APIServer:
     """A running API server: ``request`` speaks to it as an administrator."""
@@ -27,6 +51,7 @@ class APIServer:
     url: str
     ca: Path
     token: str
+    program: Program = field(repr=False)
 
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
         """The answer's JSON. Raises :class:`Refused` for any status from 400 on."""
@@ -51,6 +76,25 @@ class APIServer:
             return bool(self.request("GET", "/readyz") == "ok")
         except (OSError, Refused):
             return False
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Without the API server, as after its machine lost power; etcd keeps everything. Afterwards it is back."""
+        self.program.kill()
+        try:
+            yield
+        finally:
+            self.program.start()
+            wait_until(self.healthy, "the API server, again", 60)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """An API server whose connections stand and which answers nothing."""
+        self.program.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.program.signal(signal.SIGCONT)
 
     def _tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca)) if self.ca.exists() else ssl.create_default_context()
@@ -98,7 +142,12 @@ def started(assets: Path, directory: Path) -> Iterator[APIServer]:
         f"--service-account-signing-key-file={directory / 'service-accounts.key'}",
         "--disable-admission-plugins=ServiceAccount",
     ]
-    server = APIServer(f"https://127.0.0.1:{secure}", directory / "apiserver.crt", _ADMIN_TOKEN)
-    with running(etcd, directory / "etcd.log"), running(apiserver, directory / "apiserver.log"):
-        wait_until(server.healthy, f"the API server (its log: {directory / 'apiserver.log'})", 60)
-        yield server
+    program = Program(apiserver, directory / "apiserver.log")
+    server = APIServer(f"https://127.0.0.1:{secure}", directory / "apiserver.crt", _ADMIN_TOKEN, program)
+    with running(etcd, directory / "etcd.log"):
+        program.start()
+        try:
+            wait_until(server.healthy, f"the API server (its log: {directory / 'apiserver.log'})", 60)
+            yield server
+        finally:
+            program.kill()

@@ -1,0 +1,53 @@
+"""An API server's refusal, a Status object in JSON or some text, as a ClusterError. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bitfusiond.webhook.cluster import (
+    ClusterError,
+    ConflictError,
+    ExpiredError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
+
+_CLASSES: dict[int, type[ClusterError]] = {
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    408: UnavailableError,
+    409: ConflictError,
+    410: ExpiredError,
+    429: UnavailableError,
+}
+_LONGEST = 1000
+
+
+def error_of(code: int, data: bytes, method: str) -> ClusterError:
+    """The ClusterError of an HTTP status from 300 on, or of the code in a watch's ERROR event."""
+    status = _status(data)
+    message = one_line(str(status.get("message") or data.decode(errors="replace"))) or f"HTTP status {code}"
+    kind = _CLASSES.get(code) or (InvalidError if 400 <= code < 500 else UnavailableError)
+    if code == 409 and method == "POST" and status.get("reason") == "Conflict":
+        # A create conflicts only with what is there (reason AlreadyExists). This one means that two requests counted
+        # up the same ResourceQuota.
+        kind = UnavailableError
+    return kind(message)
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, and not too long for a log or a message to a user."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def _status(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
