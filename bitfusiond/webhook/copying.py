@@ -1,0 +1,105 @@
+"""One copy of a token Secret made right by requests to the API server, and what a person reads where that fails."""
+
+from __future__ import annotations
+
+from bitfusiond.core.copies import Create, Leave, Refuse, Update
+from bitfusiond.webhook.cluster import (
+    SECRETS,
+    Cluster,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    UnavailableError,
+)
+from bitfusiond.webhook.inventory import Inventory, Key
+
+# Each conflict means that another replica, or a person, wrote in between; after one of theirs the copy mostly is right.
+_CONFLICTS = 5
+
+
+class Problem(Exception):  # noqa: N818 - for a person, and often not ours
+    """The copy is not there, or not right. ``reason`` is one of few words; ``passing``: worth another try soon."""
+
+    def __init__(self, reason: str, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.passing = passing
+
+
+async def bring(cluster: Cluster, inventory: Inventory, key: Key) -> bool:
+    """Create or update the copy if that is due; whether it wrote. Raises Problem.
+
+    Any number of replicas may do so at once: the API server refuses all but the first (409), and they look again.
+    """
+    try:
+        for _ in range(_CONFLICTS):
+            match inventory.decide(key):
+                case Leave():
+                    return False
+                case Refuse(problem):
+                    raise Problem("refused", problem)
+                case Create() | Update() as write:
+                    if await _write(cluster, inventory, key, write):
+                        return True
+    except ClusterError as error:
+        raise explained(error, key) from None
+    raise Problem("conflict", f"{_where(key)} changes all the time, so no copy could be made: try again", passing=True)
+
+
+async def _write(cluster: Cluster, inventory: Inventory, key: Key, write: Create | Update) -> bool:
+    name, namespace = key.token.secret, key.namespace
+    try:
+        if isinstance(write, Create):
+            stored = await cluster.create(SECRETS, namespace, write.body)
+        else:
+            stored = await cluster.replace(SECRETS, namespace, name, write.body)
+    except ConflictError:
+        await _look_again(cluster, inventory, key)
+        return False
+    except NotFoundError:
+        if isinstance(write, Create):
+            raise  # then it is the namespace that is not there
+        inventory.forget(namespace, name)
+        return False
+    inventory.observe(stored)
+    return True
+
+
+async def _look_again(cluster: Cluster, inventory: Inventory, key: Key) -> None:
+    try:
+        inventory.observe(await cluster.get(SECRETS, key.namespace, key.token.secret))
+    except NotFoundError:
+        inventory.forget(key.namespace, key.token.secret)
+
+
+def explained(error: ClusterError, key: Key) -> Problem:
+    """The API server's answer in terms of the pod that waits for it."""
+    where, namespace = _where(key), key.namespace
+    reason, message = "invalid", f"{where} cannot be copied, the API server does not take it: {error}"
+    match error:
+        case ForbiddenError() if "being terminated" in str(error):
+            reason, message = "terminating", f"namespace {namespace} is being deleted: nothing can be created in it"
+        case ForbiddenError() if "exceeded quota" in str(error) or "failed quota" in str(error):
+            reason = "quota"
+            message = (
+                f"{where} cannot be copied, a ResourceQuota of the namespace leaves no room for it ({error}): raise the"
+                " quota or delete Secrets"
+            )
+        case ForbiddenError():
+            reason = "forbidden"
+            message = (
+                f"{where} cannot be copied, the API server does not permit it to bitfusiond ({error}): the cluster's"
+                " administrator must apply the ClusterRole of bitfusiond again"
+            )
+        case NotFoundError():
+            reason, message = "not_found", f"namespace {namespace} is not there ({error})"
+        case UnavailableError():
+            reason, message = "unavailable", f"{where} cannot be copied at the moment, try again ({error})"
+        case ConflictError():
+            reason, message = "conflict", f"{where} was changed at the same moment, try again ({error})"
+    return Problem(reason, message, passing=isinstance(error, UnavailableError | ConflictError))
+
+
+def _where(key: Key) -> str:
+    return f"Secret {key.namespace}/{key.token.secret}"

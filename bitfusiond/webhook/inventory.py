@@ -1,0 +1,164 @@
+"""What the watches said about token Secrets, kept in memory so that an admission needs no request to the API server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bitfusiond.core import copies, names
+from bitfusiond.core.copies import BY_SECRET, TOKENS, Content, Decision, Found, Missing, State, Token
+from bitfusiond.webhook.cluster import Object
+
+SOURCE_NAMES = (*BY_SECRET, names.EARLIER_TOKEN_SECRET)
+
+
+class Key(NamedTuple):
+    """One copy."""
+
+    namespace: str
+    token: Token
+
+
+class Inventory:
+    """Sources with their content, copies without; and since when each copy of ours has been behind its source.
+
+    Fed by watches, and by the answers to our own writes, which arrive before the watch's news of them: whatever is
+    older than what is known already is ignored.
+    """
+
+    def __init__(self, token_namespace: str, allowed: Callable[[str], bool], now: Callable[[], float]) -> None:
+        self.token_namespace = token_namespace
+        self._allowed = allowed
+        self._now = now
+        self._sources: dict[str, Object] = {}
+        self._contents: dict[Token, Content | Missing] = {}
+        self._found: dict[str, dict[str, Found]] = {token.secret: {} for token in TOKENS}
+        self._stale: dict[Key, float] = {}
+        self._weigh_sources()
+
+    # --- what happened --------------------------------------------------------------------------------------------
+
+    def replace(self, name: str, secrets: list[Object]) -> None:
+        """All Secrets of ``name``, as listed.
+
+        One that we wrote while the list was on its way is lost by this until the watch brings it; at worst a create is
+        then answered with 409, and we look again.
+        """
+        there = {secret["metadata"]["namespace"] for secret in secrets}
+        for namespace in [namespace for namespace in self._namespaces(name) if namespace not in there]:
+            self.forget(namespace, name)
+        for secret in secrets:
+            self.observe(secret)
+
+    def observe(self, secret: Object) -> None:
+        """A Secret as it is, or was a moment ago."""
+        metadata = secret["metadata"]
+        name, namespace = metadata["name"], metadata["namespace"]
+        if _older(metadata["resourceVersion"], self._version(namespace, name)):
+            return
+        if name in BY_SECRET:
+            self._found[name][namespace] = copies.look(secret, BY_SECRET[name])
+        if namespace == self.token_namespace:
+            # managedFields and the like would only take memory.
+            kept = {key: value for key, value in metadata.items() if key != "managedFields"}
+            self._sources[name] = {"metadata": kept, "data": secret.get("data")}
+            self._weigh_sources()
+        if name in BY_SECRET:
+            self._weigh(Key(namespace, BY_SECRET[name]))
+
+    def forget(self, namespace: str, name: str, resource_version: str | None = None) -> None:
+        """There is no such Secret, or was none at ``resource_version``."""
+        if resource_version is not None and _older(resource_version, self._version(namespace, name)):
+            return
+        if name in BY_SECRET:
+            self._found[name].pop(namespace, None)
+            self._weigh(Key(namespace, BY_SECRET[name]))
+        if namespace == self.token_namespace and self._sources.pop(name, None) is not None:
+            self._weigh_sources()
+
+    # --- what is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def contents(self) -> dict[Token, Content | Missing]:
+        """What copies of each token must hold; a new dict whenever a source changes."""
+        return self._contents
+
+    def decide(self, key: Key) -> Decision:
+        """What a pod in the namespace needs."""
+        found = self._found[key.token.secret].get(key.namespace)
+        source = self._contents[key.token]
+        lives = found is None or self._origin_lives(found)
+        return copies.decide(key.token, key.namespace, found, source, self.token_namespace, origin_lives=lives)
+
+    def exists(self, key: Key) -> bool:
+        return key.namespace in self._found[key.token.secret]
+
+    def stale(self) -> dict[Key, float]:
+        """Copies of ours that are behind their source, and since when.
+
+        None of a namespace that may not receive tokens: a Secret there that calls itself a copy must not get them.
+        """
+        return self._stale
+
+    def states(self) -> Counter[State]:
+        """How many Secrets of the tokens' names are in which state, the sources left out."""
+        return Counter(
+            self._state(Key(namespace, token), found)
+            for token in TOKENS
+            for namespace, found in self._found[token.secret].items()
+            if namespace != self.token_namespace
+        )
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _namespaces(self, name: str) -> Iterator[str]:
+        if name in BY_SECRET:
+            yield from self._found[name]
+        elif name in self._sources:
+            yield self.token_namespace
+
+    def _version(self, namespace: str, name: str) -> str | None:
+        found = self._found[name].get(namespace) if name in BY_SECRET else None
+        if found is not None:
+            return found.resource_version
+        if namespace == self.token_namespace and name in self._sources:
+            return str(self._sources[name]["metadata"]["resourceVersion"])
+        return None
+
+    def _origin_lives(self, found: Found) -> bool:
+        namespace, _, name = (found.origin or "").partition("/")
+        # The earlier Secret is watched in our token namespace only: elsewhere it may be there.
+        return name not in BY_SECRET or namespace in self._found[name]
+
+    def _state(self, key: Key, found: Found) -> State:
+        source = self._contents[key.token]
+        return copies.state(found, key.token, source, self.token_namespace, origin_lives=self._origin_lives(found))
+
+    def _weigh_sources(self) -> None:
+        contents = {token: copies.content(token, self._sources, self.token_namespace) for token in TOKENS}
+        changed = [token for token in TOKENS if contents[token] != self._contents.get(token)]
+        if not changed:
+            return
+        self._contents = contents
+        for token in changed:
+            for namespace in self._found[token.secret]:
+                self._weigh(Key(namespace, token))
+
+    def _weigh(self, key: Key) -> None:
+        found = self._found[key.token.secret].get(key.namespace)
+        if found is not None and self._allowed(key.namespace) and self._state(key, found) is State.STALE:
+            self._stale.setdefault(key, self._now())
+        else:
+            self._stale.pop(key, None)
+
+
+def _older(version: str, than: str | None) -> bool:
+    """Whether one resourceVersion is of an earlier moment than another.
+
+    The API documents them as opaque, but every API server counts etcd's revisions (and KEP-5504 promises so); where
+    they are no numbers, the news that comes last is taken for the newest.
+    """
+    if than is None or not (version.isdecimal() and than.isdecimal()):
+        return False
+    return int(version) < int(than)

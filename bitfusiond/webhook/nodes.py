@@ -1,0 +1,72 @@
+"""How many of our resources each node has, kept up by a watch: no admission asks the API server for nodes.
+
+Nodes that are cordoned or not ready count too. A pod that only such a node can run is one that waits for the node to
+come back, as any pod does; to refuse it would make a node's upgrade fail the Jobs that are created in these minutes.
+Whether a pod can run *now* is the scheduler's question, whether it *ever* can is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import trio
+
+from bitfusiond.core import names, quantity
+from bitfusiond.core.raw import mapping
+from bitfusiond.webhook.cluster import NODES, Change, Cluster, Object
+from bitfusiond.webhook.follow import WatchState, follow
+
+_NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class Nodes:
+    """Allocatable amounts of resources under ``bitfusion.io/``, by node. Of a Node nothing else is kept.
+
+    ``watch`` tells how the watch is doing.
+    """
+
+    def __init__(self) -> None:
+        self.watch = WatchState()
+        self._allocatable: dict[str, Mapping[str, int]] | None = None
+
+    def allocatable(self) -> Mapping[str, Mapping[str, int]] | None:
+        """By the names of all nodes, also of those that have nothing of ours; None before the first list."""
+        return self._allocatable
+
+    async def run(self, cluster: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep up with the cluster until cancelled; raises nothing that a cluster can cause."""
+        task_status.started()
+        await follow(cluster, NODES, listed=self._listed, changed=self._changed, state=self.watch, keep=_keep)
+
+    def _listed(self, nodes: list[Object]) -> None:
+        self._allocatable = {node["metadata"]["name"]: _amounts(node) for node in nodes}
+
+    def _changed(self, change: Change) -> None:
+        if self._allocatable is None:
+            return
+        name = change.object["metadata"]["name"]
+        if change.type == "DELETED":
+            self._allocatable.pop(name, None)
+        else:
+            self._allocatable[name] = _amounts(change.object)
+
+
+def _keep(node: Object) -> Object:
+    """A Node with nothing but its name and what it has of ours: some 10 KB become a few bytes while a list comes in."""
+    allocatable = mapping(mapping(node, "status", "", []), "allocatable", "", [])
+    ours = {resource: amount for resource, amount in allocatable.items() if resource.startswith(names.DOMAIN)}
+    return {"metadata": {"name": node["metadata"]["name"]}, "status": {"allocatable": ours}}
+
+
+def _amounts(node: Object) -> Mapping[str, int]:
+    """Amounts that are no quantity, or no whole one, are left out: kubelets write none such, and one broken node must
+    not hide the others."""
+    amounts: dict[str, int] = {}
+    for resource, amount in node["status"]["allocatable"].items():
+        try:
+            amounts[resource] = quantity.integer(amount)
+        except ValueError:
+            continue
+    # Most nodes of a large cluster have none: they share one empty mapping.
+    return amounts or _NONE

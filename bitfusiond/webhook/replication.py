@@ -1,0 +1,338 @@
+"""Token Secrets in every namespace that needs them: there before a pod is admitted, and current ever after.
+
+What is decided about a copy, and whose it is, is in :mod:`bitfusiond.core.copies`. Any number of replicas do this at
+once, without a leader: each sees the same and does the same, and whoever comes second finds it done.
+
+Four watches feed the memory that admissions are answered from. Three are of one name in all namespaces and bring the
+sources as well as the copies, the fourth is of the earlier Secret in the token namespace. A watch by ``metadata.name``
+is what RBAC can limit by ``resourceNames``: no other Secret can be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+import trio
+import yaml
+from prometheus_client import CollectorRegistry
+
+from bitfusiond import logs
+from bitfusiond.core import copies, names
+from bitfusiond.core.copies import TOKENS, Content, Leave, Missing, Refuse, Token
+from bitfusiond.webhook.cluster import SECRETS, Change, Cluster, Object
+from bitfusiond.webhook.copying import Problem, bring
+from bitfusiond.webhook.follow import WatchState, follow
+from bitfusiond.webhook.inventory import SOURCE_NAMES, Inventory, Key
+from bitfusiond.webhook.replication_metrics import Metrics
+
+ENSURE_SECONDS = 5.0  # for all that an admission waits for; the API server gives a webhook 10 s by default
+LISTED_SECONDS = 2.0  # of these, for the first lists
+_TRIES = 3
+_PAUSE_SECONDS = 0.2
+_AT_ONCE_FOR_PODS = 48
+_AT_ONCE_FOR_ROTATION = 12  # of the 16 requests that the client sends at a time: pods must get theirs through
+_GATHER_SECONDS = 0.1  # three Secrets that are applied together make one rotation
+_RETRY_SECONDS = (0.5, 60.0)
+_REPEAT_SECONDS = 600.0  # between two warnings of the same failures
+# A watch that stalls is noticed by follow() within a few minutes. For so long a pod may have been admitted on the word
+# of a copy that was deleted meanwhile, so a deleted copy comes back without another pod's asking.
+_RECENT_SECONDS = 300.0
+# A namespace that is being deleted loses its Secrets first; and without a source there is nothing to bring back.
+_LOST_FOR_GOOD = frozenset({"terminating", "not_found", "refused"})
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_log = logs.Log("tokens")
+
+
+class _Flight:
+    """The work for one namespace that all its admissions of this moment wait for."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.problems = ["bitfusiond is stopping: try again"]
+
+
+class Replication:
+    """The copies of the token Secrets.
+
+    ``run`` must be running for anything to happen; until its first lists are there, ``ensure`` says so to whoever
+    asks. ``allow_namespaces`` are globs. ``watches`` tells how each watch is doing, by the name of its Secret.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        metrics: CollectorRegistry,
+        *,
+        token_namespace: str,
+        allow_namespaces: tuple[str, ...] = ("*",),
+    ) -> None:
+        self._cluster = cluster
+        self._globs = allow_namespaces
+        self._inventory = Inventory(token_namespace, partial(copies.allowed, globs=allow_namespaces), trio.current_time)
+        self._metrics = Metrics(metrics, self._inventory)
+        self.watches = {name: WatchState() for name in SOURCE_NAMES}
+        self._not_listed = set(SOURCE_NAMES)
+        self._listed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._flights: dict[str, _Flight] = {}
+        self._for_pods = trio.CapacityLimiter(_AT_ONCE_FOR_PODS)
+        self._admitted: dict[str, float] = {}
+        self._lost: set[Key] = set()
+        self._retries: dict[Key, tuple[int, float]] = {}
+        self._wake = trio.Event()
+        self._told: dict[Token, Content | Missing] = {}
+        self._said: tuple[set[str], float] = (set(), 0.0)
+
+    # --- for admissions -----------------------------------------------------------------------------------------------
+
+    async def ensure(self, namespace: str, dry_run: bool) -> list[str]:
+        """Have all three tokens in ``namespace``; what a pod would lack there, and nothing where it lacks nothing.
+
+        Asks the API server for nothing while all is as it should be. Takes ENSURE_SECONDS at most, raises nothing. A
+        dry run writes nothing, and is refused for what no write could mend.
+        """
+        if not copies.allowed(namespace, self._globs):
+            return [copies.not_allowed(namespace, self._globs)]
+        with trio.move_on_after(ENSURE_SECONDS):
+            with trio.move_on_after(LISTED_SECONDS):
+                await self._listed.wait()
+            if not self._listed.is_set():
+                return [] if dry_run else [f"bitfusiond is not ready yet, {self.ready_reason()}: try again"]
+            decisions = [self._inventory.decide(Key(namespace, token)) for token in TOKENS]
+            refusals = [decision.problem for decision in decisions if isinstance(decision, Refuse)]
+            if refusals or dry_run:
+                return list(dict.fromkeys(refusals))
+            self._admitted[namespace] = trio.current_time()
+            if all(isinstance(decision, Leave) for decision in decisions):
+                return []
+            return await self._join_flight(namespace)
+        return [f"the token Secrets could not be copied into namespace {namespace} in {ENSURE_SECONDS:g} s: try again"]
+
+    def ready_reason(self) -> str | None:
+        """Why no pod can be admitted yet; None from the first lists on, also while the API server is away later."""
+        if not self._not_listed:
+            return None
+        return f"tokens: Secrets not listed yet: {', '.join(sorted(self._not_listed))}"
+
+    async def _join_flight(self, namespace: str) -> list[str]:
+        flight = self._flights.get(namespace)
+        if flight is None and self._nursery is not None:
+            flight = self._flights[namespace] = _Flight()
+            # Not in the task that asks: its connection may go away while others wait.
+            self._nursery.start_soon(self._fly, namespace, flight)
+        if flight is None:
+            return ["bitfusiond is not running: try again"]
+        await flight.done.wait()
+        return flight.problems
+
+    async def _fly(self, namespace: str, flight: _Flight) -> None:
+        problems: dict[Token, str] = {}
+
+        async def bring_one(token: Token) -> None:
+            async with self._for_pods:
+                try:
+                    await self._bring_patiently(Key(namespace, token))
+                except Problem as problem:
+                    self._metrics.failures.labels(problem.reason).inc()
+                    problems[token] = str(problem)
+
+        try:
+            with trio.move_on_after(ENSURE_SECONDS) as deadline:
+                async with trio.open_nursery() as nursery:
+                    for token in TOKENS:
+                        nursery.start_soon(bring_one, token)
+            if deadline.cancelled_caught:
+                self._metrics.failures.labels("unavailable").inc()
+                problems[TOKENS[0]] = (
+                    f"the API server did not take the token Secrets for {namespace} in time: try again"
+                )
+            flight.problems = list(dict.fromkeys(problems[token] for token in TOKENS if token in problems))
+        finally:
+            del self._flights[namespace]
+            flight.done.set()
+
+    async def _bring_patiently(self, key: Key) -> None:
+        for failures in range(1, _TRIES + 1):
+            try:
+                await bring(self._cluster, self._inventory, key)
+            except Problem as problem:
+                if not problem.passing or failures == _TRIES:
+                    raise
+                await trio.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+            else:
+                return
+
+    # --- for ever -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch, and bring every copy up to date whenever its source changes, until cancelled.
+
+        Needs nothing to be there when it starts, and raises nothing that a cluster can cause: it logs, and tries again.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for name in SOURCE_NAMES:
+                    nursery.start_soon(self._watch, name)
+                task_status.started()
+                await self._listed.wait()
+                while True:
+                    await self._keep_current()
+            finally:
+                self._nursery = None
+
+    async def _watch(self, name: str) -> None:
+        def listed(secrets: list[Object]) -> None:
+            before = {key for key in self._recently_admitted(name) if self._inventory.exists(key)}
+            self._inventory.replace(name, secrets)
+            self._lost.update(key for key in before if not self._inventory.exists(key))
+            self._not_listed.discard(name)
+            if not self._not_listed:
+                self._listed.set()
+            self._look_at_sources()
+
+        def changed(change: Change) -> None:
+            metadata = change.object["metadata"]
+            if change.type == "DELETED":
+                self._inventory.forget(metadata["namespace"], name, metadata["resourceVersion"])
+                self._lost.update(
+                    key
+                    for key in self._recently_admitted(name)
+                    if key.namespace == metadata["namespace"] and not self._inventory.exists(key)
+                )
+            else:
+                self._inventory.observe(change.object)
+            self._look_at_sources()
+
+        namespace = self._inventory.token_namespace if name == names.EARLIER_TOKEN_SECRET else None
+        await follow(
+            self._cluster,
+            SECRETS,
+            namespace=namespace,
+            name=name,
+            listed=listed,
+            changed=changed,
+            state=self.watches[name],
+        )
+
+    def _recently_admitted(self, name: str) -> Iterable[Key]:
+        token = copies.BY_SECRET.get(name)
+        if token is None:
+            return []
+        since = trio.current_time() - _RECENT_SECONDS
+        self._admitted = {namespace: when for namespace, when in self._admitted.items() if when >= since}
+        return [Key(namespace, token) for namespace in self._admitted]
+
+    def _look_at_sources(self) -> None:
+        """Say what became of the sources, and have the copies follow."""
+        self._wake.set()
+        if self._not_listed or self._told == self._inventory.contents:
+            return
+        self._retries.clear()
+        self._said = (set(), 0.0)
+        before, self._told = self._told, self._inventory.contents
+        for token, source in self._told.items():
+            if source == before.get(token):
+                continue
+            if isinstance(source, Missing):
+                _log.warning("token source missing", token=token.file, message=source.message)
+            else:
+                _log.info("token source", token=token.file, secret=source.origin)
+                if token.file != names.CA_CRT and self._nursery is not None:
+                    self._nursery.start_soon(_check_yaml, token, source)
+
+    async def _keep_current(self) -> None:
+        """Wait until copies must be written, and write them once."""
+        self._wake = trio.Event()
+        now = trio.current_time()
+        stale = self._inventory.stale()
+        behind = {*stale, *self._lost}
+        self._retries = {key: retry for key, retry in self._retries.items() if key in behind}
+        due_at = {key: self._retries[key][1] if key in self._retries else now for key in behind}
+        if not any(due <= now for due in due_at.values()):
+            with trio.move_on_at(min(due_at.values(), default=float("inf"))):
+                await self._wake.wait()
+            await trio.sleep(_GATHER_SECONDS)
+            return
+        due = [key for key in behind if due_at[key] <= now]
+        # Each replica in an order of its own: they share the work instead of racing for every copy.
+        random.shuffle(due)
+        await self._write_all(due)
+
+    async def _write_all(self, due: list[Key]) -> None:
+        began = trio.current_time()
+        outcomes: Counter[str] = Counter()
+        problems: dict[str, str] = {}
+        rest = iter(due)
+
+        async def work() -> None:
+            for key in rest:
+                try:
+                    outcomes["written" if await self._write_one(key) else "already_current"] += 1
+                except Problem as problem:
+                    outcomes[problem.reason] += 1
+                    problems.setdefault(problem.reason, str(problem))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_AT_ONCE_FOR_ROTATION, len(due))):
+                nursery.start_soon(work)
+        now = trio.current_time()
+        if problems and problems.keys() <= self._said[0] and now < self._said[1] + _REPEAT_SECONDS:
+            return
+        if problems:
+            self._said = (set(problems), now)
+        say = _log.warning if problems else _log.info
+        say(
+            "token copies written",
+            tokens=sorted({key.token.file for key in due}),
+            namespaces=len({key.namespace for key in due}),
+            **outcomes,
+            **({"problems": list(problems.values())} if problems else {}),
+            seconds=round(now - began, 3),
+        )
+
+    async def _write_one(self, key: Key) -> bool:
+        if key not in self._lost and not self._inventory.exists(key):
+            return False  # deleted meanwhile: it comes back when a pod needs it
+        try:
+            wrote = await bring(self._cluster, self._inventory, key)
+        except Problem as problem:
+            if key in self._lost and problem.reason in _LOST_FOR_GOOD:
+                self._lost.discard(key)
+                return False
+            self._metrics.failures.labels(problem.reason).inc()
+            failures = self._retries.get(key, (0, 0.0))[0]
+            first, longest = _RETRY_SECONDS
+            pause = min(first * 2 ** min(failures, 30), longest) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+            self._retries[key] = (failures + 1, trio.current_time() + pause)
+            raise
+        self._lost.discard(key)
+        self._retries.pop(key, None)
+        return wrote
+
+
+async def _check_yaml(token: Token, source: Content) -> None:
+    """Warn of a file that no client will read. Only a warning: the Secret is the operator's, and copied as it is."""
+    # In a thread: the API server takes Secrets of 1 MiB, and reading such a file takes longer than an admission may.
+    problem = await trio.to_thread.run_sync(_yaml_problem, source.data, abandon_on_cancel=True)
+    if problem is not None:
+        _log.warning("token is not YAML, copied all the same", secret=source.origin, key=token.file, problem=problem)
+
+
+def _yaml_problem(data: str) -> str | None:
+    """Where and what, without a word of the content, which PyYAML's own messages repeat."""
+    try:
+        events = list(yaml.parse(base64.b64decode(data).decode(), Loader=_YAML))
+    except UnicodeDecodeError:
+        return "not UTF-8 text"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        return "not YAML" if mark is None else f"line {mark.line + 1}, column {mark.column + 1} is not YAML"
+    except yaml.YAMLError:
+        return "characters that YAML does not allow"
+    return None if any(isinstance(event, yaml.MappingStartEvent) for event in events[2:3]) else "not a mapping"
