@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from bitfusiond.core.request import Demand
 
 _SHELL = "/bin/bash"
 _CLIENT = "bitfusion"
+_RUN = re.compile(r"\s+run(?:\s|$)")
+_INSIDE = re.compile(r"(?:^|[\s/;&|(])bitfusion\s+run(?:\s|$)")
 
 
 class CommandError(ValueError):
@@ -55,7 +58,7 @@ def wrap(command: Sequence[str], args: Sequence[str], client: Sequence[str]) -> 
     client = [_literal(word) for word in client]
     if _is_client(command[0]):
         return Wrapped([client[0], *command[1:]], keeps_args=True)
-    if len(command) == 1 and len(command[0].split()) > 1:
+    if len(command) == 1 and command[0].split() != [command[0]]:
         return _one_string(command[0].strip(), args, client)
     return Wrapped(_argument_list([*command, *args], client))
 
@@ -81,28 +84,26 @@ def _argument_list(argv: list[str], client: Sequence[str]) -> list[str]:
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
     before, script, after = argv[:index], argv[index], argv[index + 1 :]
-    if _CLIENT in script:
-        script, is_own = _with_client(script, client[0])
-        if is_own:
-            return [*before, script, *after]
+    start, end = shell.first_program(script)
+    if _is_client(script[start:end]) and (shell.is_plain(script.strip()) or _RUN.match(script, end)):
+        return [*before, script[:start] + shlex.quote(client[0]) + script[end:], *after]
     if shell.is_plain(script.strip()):
         return [*before, f"{shlex.join(client)} {script.strip()}", *after]
     return [*client, *before, script, *after]
 
 
-def _with_client(script: str, binary_path: str) -> tuple[str, bool]:
-    """``script`` with every call of the client by its path, and whether it runs its programs under the client itself.
+def calls_client_inside(command: Sequence[str], args: Sequence[str]) -> bool:
+    """Whether ``bitfusion run`` seems to stand somewhere inside, where :func:`wrap` leaves it alone.
 
-    It does so where its first program is the client, or where it says ``bitfusion run`` anywhere.
+    The program would then ask for GPUs under a client that has asked already.
     """
-    programs = list(shell.programs(script))
-    calls = [(start, end) for start, end in programs if _is_client(script[start:end])]
-    is_own = bool(calls) and (
-        calls[0] == programs[0] or any(script[end:].split(maxsplit=1)[:1] == ["run"] for _, end in calls)
-    )
-    for start, end in reversed(calls):
-        script = script[:start] + shlex.quote(binary_path) + script[end:]
-    return script, is_own
+    words = [*command, *args]
+    if words and (_is_client(words[0]) or _is_client(words[0][slice(*shell.first_program(words[0]))])):
+        return False
+    index = shell.script_index(words) if words and shell.is_shell(words[0]) else None
+    if index is not None and index < len(words) and _is_client(words[index][slice(*shell.first_program(words[index]))]):
+        return False
+    return bool(_INSIDE.search(" ".join(words)))
 
 
 def _is_client(program: str) -> bool:

@@ -17,7 +17,7 @@ _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
 
 def volume_names(template: Template, spec: dict[str, Any], problems: list[str]) -> dict[str, str]:
     """Other names for the template's volumes whose own name the pod has already; most often none."""
-    taken = {volume.get("name") for volume in raw.objects(spec, "volumes", "spec.volumes", problems)}
+    taken = raw.names_of(raw.objects(spec, "volumes", "spec.volumes", problems))
     ours = [volume["name"] for volume in template.volumes]
     if taken.isdisjoint(ours):
         return {}
@@ -86,7 +86,7 @@ def _env(
     container: GpuContainer, client: Client, template: Template, base: str, problems: list[str]
 ) -> list[Operation]:
     present = raw.objects(container.raw, "env", f"{container.path}.env", problems)
-    taken = {variable.get("name") for variable in present}
+    taken = raw.names_of(present)
     added = [variable for variable in template.env if variable["name"] not in taken | {names.LD_LIBRARY_PATH}]
     # Of two variables with one name the last counts, for the kubelet too.
     at = max((i for i, each in enumerate(present) if each.get("name") == names.LD_LIBRARY_PATH), default=None)

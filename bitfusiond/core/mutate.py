@@ -1,4 +1,4 @@
-"""What the webhook does to a pod: reads like section "What the patch does" of the documentation.
+"""What the webhook does to a pod: reads like "What a pod says" and "What becomes of the command" of the README.
 
 pod -> Patch | Refusal | Untouched. Nothing is changed in place; the same pod always gets the same answer.
 """
@@ -71,39 +71,40 @@ def mutate(pod: dict[str, Any], namespace: str, configuration: Configuration) ->
     mode = request.mode(annotations, problems)
     if mode is Mode.NONE:
         return Refusal(problems) if problems else Untouched("not opted in")
+    # Something wrong is no reason to stop: what else is wrong is said with it, and the operations are thrown away.
     spec = raw.mapping(pod, "spec", "spec", problems)
     wanted = request.parse(annotations, spec, configuration.total_gpu_memory, problems, warnings)
     client = _client(wanted, configuration.catalogue, problems)
     operations = (
-        _operations(spec, wanted, client, mode, configuration.template, problems, warnings)
-        if client and wanted.containers
-        else []
+        _operations(spec, wanted, client, mode, configuration.template, problems, warnings) if wanted.containers else []
     )
     if problems:
         return Refusal(problems)
     return Patch(operations, warnings)
 
 
-def _client(wanted: PodRequest, catalogue: Catalogue, problems: list[str]) -> Client | None:
+def _client(wanted: PodRequest, catalogue: Catalogue, problems: list[str]) -> Client:
+    """The client that the pod asks for; any, with a problem, where there is none such."""
+    any_client = next(iter(catalogue.clients.values()))
     os, version = wanted.os, wanted.version
     if os is None and version is None and catalogue.default is not None:
         os, version = catalogue.default
     if os is None or version is None:
         missing = [key for key, value in ((names.CLIENT_OS, os), (names.CLIENT_VERSION, version)) if value is None]
         problems += [f"metadata.annotations[{key}]: must be set; {catalogue.choices()}" for key in missing]
-        return None
+        return any_client
     try:
         return catalogue.find(os, version)
     except UnknownClientError as error:
         problems.append(f"metadata.annotations[{names.CLIENT_OS}, {names.CLIENT_VERSION}]: {error}")
-        return None
+        return any_client
 
 
 def _operations(
     spec: dict[str, Any],
     wanted: PodRequest,
     client: Client,
-    mode: Mode,
+    mode: Mode | None,
     template: Template,
     problems: list[str],
     warnings: list[str],
@@ -112,8 +113,8 @@ def _operations(
     renamed = injection.volume_names(template, spec, problems)
     operations = [patch.add(pointer("metadata", "annotations", names.STATUS), names.STATUS_INJECTED)]
     for container in wanted.containers:
-        if mode is Mode.ALL:
-            operations += _command(container, client, wanted.filters, problems)
+        if mode is not Mode.INJECTION:
+            operations += _command(container, client, wanted.filters, problems, warnings)
         operations += injection.gpu_container(container, client, template, renamed, problems)
     operations += injection.volumes(template, spec, renamed)
     operations += populate_container.init_containers(
@@ -122,7 +123,9 @@ def _operations(
     return operations
 
 
-def _command(container: GpuContainer, client: Client, filters: tuple[str, ...], problems: list[str]) -> list[Operation]:
+def _command(
+    container: GpuContainer, client: Client, filters: tuple[str, ...], problems: list[str], warnings: list[str]
+) -> list[Operation]:
     before = len(problems)
     words = raw.strings(container.raw, "command", f"{container.path}.command", problems)
     args = raw.strings(container.raw, "args", f"{container.path}.args", problems)
@@ -133,6 +136,8 @@ def _command(container: GpuContainer, client: Client, filters: tuple[str, ...], 
     except command.CommandError as error:
         problems.append(f"{container.path}.{error.field}: {error}")
         return []
+    if command.calls_client_inside(words, args):
+        warnings.append(f"{container.path}.command: calls bitfusion inside; to call it yourself use mode injection")
     base = pointer("spec", container.group, container.index)
     operations = [patch.replace(f"{base}/command", wrapped.command)]
     if "args" in container.raw and not wrapped.keeps_args:

@@ -16,6 +16,14 @@ from bitfusiond.core.template import Template
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
 
+# All that the Pod Security level "restricted" asks of a container, but for its user.
+_RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
 
 def init_containers(
     spec: dict[str, Any],
@@ -33,18 +41,18 @@ def init_containers(
         f"spec.{group}[{index}].name: {each['name']} is the name of a container that bitfusiond adds: choose another"
         for group, containers in groups.items()
         for index, each in enumerate(containers)
-        if each.get("name") in ours
+        if isinstance(each.get("name"), str) and each["name"] in ours
     ]
     first, *others = ({**each} for each in template.init_containers)
     first["args"] = [*(first.get("args") or []), "--client-os", client.os, "--client-version", client.version]
-    resources = {
-        **largest_resources([*groups["initContainers"], *groups["containers"]]),
-        **(first.get("resources") or {}),
-    }
+    resources = _with_own(
+        largest_resources([*groups["initContainers"], *groups["containers"]]), first.get("resources") or {}
+    )
     if resources:
         first["resources"] = resources
     first["securityContext"] = {
-        **_security_context(spec, gpu_containers, warnings),
+        **_RESTRICTED,
+        **_as_workload(spec, gpu_containers, warnings),
         **(first.get("securityContext") or {}),
     }
     added = [first, *others]
@@ -69,12 +77,23 @@ def largest_resources(containers: list[dict[str, Any]]) -> dict[str, dict[str, A
             if resource not in largest[section] or amount[0] > largest[section][resource][0]:
                 largest[section][resource] = amount
     for resource, limit in largest["limits"].items():
-        largest["limits"][resource] = max(limit, largest["requests"][resource], key=lambda amount: amount[0])
+        request = largest["requests"].get(resource, limit)
+        largest["limits"][resource] = max(limit, request, key=lambda amount: amount[0])
     return {
         section: {resource: written for resource, (_, written) in amounts.items()}
         for section, amounts in largest.items()
         if amounts
     }
+
+
+def _with_own(largest: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """``largest`` with what the template's container itself says on top; a request is never above its limit."""
+    limits = {**largest.get("limits", {}), **(own.get("limits") or {})}
+    requests = {**largest.get("requests", {}), **(own.get("requests") or {})}
+    for resource, limit in limits.items():
+        if resource in requests and quantity.parse(requests[resource]) > quantity.parse(limit):
+            requests[resource] = limit
+    return {section: values for section, values in (("limits", limits), ("requests", requests)) if values}
 
 
 _Amount = tuple[Fraction, Any]
@@ -101,34 +120,37 @@ def _amounts(container: dict[str, Any]) -> Iterator[tuple[str, str, _Amount]]:
                 continue
 
 
-def _security_context(
-    spec: dict[str, Any], gpu_containers: tuple[GpuContainer, ...], warnings: list[str]
-) -> dict[str, Any]:
+def _as_workload(spec: dict[str, Any], gpu_containers: tuple[GpuContainer, ...], warnings: list[str]) -> dict[str, Any]:
     """As whom it runs: as the workload does, since client.yaml is for its owner alone.
 
     Who the workload is stands in the container, else in the pod, else in the image, which cannot be seen. An image
     that says nothing else runs as root, and so does this one then, unless the pod rules that out.
     """
-    users = {_effective(spec, container.raw, "runAsUser") for container in gpu_containers}
-    user = _effective(spec, gpu_containers[0].raw, "runAsUser")
+    users = {_user(spec, container.raw) for container in gpu_containers}
+    user = _user(spec, gpu_containers[0].raw)
     if len(users) > 1:
         warnings.append(
             f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only"
         )
-    if user is None and any(_effective(spec, each.raw, "runAsNonRoot") is True for each in gpu_containers):
+    if user is None and any(_security_field(spec, each.raw, "runAsNonRoot") is True for each in gpu_containers):
         warnings.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
         return {"runAsNonRoot": True}
-    context = {"runAsUser": user if user is not None else 0}
-    if context["runAsUser"] != 0:
+    context: dict[str, Any] = {"runAsUser": user or 0}
+    if user:
         context["runAsNonRoot"] = True
-    group = _effective(spec, gpu_containers[0].raw, "runAsGroup")
+    group = _security_field(spec, gpu_containers[0].raw, "runAsGroup")
     return context | ({"runAsGroup": group} if group is not None else {})
 
 
-def _effective(spec: dict[str, Any], container: dict[str, Any], field: str) -> Any:
+def _security_field(spec: dict[str, Any], container: dict[str, Any], field: str) -> Any:
     """A field of the securityContext: the container's, else the pod's, else None."""
     for owner in (container, spec):
         context = owner.get("securityContext")
         if isinstance(context, dict) and context.get(field) is not None:
             return context[field]
     return None
+
+
+def _user(spec: dict[str, Any], container: dict[str, Any]) -> int | None:
+    user = _security_field(spec, container, "runAsUser")
+    return user if isinstance(user, int) else None

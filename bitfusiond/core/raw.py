@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 _LONGEST = 80  # characters of a user's value that a message repeats
 
 
 def shown(value: object) -> str:
-    """A user's value as a message repeats it: bare, on one line, cut where it is long."""
-    text = " ".join(str(value).split()) if str(value).strip() else repr(value)
+    """A user's value as a message repeats it: on one line, cut where it is long, in JSON's words.
+
+    A string is bare, but quoted where blanks would hide what is wrong with it.
+    """
+    if isinstance(value, str):
+        text = value if value == value.strip() and value.isprintable() and value else json.dumps(value)
+    else:
+        text = json.dumps(value, default=str)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def names_of(items: list[dict[str, Any]], key: str = "name") -> set[str]:
+    """What ``items`` are called; those without a string for a name are for the API server to refuse."""
+    return {name for item in items if isinstance(name := item.get(key), str)}
 
 
 def mapping(parent: dict[str, Any], key: str, path: str, problems: list[str]) -> dict[str, Any]:

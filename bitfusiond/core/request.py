@@ -52,6 +52,9 @@ class Demand:
     shares: int
 
 
+_SOME = Demand(1, 100, None, 100)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuContainer:
     """A container that asks for GPUs: ``raw`` is ``spec.<group>[index]`` of the pod."""
@@ -76,20 +79,19 @@ class PodRequest:
     containers: tuple[GpuContainer, ...]
 
 
-def mode(annotations: dict[str, Any], problems: list[str]) -> Mode:
-    """Whether and how the pod opted in; no annotation is NONE, an unknown value is a problem (and NONE)."""
+def mode(annotations: dict[str, Any], problems: list[str]) -> Mode | None:
+    """Whether and how the pod opted in; no annotation is NONE, an unknown value is a problem and None."""
     value = annotations.get(names.MANAGEMENT)
     if value is None:
         return Mode.NONE
     if not isinstance(value, str):
         _not_a_string(names.MANAGEMENT, value, problems)
-        return Mode.NONE
+        return None
     found = _MODES.get(value.lower())
     if found is None:
         problems.append(
             f"metadata.annotations[{names.MANAGEMENT}]: {raw.shown(value)} is not one of all, injection, none"
         )
-        return Mode.NONE
     return found
 
 
@@ -99,17 +101,18 @@ def parse(
     """The request of a pod that opted in.
 
     ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known. Everything wrong is appended
-    to ``problems`` (``FIELD: what is wrong and what is allowed``); the result then serves to find further problems.
+    to ``problems`` (``FIELD: what is wrong and what is allowed``); the result then serves to find further problems,
+    with one GPU in place of a demand that is wrong.
     """
     containers: list[GpuContainer] = []
-    asked = len(problems)
+    before = len(problems)
     for group in ("initContainers", "containers"):
         for index, container in enumerate(raw.objects(spec, group, f"spec.{group}", problems)):
             path = f"spec.{group}[{index}]"
             demand = _demand(container, path, total_megabytes, problems, warnings)
             if demand is not None:
                 containers.append(GpuContainer(group, index, container, demand))
-    if not containers and len(problems) == asked:
+    if not containers and len(problems) == before:
         problems.append(
             f"spec.containers: no container asks for {names.GPU_AMOUNT} in resources.limits, as"
             f" {names.MANAGEMENT} wants: add it, or set the annotation to none"
@@ -155,6 +158,8 @@ def _filters(annotations: dict[str, Any], problems: list[str]) -> tuple[str, ...
         key, equals, wanted = word.partition("=")
         if not equals:
             problems.append(f"{path}: {raw.shown(word)} is not of the form key=value")
+        elif not wanted:
+            problems.append(f"{path}: {raw.shown(word)} has no value behind the =")
         elif key not in _FILTER_KEYS:
             allowed = ", ".join(sorted(set(_FILTER_KEYS.values())))
             problems.append(f"{path}: {raw.shown(key)} is not a filter key: allowed are {allowed}")
@@ -174,6 +179,7 @@ def _demand(
     if names.REQUEST_RESOURCES.isdisjoint(sections["limits"]) and names.REQUEST_RESOURCES.isdisjoint(
         sections["requests"]
     ):
+        _reserved(sections, path, "ask for", problems)
         return None
     before = len(problems)
     given = {
@@ -188,13 +194,9 @@ def _demand(
         problems.append(
             f"{path}.resources: {names.GPU_PERCENT} and {names.GPU_MEMORY} exclude each other: give one of them"
         )
-    problems += [
-        f"{path}.resources.{section}[{names.GPU}]: is worked out from {names.GPU_AMOUNT}: remove it"
-        for section, values in sections.items()
-        if names.GPU in values
-    ]
+    _reserved(sections, path, "it is worked out from", problems)
     if len(problems) > before or amount is None:
-        return None
+        return _SOME
     if memory is not None:
         shares = quantity.shares_of_memory(memory, total_megabytes, amount)
     else:
@@ -204,8 +206,16 @@ def _demand(
         shares = quantity.shares_of_percent(percent, amount)
     if shares > quantity.LARGEST:
         problems.append(f"{path}.resources: {amount} GPUs are more than {names.GPU} can count")
-        return None
     return Demand(amount, percent, memory, shares)
+
+
+def _reserved(sections: dict[str, dict[str, Any]], path: str, instead: str, problems: list[str]) -> None:
+    """Shares that the user asks for by themselves come with no client, and would be held by a program without a GPU."""
+    problems += [
+        f"{path}.resources.{section}[{names.GPU}]: is ours to write: remove it, {instead} {names.GPU_AMOUNT}"
+        for section, values in sections.items()
+        if names.GPU in values
+    ]
 
 
 class _Field(NamedTuple):

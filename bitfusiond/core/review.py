@@ -98,8 +98,12 @@ def allow(review: Review, operations: list[Operation] | None = None, warnings: l
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(_to_json(operations)).decode()
     if warnings:
-        response["warnings"] = [warning[:_LONGEST_WARNING] for warning in warnings]
+        response["warnings"] = [_cut(warning) for warning in warnings]
     return _answer(review, response)
+
+
+def _cut(warning: str) -> str:
+    return warning if len(warning) <= _LONGEST_WARNING else warning[: _LONGEST_WARNING - 3] + "..."
 
 
 def refuse(review: Review, message: str, code: int = 422, reason: str = "Invalid") -> bytes:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from bitfusiond.core import raw
+from bitfusiond.core import names, quantity, raw
 
 _GROUPS = ("initContainers", "containers", "volumes")
 # The 0.4 integration's template carries a placeholder's image and name; they mean nothing and may stay.
 _CONTAINER_KEYS = frozenset({"name", "image", "env", "volumeMounts"})
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _OF_0_4 = "BITFUSION_CLIENT_OPT_PATH"
 
 
@@ -55,8 +57,10 @@ def parse(document: object) -> Template:
         if key not in _CONTAINER_KEYS
     ]
     env = raw.objects(container, "env", "containers[0].env", problems)
-    _names(env, "containers[0].env", problems)
+    _names(env, "containers[0].env", problems, label=False)
     mounts = _mounts(container, "containers[0]", volume_names, problems)
+    if not mounts and not problems:
+        problems.append("containers[0].volumeMounts: the client must be mounted somewhere")
     if problems:
         raise TemplateError("; ".join(problems))
     paths = frozenset(posixpath.normpath(mount["mountPath"]) for mount in mounts)
@@ -73,27 +77,47 @@ def _init_container(container: dict[str, Any], path: str, volumes: set[str], pro
     if any(_OF_0_4 in word for word in words):
         problems.append(f"{path}: is of the 0.4 integration ({_OF_0_4}): its command must be bitfusiond --role init")
     raw.mapping(container, "securityContext", f"{path}.securityContext", problems)
-    raw.mapping(container, "resources", f"{path}.resources", problems)
+    _resources(container, path, problems)
     _mounts(container, path, volumes, problems)
+
+
+def _resources(container: dict[str, Any], path: str, problems: list[str]) -> None:
+    resources = raw.mapping(container, "resources", f"{path}.resources", problems)
+    for section in ("limits", "requests"):
+        where = f"{path}.resources.{section}"
+        for resource, amount in raw.mapping(resources, section, where, problems).items():
+            if resource.startswith(names.DOMAIN):
+                problems.append(f"{where}[{resource}]: this container must not hold GPU shares")
+            try:
+                quantity.parse(amount)
+            except ValueError as error:
+                problems.append(f"{where}[{resource}]: {raw.shown(amount)} is {error}")
 
 
 def _mounts(container: dict[str, Any], path: str, volumes: set[str], problems: list[str]) -> list[dict[str, Any]]:
     mounts = raw.objects(container, "volumeMounts", f"{path}.volumeMounts", problems)
     for index, mount in enumerate(mounts):
         where = f"{path}.volumeMounts[{index}]"
-        if mount.get("name") not in volumes:
+        if not isinstance(mount.get("name"), str) or mount["name"] not in volumes:
             problems.append(f"{where}.name: {raw.shown(mount.get('name'))} is not one of volumes")
         if not isinstance(mount.get("mountPath"), str) or not mount["mountPath"].startswith("/"):
             problems.append(f"{where}.mountPath: {raw.shown(mount.get('mountPath'))} is not an absolute path")
+    paths = [posixpath.normpath(mount["mountPath"]) for mount in mounts if isinstance(mount.get("mountPath"), str)]
+    problems += [
+        f"{path}.volumeMounts: {each} is there twice"
+        for each in sorted({each for each in paths if paths.count(each) > 1})
+    ]
     return mounts
 
 
-def _names(items: list[dict[str, Any]], path: str, problems: list[str]) -> set[str]:
+def _names(items: list[dict[str, Any]], path: str, problems: list[str], *, label: bool = True) -> set[str]:
     found: set[str] = set()
     for index, item in enumerate(items):
         name = item.get("name")
         if not isinstance(name, str) or not name:
             problems.append(f"{path}[{index}].name: must be a string that is not empty")
+        elif label and not _LABEL.fullmatch(name):
+            problems.append(f"{path}[{index}].name: {raw.shown(name)} is not of lower-case letters, digits and -")
         elif name in found:
             problems.append(f"{path}[{index}].name: {name} is there twice")
         else:

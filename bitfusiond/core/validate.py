@@ -33,40 +33,58 @@ def validate(pod: dict[str, Any], namespace: str, configuration: Configuration, 
     annotations = raw.mapping(metadata, "annotations", "metadata.annotations", problems)
     mode = request.mode(annotations, problems)
     injected = annotations.get(names.STATUS) == names.STATUS_INJECTED
-    if mode is Mode.NONE and not injected:
+    if problems or (mode is Mode.NONE and not injected):
         return Refusal(problems) if problems else Untouched("not opted in")
     spec = raw.mapping(pod, "spec", "spec", problems)
     groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
     if mode is not Mode.NONE:
-        _carries_injection(injected, groups, configuration, problems)
+        binary = _binary_path(annotations, configuration) if mode is Mode.ALL else None
+        _carries_injection(injected, groups, configuration, binary, problems)
     if injected and largest is not None:
         _fits_a_node(groups, largest, problems)
     return Refusal(problems) if problems else Allowed()
 
 
+def _binary_path(annotations: Mapping[str, Any], configuration: Configuration) -> str | None:
+    os, version = (annotations.get(key) for key in (names.CLIENT_OS, names.CLIENT_VERSION))
+    client = (
+        configuration.catalogue.clients.get((os, version)) if isinstance(os, str) and isinstance(version, str) else None
+    )
+    return client.binary_path if client else None
+
+
 def _carries_injection(
-    injected: bool, groups: Mapping[str, list[dict[str, Any]]], configuration: Configuration, problems: list[str]
+    injected: bool,
+    groups: Mapping[str, list[dict[str, Any]]],
+    configuration: Configuration,
+    binary_path: str | None,
+    problems: list[str],
 ) -> None:
-    """What mutation adds must still be there: without it the pod would start without a GPU."""
+    """What mutation adds must still be there: without it the pod would start without a GPU.
+
+    ``binary_path`` is what the commands of GPU containers must call; None = anything.
+    """
     missing: list[str] = []
     if not injected:
         missing.append(f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}")
-    present = {container.get("name") for container in groups["initContainers"]}
+    present = raw.names_of(groups["initContainers"])
     missing += [
         f"spec.initContainers has no {container['name']}"
         for container in configuration.template.init_containers
         if container["name"] not in present
     ]
     paths = {mount["mountPath"] for mount in configuration.template.volume_mounts}
-    if not any(_serves(container, paths) for containers in groups.values() for container in containers):
-        missing.append(f"no container has {names.GPU}, {names.LD_LIBRARY_PATH} and the client's mounts")
-    missing += [
-        f"spec.{group}[{index}].resources still asks for {key}"
-        for group, containers in groups.items()
-        for index, container in enumerate(containers)
-        for key in _limits(container)
-        if key in names.REQUEST_RESOURCES
-    ]
+    served = 0
+    for group, containers in groups.items():
+        for index, container in enumerate(containers):
+            path = f"spec.{group}[{index}]"
+            limits = _limits(container)
+            missing += [f"{path}.resources still asks for {key}" for key in limits if key in names.REQUEST_RESOURCES]
+            if names.GPU in limits:
+                served += 1
+                missing += [f"{path} has no {what}" for what in _lacks(container, paths, binary_path)]
+    if not served:
+        missing.append(f"no container has {names.GPU}")
     if missing:
         problems.append(
             "the pod opted in but was not injected, or another webhook took parts away: "
@@ -76,10 +94,16 @@ def _carries_injection(
         )
 
 
-def _serves(container: dict[str, Any], paths: set[str]) -> bool:
-    mounts = {mount.get("mountPath") for mount in raw.objects(container, "volumeMounts", "", [])}
-    variables = {variable.get("name") for variable in raw.objects(container, "env", "", [])}
-    return names.GPU in _limits(container) and paths <= mounts and names.LD_LIBRARY_PATH in variables
+def _lacks(container: dict[str, Any], paths: set[str], binary_path: str | None) -> list[str]:
+    mounted = raw.names_of(raw.objects(container, "volumeMounts", "", []), "mountPath")
+    variables = raw.names_of(raw.objects(container, "env", "", []))
+    lacking = [f"mount at {path}" for path in sorted(paths - mounted)]
+    if names.LD_LIBRARY_PATH not in variables:
+        lacking.append(names.LD_LIBRARY_PATH)
+    words = raw.strings(container, "command", "", [])
+    if binary_path is not None and not any(binary_path in word for word in words):
+        lacking.append(f"{binary_path} in its command")
+    return lacking
 
 
 def _limits(container: dict[str, Any]) -> dict[str, Any]:

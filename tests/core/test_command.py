@@ -100,18 +100,23 @@ TABLE = [
     ("bitfusion after exec", ["sh", "-c", "exec bitfusion run x"], [], ["sh", "-c", "exec /B/bitfusion run x"]),
     ("bitfusion after a variable", ["sh", "-c", "A=1 bitfusion run x"], [], ["sh", "-c", "A=1 /B/bitfusion run x"]),
     ("one string, bitfusion, args", ["bitfusion run"], ["-n", "2"], ["/B/bitfusion", "run", "-n", "2"]),
-    (
-        "bitfusion for something else first",
-        ["sh", "-c", "date; bitfusion list_gpus; python x"],
-        [],
-        [*CLIENT, "sh", "-c", "date; /B/bitfusion list_gpus; python x"],
-    ),
-    (
-        "bitfusion in quotation marks only",
-        ["sh", "-c", "echo 'x; bitfusion run'; python x"],
-        [],
-        [*CLIENT, "sh", "-c", "echo 'x; bitfusion run'; python x"],
-    ),
+    ("bitfusion over lines", ["sh", "-c", "bitfusion run x\ndate"], [], ["sh", "-c", "/B/bitfusion run x\ndate"]),
+    ("one word and the end of a line", ["nvidia-smi\n"], [], ["/bin/bash", "-c", f"{C} nvidia-smi"]),
+    # bitfusion somewhere else: the script is the user's, byte for byte
+    *[
+        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", script])
+        for script in [
+            "cd /x && bitfusion run 'y;z'",
+            "bitfusion list_gpus; python x",
+            "bitfusion list_gpus > log",
+            "date; bitfusion list_gpus; python x",
+            "echo 'x; bitfusion run'; python x",
+            "cat <<EOF\nbitfusion run is not run here\nEOF\npython x",
+            "tools=(bitfusion run); python x",
+            "case $1 in x|bitfusion) python x;; esac",
+            "timeout 5 bitfusion run x > log",
+        ]
+    ],
 ]  # fmt: skip
 
 
@@ -138,6 +143,26 @@ def test_a_command_that_cannot_run_is_refused(words: list[str], args: list[str],
     with pytest.raises(command.CommandError, match=message) as error:
         command.wrap(words, args, CLIENT)
     assert error.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("words", "inside"),
+    [
+        (["sh", "-c", "cd /x && bitfusion run y"], True),
+        (["sh", "-c", "timeout 5 /usr/bin/bitfusion run y"], True),
+        (["env", "A=1", "bitfusion", "run", "y"], True),
+        (["tini", "--", "bash", "-c", "bitfusion run y"], True),
+        (["bitfusion", "run", "y"], False),
+        (["sh", "-c", "exec bitfusion run y"], False),
+        (["bitfusion run y"], False),
+        (["python", "bitfusion_train.py"], False),
+        (["sh", "-c", "bitfusion list_gpus; python x"], False),
+        (["sh", "-c"], False),
+        ([], False),
+    ],
+)
+def test_a_client_inside_a_command_is_noticed(words: list[str], inside: bool) -> None:
+    assert command.calls_client_inside(words, []) is inside
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from tests.pods import admitted, container, pod, problems, verdict
+from bitfusiond.core.validate import validate
+from tests.pods import admitted, container, pod, problems, rules, verdict
 
 Pod = dict[str, Any]
 A, N, P, M = names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY
@@ -40,7 +41,7 @@ def _annotated(key: str, value: Any) -> Pod:
         (_limits(amount=1, percent="-5"), f"{LIMITS}[{P}]: -5 is not an integer from 1 to 100"),
         (_limits(amount=1, percent="33.3"), f"{LIMITS}[{P}]: 33.3 is not an integer from 1 to 100"),
         (_limits(amount=1, percent="half"), f"{LIMITS}[{P}]: half is not an integer from 1 to 100"),
-        (_limits(amount=1, percent=None), f"{LIMITS}[{P}]: None is not an integer from 1 to 100"),
+        (_limits(amount=1, percent=None), f"{LIMITS}[{P}]: null is not an integer from 1 to 100"),
         (_limits(amount=0, percent=1), f"{LIMITS}[{A}]: 0 is not an integer of at least 1"),
         (_limits(amount="1500m", percent=1), f"{LIMITS}[{A}]: 1500m is not an integer of at least 1"),
         (_limits(amount="1e400", percent=1), f"{LIMITS}[{A}]: 1e400 is not an integer of at least 1"),
@@ -54,7 +55,7 @@ def _annotated(key: str, value: Any) -> Pod:
         (_limits(amount=1, memory="16001M"), f"{LIMITS}[{M}]: 16001M is more than the 16000M that one GPU has"),
         (_limits(amount=1, memory="x"), f"{LIMITS}[{M}]: x is not a whole number of bytes such as 8000M, 8Gi or 8000000000"),
         (_limits(amount=1, memory="1500000500m"), f"{LIMITS}[{M}]: 1500000500m is not a whole number of bytes such as 8000M, 8Gi or 8000000000"),
-        (_limits(amount=1, gpu=50), f"{LIMITS}[bitfusion.io/gpu]: is worked out from {A}: remove it"),
+        (_limits(amount=1, gpu=50), f"{LIMITS}[bitfusion.io/gpu]: is ours to write: remove it, it is worked out from {A}"),
         (
             pod(container(resources={"limits": {A: 1, P: 50}, "requests": {A: 1, P: 40}})),
             f"{RESOURCES}.requests[{P}]: 40 differs from limits (50): give the same value, or limits alone",
@@ -64,8 +65,20 @@ def _annotated(key: str, value: Any) -> Pod:
             "metadata.annotations[auto-management/bitfusion]: maybe is not one of all, injection, none",
         ),
         (
+            _annotated(names.MANAGEMENT, " all"),
+            'metadata.annotations[auto-management/bitfusion]: " all" is not one of all, injection, none',
+        ),
+        (
+            pod(container(), {"name": "other", "resources": {"limits": {names.GPU: 5}}}),
+            f"spec.containers[1].resources.limits[bitfusion.io/gpu]: is ours to write: remove it, ask for {A}",
+        ),
+        (
+            _annotated(names.CLIENT_FILTER, "server.addr="),
+            "metadata.annotations[bitfusion-client/filter]: server.addr= has no value behind the =",
+        ),
+        (
             _annotated(names.MANAGEMENT, True),
-            "metadata.annotations[auto-management/bitfusion]: True is not a string: put it in quotation marks",
+            "metadata.annotations[auto-management/bitfusion]: true is not a string: put it in quotation marks",
         ),
         (
             _annotated(names.CLIENT_VERSION, 450),
@@ -137,7 +150,7 @@ def _annotated(key: str, value: Any) -> Pod:
             pod(os={"name": "windows"}),
             "spec.os.name: windows has no Bitfusion client: there are clients for linux on amd64 only",
         ),
-        (pod(volumes={"name": "x"}), "spec.volumes: must be a list of objects, not {'name': 'x'}"),
+        (pod(volumes={"name": "x"}), 'spec.volumes: must be a list of objects, not {"name": "x"}'),
         (pod(container(env="x")), "spec.containers[0].env: must be a list of objects, not x"),
         (pod(container(command="python x.py")), "spec.containers[0].command: must be a list of strings, not python x.py"),
         (pod(container(args=[1])), "spec.containers[0].args: must be a list of strings, not [1]"),
@@ -163,14 +176,69 @@ def test_memory_without_a_known_total_is_refused_with_the_way_out() -> None:
 
 
 def test_all_problems_are_said_at_once() -> None:
+    """One that is wrong hides none that is wrong beside it: mode, client, amount, command, mounts, names."""
+    mounts = [{"name": "v", "mountPath": "/bitfusion"}]
     wrong = pod(
-        container({A: "0", P: "200"}, command=[]),
-        annotations={names.CLIENT_OS: "x", names.CLIENT_FILTER: "a b=c"},
+        container({A: "0", P: "200"}, command=[], volumeMounts=mounts),
+        annotations={names.MANAGEMENT: "al", names.CLIENT_OS: "x", names.CLIENT_FILTER: "a b=c"},
         nodeSelector={"kubernetes.io/arch": "s390x"},
+        initContainers=[{"name": "populate"}],
     )
     found = "\n".join(problems(wrong))
-    for field in (f"{LIMITS}[{A}]", f"{LIMITS}[{P}]", "filter]: a is", "filter]: b is", "client/os", "nodeSelector"):
+    fields = (
+        *("auto-management/bitfusion]: al", f"{LIMITS}[{A}]", f"{LIMITS}[{P}]", "filter]: a is", "filter]: b is"),
+        *("client/os", "nodeSelector", "command: must be set", "volumeMounts[0].mountPath", "initContainers[0].name"),
+    )
+    for field in fields:
         assert field in found
+
+
+_ODD: list[Any] = [None, [], {}, "x", 7, True, ["a"], {"a": {}}]
+
+
+@pytest.mark.parametrize("value", _ODD, ids=str)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "spec.volumes.0.name",
+        "spec.containers.0.env.0.name",
+        "spec.containers.0.name",
+        "spec.containers.0.volumeMounts.0.mountPath",
+        "spec.containers.0.volumeMounts.0.name",
+        "spec.containers.0.resources.limits.cpu",
+        "spec.containers.0.resources.requests.cpu",
+        "spec.containers.0.resources.requests",
+        "spec.containers.0.securityContext.runAsUser",
+        "spec.containers.0.securityContext",
+        "spec.securityContext",
+        "spec.initContainers.0.name",
+        "spec.nodeSelector",
+        "spec.os.name",
+    ],
+)
+def test_a_value_of_another_type_never_raises(place: str, value: Any) -> None:
+    full = pod(
+        container(
+            {A: 1, "cpu": "1"},
+            env=[{"name": "A"}],
+            volumeMounts=[{"name": "v", "mountPath": "/v"}],
+            securityContext={"runAsUser": 1},
+        ),
+        volumes=[{"name": "v"}],
+        initContainers=[{"name": "i"}],
+        securityContext={"runAsUser": 1},
+        nodeSelector={},
+        os={"name": "linux"},
+    )
+    full["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "1", A: 1}
+    *parents, last = place.split(".")
+    inside: Any = full
+    for key in parents:
+        inside = inside[int(key) if key.isdecimal() else key]
+    inside[last] = value
+    verdict(full)
+    full["metadata"]["annotations"][names.STATUS] = names.STATUS_INJECTED
+    validate(full, "n", rules(), {names.GPU: 1})
 
 
 @pytest.mark.parametrize(

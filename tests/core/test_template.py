@@ -11,7 +11,7 @@ import yaml
 from bitfusiond import configfiles
 from bitfusiond.core import template
 from bitfusiond.core.mutate import Configuration, Patch, mutate
-from tests.pods import NAMESPACE, pod, rules
+from tests.pods import NAMESPACE, container, pod, rules
 
 
 def _document() -> dict[str, Any]:
@@ -45,6 +45,13 @@ def _changed(path: str, value: object) -> dict[str, Any]:
         (_changed("initContainers.0.securityContext", 1), "initContainers[0].securityContext: must be an object, not 1"),
         (_changed("containers.0.command", ["x"]), "containers[0]: unknown key 'command'"),
         (_changed("containers.0.volumeMounts.0.mountPath", "x"), "containers[0].volumeMounts[0].mountPath: x is not an absolute path"),
+        (_changed("containers.0.volumeMounts.0.name", ["a"]), 'containers[0].volumeMounts[0].name: ["a"] is not one of volumes'),
+        (_changed("containers.0.volumeMounts.0.mountPath", "/opt/bitfusion/"), "containers[0].volumeMounts: /opt/bitfusion is there twice"),
+        (_changed("containers.0.volumeMounts", []), "containers[0].volumeMounts: the client must be mounted somewhere"),
+        (_changed("initContainers.0.name", "Fill_"), "initContainers[0].name: Fill_ is not of lower-case letters, digits and -"),
+        (_changed("initContainers.0.resources", {"limits": "x"}), "initContainers[0].resources.limits: must be an object, not x"),
+        (_changed("initContainers.0.resources", {"limits": {"cpu": "x"}}), "initContainers[0].resources.limits[cpu]: x is not a quantity"),
+        (_changed("initContainers.0.resources", {"limits": {"bitfusion.io/gpu": 1}}), "this container must not hold GPU shares"),
         (_changed("volumes.1.name", "bitfusion-distro"), "volumes[1].name: bitfusion-distro is there twice"),
     ],
 )  # fmt: skip
@@ -79,9 +86,17 @@ def test_image_names_mounts_and_variables_are_the_operators() -> None:
     first, second = operations[-1]["value"]
     assert (first["name"], first["image"], second["name"]) == ("fill", "r/c:1", "second")
     assert first["args"] == ["--log-format", "text", "--client-os", "ubuntu18", "--client-version", "450"]
-    assert first["securityContext"] == {"runAsUser": 9}
+    assert first["securityContext"]["runAsUser"] == 9
     added = [each["value"]["name"] for each in operations if each["path"].endswith("/env/-")]
     assert added == ["LD_LIBRARY_PATH", "EXTRA"]
+
+
+def test_what_the_template_says_of_resources_wins_and_stays_valid() -> None:
+    document = _document()
+    document["initContainers"][0]["resources"] = {"limits": {"cpu": "1"}, "requests": {"memory": "1Gi"}}
+    large = {"limits": {"cpu": "4", "bitfusion.io/gpu-amount": "1"}}
+    first = _mutated(document, pod(container(resources=large))).operations[-1]["value"][0]
+    assert first["resources"] == {"limits": {"cpu": "1"}, "requests": {"cpu": "1", "memory": "1Gi"}}
 
 
 def test_the_packaged_template_names_the_documented_secrets_and_paths() -> None:

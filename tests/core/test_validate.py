@@ -12,7 +12,7 @@ from bitfusiond.core import names
 from bitfusiond.core.mutate import Refusal, Untouched
 from bitfusiond.core.validate import Allowed, Largest, Verdict, validate
 from tests import strategies
-from tests.pods import NAMESPACE, admitted, container, pod, rules
+from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules
 
 Pod = dict[str, Any]
 LARGEST = {names.GPU: 1000}
@@ -33,8 +33,8 @@ def test_a_pod_that_never_opted_in_is_left_alone(given_pod: Pod) -> None:
 
 
 def _without(change: str) -> Pod:
-    broken = copy.deepcopy(admitted(pod()))
-    main = broken["spec"]["containers"][0]
+    broken = copy.deepcopy(admitted(pod(container(), container(name="second"))))
+    main = broken["spec"]["containers"][1]
     match change:
         case "status":
             del broken["metadata"]["annotations"][names.STATUS]
@@ -44,8 +44,11 @@ def _without(change: str) -> Pod:
             main["volumeMounts"].pop()
         case "variable":
             main["env"] = []
+        case "command":
+            main["command"] = ["python", "x.py"]
         case "shares":
-            del main["resources"]["limits"][names.GPU]
+            for each in broken["spec"]["containers"]:
+                del each["resources"]["limits"][names.GPU]
         case "requests":
             main["resources"]["limits"][names.GPU_AMOUNT] = "1"
     return broken
@@ -56,10 +59,11 @@ def _without(change: str) -> Pod:
     [
         ("status", "metadata.annotations[auto-management/status] is not injected"),
         ("populate", "spec.initContainers has no populate"),
-        ("mounts", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
-        ("variable", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
-        ("shares", "no container has bitfusion.io/gpu, LD_LIBRARY_PATH and the client's mounts"),
-        ("requests", "spec.containers[0].resources still asks for bitfusion.io/gpu-amount"),
+        ("mounts", "spec.containers[1] has no mount at /etc/bitfusion/tls/ca.crt"),
+        ("variable", "spec.containers[1] has no LD_LIBRARY_PATH"),
+        ("command", f"spec.containers[1] has no {BINARY} in its command"),
+        ("shares", "no container has bitfusion.io/gpu"),
+        ("requests", "spec.containers[1].resources still asks for bitfusion.io/gpu-amount"),
     ],
 )
 def test_a_pod_that_lost_a_part_is_refused_with_the_part(change: str, words: str) -> None:
