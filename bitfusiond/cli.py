@@ -25,7 +25,7 @@ SUMMARIES = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{' '.join(message.split())}; `bitfusiond --help` lists what is allowed")
+        raise ConfigurationError(f"{message}; `{self.prog} --help` lists what is allowed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(chosen.log_format)
         return _run(role, chosen)
     except ConfigurationError as error:
-        print(f"bitfusiond: {error}", file=sys.stderr)  # noqa: T201
+        print(f"bitfusiond: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     except Failure as error:
         logs.Log("cli").error("failed", message=str(error))
@@ -47,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _one_line(message: str) -> str:
+    """A name that the user gave may hold a line's end."""
+    return " ".join(message.split())
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, settings.Common]:

@@ -32,9 +32,12 @@ def read_text(path: Path, option: str) -> str:
         raise ConfigurationError(f"{option}: cannot read {path}: {reason}") from None
 
 
+CATALOGUE = "bitfusion-client-config.yaml"
+
+
 def load_clients(path: Path | None) -> catalogue.Catalogue:
     """The client catalogue of ``--clients``; None = the packaged one. Raises ConfigurationError."""
-    text = packaged("bitfusion-client-config.yaml") if path is None else read_text(path, "--clients")
+    text = packaged(CATALOGUE) if path is None else read_text(path, "--clients")
     try:
         return catalogue.parse(load_yaml(text))
     except ValueError as error:

@@ -14,6 +14,8 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 # libyaml's composer recurses in C without a bound of its own, so a file of brackets would end the process.
 _DEEPEST = 200
+# Nor has it a bound on what aliases of aliases multiply to.
+_LARGEST = 1_000_000
 
 # YAML takes a no-break space for a letter. At these places of a line it was meant to be a space.
 _NO_BREAK_SPACE = re.compile(r"^[ -]*\u00a0|:\u00a0", re.MULTILINE)
@@ -107,12 +109,17 @@ def load(text: str) -> list[Any]:
         text = _JSON_ESCAPE.sub(_yaml_escape, text)
     try:
         _check(text)
+        for node in yaml.compose_all(text, Loader=_SafeLoader):
+            if node is not None and _size(node, {}) > _LARGEST:
+                raise ValueError(f"not YAML: its aliases expand to more than {_LARGEST} values")
         documents = list(yaml.load_all(text, Loader=_Loader))
         return [json.loads(json.dumps(document)) for document in documents if document is not None]
     except yaml.YAMLError as error:
         if _NO_BREAK_SPACE.search(text):
             raise ValueError(_pasted(text)) from None
-        raise ValueError("not YAML: " + " ".join(str(error).split())) from None
+        raise ValueError(
+            "not YAML: " + " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        ) from None
     except RecursionError:
         raise ValueError("not YAML: nested too deeply") from None
     except TypeError as error:
@@ -131,6 +138,16 @@ def _check(text: str) -> None:
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and not event.style and _NO_BREAK_SPACE.search(event.value):
             raise ValueError(_pasted(text))
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values ``node`` holds once its aliases are copies; each anchor is counted once and multiplied."""
+    if id(node) not in known:
+        known[id(node)] = 1  # also for an alias to what is around it, which is refused later
+        children = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inside = sum(_size(child, known) for child in children) if isinstance(node, yaml.CollectionNode) else 0
+        known[id(node)] = 1 + inside
+    return known[id(node)]
 
 
 def _pasted(text: str) -> str:

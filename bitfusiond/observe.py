@@ -6,26 +6,28 @@ A daemon owns one :class:`Health` and one prometheus registry and hands both to 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 
 import trio
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from bitfusiond import __version__, logs, serving
-from bitfusiond.serving import Application, Receive, Scope, Send
+from bitfusiond.serving import TEXT, Application, Receive, Scope, Send, respond
 from bitfusiond.settings import Address
 
 _log = logs.Log("observe")
-_TEXT = "text/plain; charset=utf-8"
 
 
 class Health:
     """Why this process is not ready, if it is not. ``/healthz`` says only that it turns."""
 
-    def __init__(self, not_ready: str = "starting") -> None:
+    def __init__(self, not_ready: str = "starting", *checks: Callable[[], str | None]) -> None:
+        """``checks`` are asked each time and give a reason of their own, or None."""
         self._not_ready: str | None = not_ready
+        self._checks = checks
 
     def ready(self) -> None:
         self._not_ready = None
@@ -36,11 +38,13 @@ class Health:
     @property
     def reason(self) -> str | None:
         """None when ready."""
-        return self._not_ready
+        reasons = (self._not_ready, *(check() for check in self._checks))
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 def registry(role: str) -> CollectorRegistry:
     """A registry with the process's own figures and ``bitfusiond_build_info{version,python_version,role}``."""
+    disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter, which nobody asks for
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -71,30 +75,13 @@ def application(health: Health, metrics: CollectorRegistry, *others: str) -> App
 def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int, bytes, str] | None:
     match path:
         case "/healthz":
-            return 200, b"ok\n", _TEXT
+            return 200, b"ok\n", TEXT
         case "/readyz":
             reason = health.reason
-            return (200, b"ok\n", _TEXT) if reason is None else (503, f"not ready: {reason}\n".encode(), _TEXT)
+            return (200, b"ok\n", TEXT) if reason is None else (503, f"not ready: {reason}\n".encode(), TEXT)
         case "/metrics":
             return 200, generate_latest(metrics), CONTENT_TYPE_LATEST
     return None
-
-
-async def respond(
-    send: Send,
-    status: int,
-    body: bytes,
-    content_type: str = _TEXT,
-    headers: list[tuple[bytes, bytes]] | None = None,
-) -> None:
-    """Send one whole response with its Content-Length."""
-    start = [
-        (b"content-type", content_type.encode()),
-        (b"content-length", str(len(body)).encode()),
-        *(headers or []),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def serve(

@@ -28,8 +28,8 @@ _POD_TEMPLATES: dict[str, tuple[str, ...]] = {
 def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> int:
     """Print what the cluster would hold, or ``--diff``; return 1 where the webhook would refuse something.
 
-    What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does. Raises Failure for
-    input that is no YAML.
+    What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does; so is input that is no
+    YAML, with nothing printed. Raises Failure where the result cannot be written.
     """
     rules = configuration.load(
         settings.clients, settings.injection, settings.total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE}
@@ -38,9 +38,11 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     try:
         documents = manifest.load(_read(settings.file, stdin).decode())
     except UnicodeDecodeError:
-        raise Failure(f"{source}: it is not UTF-8 text") from None
+        print(f"{source}: it is not UTF-8 text", file=stderr)
+        return 1
     except ValueError as error:
-        raise Failure(f"{source}: {error}") from None
+        print(f"{source}: {error}", file=stderr)
+        return 1
     before = manifest.dump(documents)
     admitted: list[Any] = []
     refused = False
@@ -53,8 +55,13 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     if settings.diff:
         lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), source, f"{source} (admitted)")
         after = "".join(lines)
-    stdout.write(after.encode())
-    stdout.flush()
+    try:
+        stdout.write(after.encode())
+        stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"standard output: {error.strerror}") from None
     return 1 if refused else 0
 
 

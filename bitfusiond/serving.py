@@ -42,6 +42,7 @@ HANDSHAKE_SECONDS = 10.0
 SEND_SECONDS = 10.0
 LINGER_SECONDS = 1.0
 BACKLOG = 1024
+TEXT = "text/plain; charset=utf-8"
 
 _log = logs.Log("serving")
 
@@ -189,6 +190,23 @@ def listen(address: Address, option: str) -> socket.socket:
 def bound_address(sock: socket.socket) -> Address:
     host, port, *_ = sock.getsockname()
     return Address(host, port)
+
+
+async def respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = TEXT,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """Send one whole response with its Content-Length."""
+    start = [
+        (b"content-type", content_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *(headers or []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def serve(

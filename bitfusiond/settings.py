@@ -271,7 +271,12 @@ class Init(Common):
     client_version: str = option(
         "--client-version", text, None, "version of the client, for example 450", required=True
     )
-    clients: Path | None = _shared(_CLIENTS)
+    clients: Path | None = option(
+        "--clients",
+        path,
+        None,
+        "the client catalogue; default: bitfusion-client-config.yaml beside the distros, else the packaged file",
+    )
     distros: Path = option("--distros", path, "/bitfusion", "where the image keeps the distros")
     distro_target: Path = option(
         "--distro-target", path, "/bitfusion-distro", "the volume that the workload sees as /bitfusion"

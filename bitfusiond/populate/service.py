@@ -54,8 +54,14 @@ def _populate(settings: Init, stop: Stop) -> None:
 
 
 def _client(settings: Init) -> Client:
+    """The entry of the catalogue: the one given, else the one that lies with the distros, else the packaged one.
+
+    Distros that an operator adds to the image are in no packaged catalogue.
+    """
+    beside = settings.distros / configfiles.CATALOGUE
+    path = settings.clients or (beside if beside.is_file() else None)
     try:
-        return configfiles.load_clients(settings.clients).find(settings.client_os, settings.client_version)
+        return configfiles.load_clients(path).find(settings.client_os, settings.client_version)
     except UnknownClientError as error:
         raise ConfigurationError(f"--client-os, --client-version: {error}") from None
 

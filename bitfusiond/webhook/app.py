@@ -15,8 +15,7 @@ from bitfusiond.core import review
 from bitfusiond.core.mutate import Configuration, Patch, Refusal, Untouched, mutate
 from bitfusiond.core.review import BadRequestError, Review
 from bitfusiond.core.validate import Largest, validate
-from bitfusiond.observe import respond
-from bitfusiond.serving import Application, Receive, Scope, Send
+from bitfusiond.serving import Application, Receive, Scope, Send, respond
 
 BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
 DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
@@ -113,8 +112,10 @@ class Admission:
                 return  # the client is gone
             body = answer
         except HTTPError as error:
-            self._requests.labels(endpoint, "bad_request", str(error.status)).inc()
-            _log.warning("bad request", endpoint=endpoint, status=error.status, message=str(error))
+            verdict = "error" if error.status == 500 else "bad_request"
+            self._requests.labels(endpoint, verdict, str(error.status)).inc()
+            if verdict == "bad_request":  # of a defect its traceback is in the log
+                _log.warning("bad request", endpoint=endpoint, status=error.status, message=str(error))
             status, body, content_type = error.status, f"{error}\n".encode(), "text/plain; charset=utf-8"
             headers = error.headers
         await respond(send, status, body, content_type, headers)

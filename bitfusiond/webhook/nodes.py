@@ -29,10 +29,21 @@ class Nodes:
     def __init__(self) -> None:
         self.watch = WatchState()
         self._allocatable: dict[str, Mapping[str, int]] | None = None
+        self._largest: Mapping[str, int] | None = None
 
     def allocatable(self) -> Mapping[str, Mapping[str, int]] | None:
         """By the names of all nodes, also of those that have nothing of ours; None before the first list."""
         return self._allocatable
+
+    def largest(self) -> Mapping[str, int] | None:
+        """The most that any one node has of each resource; None while no node is known."""
+        if self._largest is None and self._allocatable:
+            largest: dict[str, int] = {}
+            for amounts in self._allocatable.values():
+                for resource, amount in amounts.items():
+                    largest[resource] = max(amount, largest.get(resource, 0))
+            self._largest = largest
+        return self._largest
 
     async def run(self, cluster: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep up with the cluster until cancelled; raises nothing that a cluster can cause."""
@@ -41,15 +52,20 @@ class Nodes:
 
     def _listed(self, nodes: list[Object]) -> None:
         self._allocatable = {node["metadata"]["name"]: _amounts(node) for node in nodes}
+        self._largest = None
 
     def _changed(self, change: Change) -> None:
         if self._allocatable is None:
             return
         name = change.object["metadata"]["name"]
+        before = self._allocatable.get(name)
+        # A kubelet writes its node every few seconds, and nearly always without a word about us.
         if change.type == "DELETED":
             self._allocatable.pop(name, None)
-        else:
-            self._allocatable[name] = _amounts(change.object)
+            self._largest = None
+        elif (now := _amounts(change.object)) != before:
+            self._allocatable[name] = now
+            self._largest = None
 
 
 def _keep(node: Object) -> Object:

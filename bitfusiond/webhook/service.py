@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import trio
+from prometheus_client import CollectorRegistry
 
 from bitfusiond import configuration, filewatch, logs, observe, serving
 from bitfusiond.core import names
 from bitfusiond.core.mutate import Configuration
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission
+from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
 from bitfusiond.webhook.certificates import FileCertificate
-from bitfusiond.webhook.surroundings import NoCluster
+from bitfusiond.webhook.selfmanaged import SelfManagedCertificate
+from bitfusiond.webhook.surroundings import InCluster, NoCluster, WatchMetrics
 
 _log = logs.Log("webhook")
 
@@ -40,6 +43,8 @@ class _Rules:
             self._current = self._load()
         except ConfigurationError as error:
             _log.error("configuration not taken up, keeping the last good one", message=str(error))
+        except Exception:  # noqa: BLE001 - an operator's file must not end the webhook, whatever is in it
+            _log.exception("configuration not taken up, keeping the last good one")
         else:
             _log.info("configuration taken up", files=[str(path) for path in self._files])
 
@@ -57,22 +62,16 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     then no new connection, the last answers, and the end. Raises ConfigurationError and Failure at the start only.
     """
     rules = _Rules(settings)
-    if settings.kubeconfig != "none":
-        raise ConfigurationError("--kubeconfig: this version serves without a cluster only: give none")
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise ConfigurationError("--tls-cert and --tls-key are required with --kubeconfig none: give two PEM files")
-    certificate = FileCertificate(settings.tls_cert, settings.tls_key)
-    health = observe.Health()
     metrics = observe.registry("webhook")
-    observing = observe.application(health, metrics, *ENDPOINTS)
-    admission = Admission(rules.current, NoCluster(), observing, metrics)
-    closing, closed = trio.Event(), trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(observe.serve, settings.observe, health, metrics, closed)
+    async with trio.open_nursery() as background:
+        certificate, surroundings, checks = await _around(settings, metrics, background)
+        health = observe.Health("starting", *checks)
+        admission = Admission(rules.current, surroundings, observe.application(health, metrics, *ENDPOINTS), metrics)
+        closing, closed = trio.Event(), trio.Event()
+        await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = serving.listen(settings.listen, "--listen")
         address = serving.bound_address(sock)
-        nursery.start_soon(certificate.follow)
-        nursery.start_soon(rules.follow)
+        background.start_soon(rules.follow)
         async with trio.open_nursery() as serving_nursery:
             await serving_nursery.start(
                 partial(
@@ -93,5 +92,37 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
             await trio.sleep(settings.drain_seconds)
             closing.set()
         closed.set()
-        nursery.cancel_scope.cancel()
+        background.cancel_scope.cancel()
     _log.info("stopped")
+
+
+async def _around(
+    settings: Webhook, metrics: CollectorRegistry, background: trio.Nursery
+) -> tuple[FileCertificate | SelfManagedCertificate, Surroundings, list[Callable[[], str | None]]]:
+    """Certificate and cluster, running in ``background``, and what readiness asks of them.
+
+    Nothing here waits for an API server: while it is away the webhook serves what it can and is not ready.
+    """
+    files = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        files = FileCertificate(settings.tls_cert, settings.tls_key)
+        background.start_soon(files.follow)
+    if settings.kubeconfig == "none":
+        if files is None:
+            raise ConfigurationError("--tls-cert and --tls-key are required with --kubeconfig none: give two PEM files")
+        return files, NoCluster(), []
+    # The client takes half a second and 20 MB: not for those who want none.
+    from bitfusiond.webhook import apiserver  # noqa: PLC0415
+
+    cluster = apiserver.connect(settings.kubeconfig)
+    surroundings = InCluster(cluster, settings, metrics)
+    await background.start(surroundings.run)
+    checks: list[Callable[[], str | None]] = [surroundings.ready_reason]
+    watches = surroundings.watches
+    if files is not None:
+        WatchMetrics(watches, metrics)
+        return files, surroundings, checks
+    managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace)
+    await background.start(managed.run)
+    WatchMetrics(watches | {resource.plural: state for resource, state in managed.watches.items()}, metrics)
+    return managed, surroundings, [*checks, managed.ready_reason]

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import trio
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
 from bitfusiond.core.review import Review
 from bitfusiond.core.validate import Largest
+from bitfusiond.settings import Webhook
+from bitfusiond.webhook.cluster import Cluster
+from bitfusiond.webhook.events import Events
+from bitfusiond.webhook.follow import WatchState
+from bitfusiond.webhook.nodes import Nodes
+from bitfusiond.webhook.replication import Replication
 
 
 class NoCluster:
@@ -17,3 +29,62 @@ class NoCluster:
 
     def refused(self, request: Review, message: str) -> None:
         pass
+
+
+class InCluster:
+    """Nodes and tokens, kept in memory by watches; Events, written behind the admissions' back."""
+
+    def __init__(self, cluster: Cluster, settings: Webhook, metrics: CollectorRegistry) -> None:
+        self._cluster = cluster
+        self._nodes = Nodes()
+        self._events = Events()
+        self._tokens = Replication(
+            cluster, metrics, token_namespace=settings.token_namespace, allow_namespaces=settings.allow_namespaces
+        )
+        self.watches: dict[str, WatchState] = {"nodes": self._nodes.watch, **self._tokens.watches}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep up with the cluster until cancelled; an API server that is away ends nothing."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._nodes.run, self._cluster)
+            await nursery.start(self._tokens.run)
+            nursery.start_soon(self._events.run, self._cluster)
+            task_status.started()
+
+    def ready_reason(self) -> str | None:
+        """Why no pod can be admitted yet. Nodes that are not known yet stop none."""
+        return self._tokens.ready_reason()
+
+    def largest_node(self) -> Largest | None:
+        return self._nodes.largest()
+
+    async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
+        return await self._tokens.ensure(namespace, dry_run)
+
+    def refused(self, request: Review, message: str) -> None:
+        self._events.refused(request, message)
+
+
+class WatchMetrics:
+    """How the watches are doing, read at each scrape."""
+
+    def __init__(self, watches: dict[str, WatchState], metrics: CollectorRegistry) -> None:
+        self._watches = watches
+        metrics.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus_client's protocol of a collector."""
+        connected = GaugeMetricFamily("bitfusiond_watch_connected", "Whether the watch is open.", labels=["watch"])
+        synced = GaugeMetricFamily("bitfusiond_watch_synced", "Whether there was a first list.", labels=["watch"])
+        quiet = GaugeMetricFamily(
+            "bitfusiond_watch_quiet_seconds", "Since the watch last said anything, be it a bookmark.", labels=["watch"]
+        )
+        failures = CounterMetricFamily("bitfusiond_watch_failures", "Lists and watches that failed.", labels=["watch"])
+        now = trio.current_time()
+        for name, state in self._watches.items():
+            connected.add_metric([name], float(state.connected))
+            synced.add_metric([name], float(state.synced))
+            failures.add_metric([name], state.failures)
+            if state.last_event_at is not None:
+                quiet.add_metric([name], now - state.last_event_at)
+        yield from (connected, synced, quiet, failures)
