@@ -44,7 +44,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return err.removeprefix("bitfusiond: ").removesuffix("\n")
 
 
-# SPEC: what each role can be told, and nothing else.
+# What each role can be told, and nothing else.
 OPTIONS: Mapping[str, str] = {
     "webhook": "--listen --tls-cert --tls-key --clients --injection --total-gpu-memory --kubeconfig --namespace"
     " --token-namespace --allow-namespaces --drain-seconds --observe",
@@ -87,6 +87,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str], arguments: l
 HELP = "; `bitfusiond --help` lists what is allowed"
 
 
+def help_of(role: str) -> str:
+    return f"; `bitfusiond --role {role} --help` lists what is allowed"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -96,14 +100,17 @@ HELP = "; `bitfusiond --help` lists what is allowed"
         (["--role", "Webhook", "--help"], "--role: 'Webhook' is not one of webhook, plugin, init, render"),
         (["--role", "web\nhook"], "--role: 'web\\nhook' is not one of webhook, plugin, init, render"),
         (["--role"], f"argument --role: expected one argument{HELP}"),
-        (["--role", "webhook", "--listne", "x"], f"unrecognized arguments: --listne x{HELP}"),
-        (["--role", "webhook", "--listen"], f"argument --listen: expected one argument{HELP}"),
-        (["--role", "webhook", "--resource-nums", "5"], f"unrecognized arguments: --resource-nums 5{HELP}"),
-        (["--role", "plugin", "--listen", "x:1"], f"unrecognized arguments: --listen x:1{HELP}"),
-        (["--role", "webhook", "--obs", "none"], f"unrecognized arguments: --obs none{HELP}"),
-        (["--role", "render", "file.yaml"], f"unrecognized arguments: file.yaml{HELP}"),
-        (["--role", "render", "a\nb"], f"unrecognized arguments: a b{HELP}"),
-        (["--role", "render", "--diff=yes"], f"argument --diff: ignored explicit argument 'yes'{HELP}"),
+        (["--role", "webhook", "--listne", "x"], f"unrecognized arguments: --listne x{help_of('webhook')}"),
+        (["--role", "webhook", "--listen"], f"argument --listen: expected one argument{help_of('webhook')}"),
+        (
+            ["--role", "webhook", "--resource-nums", "5"],
+            f"unrecognized arguments: --resource-nums 5{help_of('webhook')}",
+        ),
+        (["--role", "plugin", "--listen", "x:1"], f"unrecognized arguments: --listen x:1{help_of('plugin')}"),
+        (["--role", "webhook", "--obs", "none"], f"unrecognized arguments: --obs none{help_of('webhook')}"),
+        (["--role", "render", "file.yaml"], f"unrecognized arguments: file.yaml{help_of('render')}"),
+        (["--role", "render", "a\nb"], f"unrecognized arguments: a b{help_of('render')}"),
+        (["--role", "render", "--diff=yes"], f"argument --diff: ignored explicit argument 'yes'{help_of('render')}"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

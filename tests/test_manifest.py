@@ -212,3 +212,10 @@ def test_a_no_break_space_inside_of_a_text_may_stay() -> None:
 def test_an_error_says_where() -> None:
     with pytest.raises(ValueError, match="line 3, column 1"):
         manifest.load("a: 1\nb: 2\na: 3\n")
+
+
+def test_aliases_of_aliases_are_bounded() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
+        manifest.load("\n".join(lines))

@@ -36,7 +36,7 @@ def rows(*table: tuple[Any, ...]) -> dict[str, Row]:
     return {row[0]: Row(*row) for row in table}
 
 
-# SPEC, section 1.
+# As users know them.
 ROLES: dict[str, dict[str, Row]] = {
     "webhook": rows(
         ("listen", Address("0.0.0.0", 8443), "[::1]:0", Address("::1", 0)),

@@ -1,4 +1,4 @@
-"""The user's command under ``bitfusion run``: the command table of the contract."""
+"""The user's command under ``bitfusion run``: the command table of the README."""
 
 from __future__ import annotations
 

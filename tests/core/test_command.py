@@ -1,4 +1,4 @@
-"""The command table of the contract, row by row, and what a real shell makes of the result."""
+"""The command table of the README, row by row, and what a real shell makes of the result."""
 
 from __future__ import annotations
 

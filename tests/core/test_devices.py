@@ -1,4 +1,4 @@
-"""The device table, against the definitions in the contract and against protobuf's own arithmetic."""
+"""The device table, against the definitions of the API and against protobuf's own arithmetic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every refusal of the contract, by its words: the field, the value, what is allowed, the fix."""
+"""Every refusal, by its words: the field, the value, what is allowed, the fix."""
 
 from __future__ import annotations
 

@@ -234,3 +234,15 @@ sys.exit(status)
     assert pod.run_code(code, str(log)).status == 0
     heavy = {"trio", "asyncio", "concurrent", "multiprocessing", "kubernetes", "grpclib", "hypercorn", "cryptography"}
     assert heavy & set(log.read_text().split()) == set()
+
+
+def test_a_catalogue_beside_the_distros_goes_before_the_packaged_one(pod: Pod) -> None:
+    """An operator's image brings clients that no packaged catalogue knows."""
+    package = "bitfusion-client-debian12_4.6.0-1_amd64.deb"
+    make_distro(pod.distros, package)
+    catalogue = pod.catalogue({"os": "debian12", "version": "460", "package": package})
+    catalogue.rename(pod.distros / "bitfusion-client-config.yaml")
+
+    assert pod.run(os_name="debian12", version="460").status == 0
+    assert shown(pod.distro_target) == {package}
+    assert pod.run().status == 2
