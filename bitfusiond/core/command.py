@@ -98,6 +98,8 @@ def calls_client_inside(command: Sequence[str], args: Sequence[str]) -> bool:
     The program would then ask for GPUs under a client that has asked already.
     """
     words = [*command, *args]
+    if not any(_CLIENT in word for word in words):
+        return False
     if words and (_is_client(words[0]) or _is_client(words[0][slice(*shell.first_program(words[0]))])):
         return False
     index = shell.script_index(words) if words and shell.is_shell(words[0]) else None

@@ -12,6 +12,7 @@ from bitfusiond.core.patch import Operation, pointer
 from bitfusiond.core.request import GpuContainer
 from bitfusiond.core.template import Template
 
+_SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
 _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
 
 
@@ -52,7 +53,7 @@ def gpu_container(
     container: GpuContainer, client: Client, template: Template, renamed: Mapping[str, str], problems: list[str]
 ) -> list[Operation]:
     """Environment, mounts and shares of one GPU container; its command is another module's."""
-    base = pointer("spec", container.group, container.index)
+    base = container.pointer
     _check_mounts(container, template, problems)
     return [
         *_resources(container, base),
@@ -76,9 +77,11 @@ def _resources(container: GpuContainer, base: str) -> list[Operation]:
             operations.append(patch.add(f"{base}/resources/{section}", {names.GPU: str(container.demand.shares)}))
             continue
         operations += [
-            patch.remove(base + pointer("resources", section, key)) for key in values if key in names.REQUEST_RESOURCES
+            patch.remove(f"{base}/resources/{section}{_SEGMENTS[key]}")
+            for key in values
+            if key in names.REQUEST_RESOURCES
         ]
-        operations.append(patch.add(base + pointer("resources", section, names.GPU), str(container.demand.shares)))
+        operations.append(patch.add(f"{base}/resources/{section}{_SEGMENTS[names.GPU]}", str(container.demand.shares)))
     return operations
 
 

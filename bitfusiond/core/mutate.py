@@ -14,6 +14,8 @@ from bitfusiond.core.patch import Operation, pointer
 from bitfusiond.core.request import GpuContainer, Mode, PodRequest
 from bitfusiond.core.template import Template
 
+_STATUS = pointer("metadata", "annotations", names.STATUS)
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -111,7 +113,7 @@ def _operations(
 ) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
     renamed = injection.volume_names(template, spec, problems)
-    operations = [patch.add(pointer("metadata", "annotations", names.STATUS), names.STATUS_INJECTED)]
+    operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in wanted.containers:
         if mode is not Mode.INJECTION:
             operations += _command(container, client, wanted.filters, problems, warnings)
@@ -138,7 +140,7 @@ def _command(
         return []
     if command.calls_client_inside(words, args):
         warnings.append(f"{container.path}.command: calls bitfusion inside; to call it yourself use mode injection")
-    base = pointer("spec", container.group, container.index)
+    base = container.pointer
     operations = [patch.replace(f"{base}/command", wrapped.command)]
     if "args" in container.raw and not wrapped.keeps_args:
         operations.append(patch.remove(f"{base}/args"))

@@ -68,6 +68,10 @@ class GpuContainer:
     def path(self) -> str:
         return f"spec.{self.group}[{self.index}]"
 
+    @property
+    def pointer(self) -> str:
+        return f"/spec/{self.group}/{self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
