@@ -77,7 +77,7 @@ class SelfManagedCertificate:
         self._lives = lives or Lives()
         self._poll_seconds = poll_seconds
         self._clock = clock
-        self._metrics = _Metrics(metrics)
+        self._metrics = _Metrics(metrics, clock)
         self._no_certificate = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._loaded: ssl.SSLContext | None = None
         self._leaf: rotation.Leaf | None = None
@@ -298,13 +298,20 @@ class _Trouble:
 
 
 class _Metrics:
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
         self._expiry = Gauge(
             "bitfusiond_certificate_expiry_timestamp_seconds",
             "When the serving certificate of this replica, or the CA that signs, expires.",
             ["certificate"],
             registry=registry,
         )
+        self._left = Gauge(
+            "bitfusiond_certificate_expiry_seconds",
+            "Until then, by this machine's clock; below zero when it has expired.",
+            ["certificate"],
+            registry=registry,
+        )
+        self._clock = clock
         self.renewals = Counter(
             "bitfusiond_certificate_renewals_total",
             "Serving certificates and CAs that this replica made, the first ones too.",
@@ -316,3 +323,4 @@ class _Metrics:
 
     def show(self, certificate: str, span: rotation.Span) -> None:
         self._expiry.labels(certificate).set(span.not_after)
+        self._left.labels(certificate).set_function(lambda: span.not_after - self._clock())

@@ -342,6 +342,8 @@ async def test_metrics_tell_the_expiry_of_both_and_what_was_made(
     lives = Lives()
     for which, life in (("ca", lives.ca), ("serving", lives.leaf)):
         assert registry.get_sample_value(expiry, {"certificate": which}) == pytest.approx(clock() + life, abs=10)
+        left = registry.get_sample_value("bitfusiond_certificate_expiry_seconds", {"certificate": which})
+        assert left == pytest.approx(life, abs=10)
         assert registry.get_sample_value(renewals, {"certificate": which}) == 1
 
 
