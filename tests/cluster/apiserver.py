@@ -112,8 +112,8 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
 
 
 @contextmanager
-def started(assets: Path, directory: Path) -> Iterator[APIServer]:
-    """An API server with the programs of ``assets`` and its state in ``directory``."""
+def started(assets: Path, directory: Path, *options: str) -> Iterator[APIServer]:
+    """An API server with the programs of ``assets``, its state in ``directory``, and more ``options`` of its own."""
     client, peer, secure = free_port(), free_port(), free_port()
     (directory / "tokens").write_text(f"{_ADMIN_TOKEN},admin,1,system:masters\n")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -141,6 +141,7 @@ def started(assets: Path, directory: Path) -> Iterator[APIServer]:
         f"--service-account-key-file={directory / 'service-accounts.key'}",
         f"--service-account-signing-key-file={directory / 'service-accounts.key'}",
         "--disable-admission-plugins=ServiceAccount",
+        *options,
     ]
     program = Program(apiserver, directory / "apiserver.log")
     server = APIServer(f"https://127.0.0.1:{secure}", directory / "apiserver.crt", _ADMIN_TOKEN, program)

@@ -1,0 +1,106 @@
+"""Pods created at a steady rate, whatever the answers: what a rolling restart must not disturb."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from bitfusiond.core import names
+from tests.cluster.apiserver import APIServer
+from tests.pods import pod
+
+# Every so many-th pod is stored, the others are dry runs: etcd stays small.
+_STORED_EVERY = 10
+_CLIENTS = 16
+
+
+@dataclass
+class Load:
+    """What became of the pods. ``seconds`` are counted from when each was due, so that no wait is left out."""
+
+    stored: int = 0
+    seconds: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds."""
+        ordered = sorted(self.seconds)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000
+
+    def summary(self) -> str:
+        return (
+            f"{len(self.seconds)} pods ({self.stored} stored), {len(self.failures)} refused,"
+            f" p50 {self.percentile(0.5):.1f} ms, p99 {self.percentile(0.99):.1f} ms,"
+            f" longest {self.percentile(1):.1f} ms"
+        )
+
+
+@contextmanager
+def creating_pods(api: APIServer, namespace: str, rate: float) -> Iterator[Load]:
+    """Create ``rate`` pods a second in ``namespace`` until the block is left."""
+    load, over = Load(), threading.Event()
+    turns = itertools.count()
+    begin = time.monotonic()
+
+    def client() -> None:
+        connection = _connect(api)
+        while not over.is_set():
+            turn = next(turns)
+            due = begin + turn / rate
+            if over.wait(max(0.0, due - time.monotonic())):
+                break
+            dry = turn % _STORED_EVERY != 0
+            try:
+                failure = _create(api, connection, namespace, f"pod-{turn}", dry)
+            except (OSError, http.client.HTTPException) as error:
+                failure = f"no answer of the API server: {error!r}"
+                connection.close()
+            with load.lock:
+                load.seconds.append(time.monotonic() - due)
+                load.stored += not dry
+                if failure is not None:
+                    load.failures.append(f"{time.strftime('%H:%M:%S')} {failure}")
+        connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _connect(api: APIServer) -> http.client.HTTPSConnection:
+    context = ssl.create_default_context(cafile=str(api.ca))
+    context.check_hostname = False
+    host = urlsplit(api.url)
+    return http.client.HTTPSConnection(host.hostname or "", host.port, timeout=30, context=context)
+
+
+def _create(
+    api: APIServer, connection: http.client.HTTPSConnection, namespace: str, name: str, dry: bool
+) -> str | None:
+    """Why the pod was refused; None where it is stored as a pod of ours."""
+    document = pod()
+    document["metadata"]["name"] = name
+    path = f"/api/v1/namespaces/{namespace}/pods" + ("?dryRun=All" if dry else "")
+    headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
+    connection.request("POST", path, json.dumps(document), headers)
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    if answer.status != 201:
+        return f"{answer.status} {body.get('message')}"
+    injected = body["metadata"].get("annotations", {}).get(names.STATUS) == names.STATUS_INJECTED
+    return None if injected else "admitted without our changes"
