@@ -10,6 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -189,7 +190,7 @@ class Replica:
         return self.review("/mutate", namespace, document or pod())
 
     def validate(self, shares: int) -> str:
-        """The verdict on a pod that was injected, and whose template's mode asks for no more than the resource."""
+        """The verdict on a pod of which only what nodes have decides: status injected, but mode none."""
         limits = {names.GPU: str(shares)}
         given = pod(container(limits), mode="none", annotations={names.STATUS: names.STATUS_INJECTED})
         return self.review("/validate", "team", given)
@@ -345,7 +346,8 @@ def without(cluster: Cluster, resource: str) -> Iterator[None]:
 
 
 def copies_told(cluster: Cluster, one: Replica) -> bool:
-    space = cluster.namespace("without-copies")
+    # A new one each time: RBAC takes up a change a moment later, and a copy that is there is not made again.
+    space = cluster.namespace(f"without-copies-{time.monotonic_ns()}")
     return "administrator must apply the ClusterRole of bitfusiond again" in one.mutate(space)
 
 
