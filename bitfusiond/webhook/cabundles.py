@@ -58,17 +58,25 @@ class Held(NamedTuple):
 
 
 Read = Mapping[Target, Held | None]
-"""None: the configuration, or our webhook in it, does not exist."""
+"""None: the configuration, or our webhook in it, does not exist, or calls another installation."""
 
 
-async def read(cluster: Cluster, target: Target) -> Held | None:
+async def read(cluster: Cluster, target: Target, namespace: str) -> Held | None:
+    """What the API server trusts when it calls the webhook in ``namespace``; None if it does not call that one.
+
+    Two installations know the configurations by the same names. Only the one whose Service is called writes its CA:
+    else each would put its own in place of the other's, for ever, and every second pod would be refused.
+    """
     try:
         configuration = await cluster.get(target.resource, None, target.name)
     except NotFoundError:
         return None
     for webhook in configuration.get("webhooks") or ():
         if webhook.get("name") == target.webhook:
-            return Held(_decoded((webhook.get("clientConfig") or {}).get("caBundle")), configuration["metadata"])
+            client = webhook.get("clientConfig") or {}
+            if (client.get("service") or {}).get("namespace", namespace) != namespace:
+                return None
+            return Held(_decoded(client.get("caBundle")), configuration["metadata"])
     return None
 
 

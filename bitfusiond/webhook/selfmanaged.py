@@ -153,7 +153,7 @@ class SelfManagedCertificate:
 
     async def _look(self) -> bool:
         """Read everything, do what is next; whether to look again at once, since this or another replica wrote."""
-        found = {target: await cabundles.read(self._cluster, target) for target in self._targets}
+        found = {target: await cabundles.read(self._cluster, target, self._namespace) for target in self._targets}
         self._bundles = {target.name: _ids(held.certificates) if held else None for target, held in found.items()}
         stored = await self._read_secret()
         vault = self._decode(stored)

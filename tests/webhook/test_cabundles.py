@@ -24,7 +24,7 @@ def stored(cluster: Cluster) -> Object:
 async def test_a_late_writer_cannot_put_an_earlier_ca_bundle_over_a_later_one() -> None:
     cluster = Cluster(NAMESPACE)
     put_configurations(cluster)
-    found = {MUTATE: await cabundles.read(cluster, MUTATE)}
+    found = {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}
     assert await cabundles.write(cluster, found, b"later")
     assert await cabundles.write(cluster, found, b"earlier")  # something to be read again
     assert ca_bundle(stored(cluster)) == b"later"
@@ -33,7 +33,7 @@ async def test_a_late_writer_cannot_put_an_earlier_ca_bundle_over_a_later_one() 
 async def test_a_configuration_that_was_deleted_meanwhile_does_not_come_back() -> None:
     cluster = Cluster(NAMESPACE)
     put_configurations(cluster)
-    found = {MUTATE: await cabundles.read(cluster, MUTATE)}
+    found = {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}
     cluster.remove(MUTATE.resource, None, MUTATE.name)
     assert await cabundles.write(cluster, found, b"mine")
     assert cluster.find(MUTATE.resource, None, MUTATE.name) is None
@@ -42,10 +42,24 @@ async def test_a_configuration_that_was_deleted_meanwhile_does_not_come_back() -
 async def test_what_is_right_already_is_not_written() -> None:
     cluster = Cluster(NAMESPACE)
     put_configurations(cluster)
-    await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE)}, b"mine")
+    await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}, b"mine")
     cluster.requests.clear()
-    assert not await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE)}, b"mine")
+    assert not await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}, b"mine")
     assert [request.verb for request in cluster.requests] == ["get"]
+
+
+async def test_a_configuration_that_calls_another_installation_is_not_ours_to_write() -> None:
+    cluster = Cluster(NAMESPACE)
+    put_configurations(cluster)
+    assert await cabundles.read(cluster, MUTATE, "another") is None
+
+
+async def test_a_configuration_that_calls_a_url_names_no_namespace_and_is_ours() -> None:
+    cluster = Cluster(NAMESPACE)
+    body = configuration(MUTATE.name, MUTATE.webhook)
+    body["webhooks"][0]["clientConfig"] = {"url": "https://bitfusiond.example/mutate"}
+    cluster.put(MUTATE.resource, body)
+    assert await cabundles.read(cluster, MUTATE, NAMESPACE) is not None
 
 
 @pytest.mark.parametrize("given", [None, "", "!", "Cg=="])
@@ -55,5 +69,5 @@ async def test_what_others_left_in_a_ca_bundle_is_written_over(given: str | None
     if given is not None:
         body["webhooks"][0]["clientConfig"]["caBundle"] = given
     cluster.put(MUTATE.resource, body)
-    await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE)}, b"mine")
+    await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}, b"mine")
     assert stored(cluster)["webhooks"][0]["clientConfig"]["caBundle"] == base64.b64encode(b"mine").decode()
