@@ -88,7 +88,7 @@ class _Life:
         self._kubelet: sockets.Identity | None = None
 
     async def run(self) -> None:
-        """Until cancelled. Raises Failure where the socket cannot be had."""
+        """Until cancelled. Raises Failure where the socket cannot be had, or never again."""
         retry = Retry()
         while True:
             try:
@@ -98,6 +98,10 @@ class _Life:
                     continue
             except FileNotFoundError:
                 # The directory went away under us. It may come back, with a kubelet that is set up anew.
+                if sockets.deleted(self._path.parent):
+                    raise Failure(
+                        f"{self._path.parent} was deleted under its mount: only a new container gets to see a new one"
+                    ) from None
                 if retry.worth_saying("missing"):
                     _log.warning("waiting for the device plugin directory", path=str(self._path.parent))
                 await trio.sleep(POLL_SECONDS)

@@ -59,6 +59,18 @@ def checked(settings: Plugin) -> tuple[Path, Path]:
     return ours, kubelet
 
 
+def deleted(directory: Path) -> bool:
+    """Whether the directory is still here though it was removed.
+
+    A mount outlives the removal of what it shows: nothing can ever be made in there, and one of the same name that is
+    made in its place is another.
+    """
+    try:
+        return directory.stat().st_nlink == 0
+    except OSError:
+        return False
+
+
 async def listen(path: Path) -> socket.socket:
     """A unix socket that listens at ``path``, in place of one that a crashed run left behind.
 
