@@ -40,9 +40,10 @@ class Servicer(DevicePluginBase):
         self._changed = Bell()
         self._closing = False
         self._streams = 0
-        self._last_seen = 0.0
+        self._last_seen = time.monotonic()
         metrics.show_table(table)
-        metrics.kubelet_last_seen.set_function(lambda: self.last_seen)
+        metrics.show_health(table.health, "not probed")
+        metrics.kubelet_unseen.set_function(self._unseen_seconds)
 
     @property
     def table(self) -> DeviceTable:
@@ -53,18 +54,13 @@ class Servicer(DevicePluginBase):
         """How many ListAndWatch streams are open. The kubelet keeps one for as long as it knows of this plugin."""
         return self._streams
 
-    @property
-    def last_seen(self) -> float:
-        """When the kubelet was last known to be there, in seconds since the epoch: now, while a stream is open."""
-        if self._streams:
-            self.seen()
-        return self._last_seen
-
     def seen(self) -> None:
-        self._last_seen = time.time()
+        """The kubelet has just shown that it is there."""
+        self._last_seen = time.monotonic()
 
     def change_health(self, health: Health, reason: str) -> None:
         """Set the health of every device; each open stream gets the new list if that changes anything."""
+        self._metrics.show_health(health, reason)
         table = DeviceTable(self._table.size, health)
         changed = table.changed_since(self._table)
         if not changed:
@@ -83,6 +79,11 @@ class Servicer(DevicePluginBase):
         """End every ListAndWatch stream, and any that is opened from now on."""
         self._closing = True
         self._changed.ring()
+
+    def _unseen_seconds(self) -> float:
+        if self._streams:
+            self.seen()
+        return time.monotonic() - self._last_seen
 
     async def GetDevicePluginOptions(self, stream: Stream[api.Empty, api.DevicePluginOptions]) -> None:  # noqa: N802
         await stream.recv_message()

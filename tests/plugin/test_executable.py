@@ -109,13 +109,18 @@ async def test_it_registers_answers_and_on_sigterm_removes_its_socket_and_exits_
     assert [line["event"] for line in process.lines] == ["observing", "serving", "registered", "stopping"]
 
 
+async def unseen_seconds(address: str) -> float:
+    metrics = (await get(address, "/metrics"))[1].splitlines()
+    return next(float(line.split()[1]) for line in metrics if line.startswith("bitfusiond_plugin_kubelet_unseen"))
+
+
 async def test_ready_means_registered_with_the_present_kubelet_and_metrics_count(directory: Path) -> None:
     async with plugin(directory) as process:
         address = (await process.event("observing"))["address"]
         await process.event("waiting for the kubelet")
         assert await get(address, "/healthz") == (200, "ok\n")
         assert await get(address, "/readyz") == (503, "not ready: not registered with the kubelet yet\n")
-        assert "bitfusiond_plugin_kubelet_last_seen_timestamp_seconds 0.0" in (await get(address, "/metrics"))[1]
+        assert await unseen_seconds(address) > 0
         async with Kubelet(directory) as kubelet:
             await process.event("registered")
             assert await get(address, "/readyz") == (200, "ok\n")
@@ -126,17 +131,21 @@ async def test_ready_means_registered_with_the_present_kubelet_and_metrics_count
                 "bitfusiond_plugin_registered 1.0",
                 'bitfusiond_plugin_devices{health="Healthy"} 1000.0',
                 'bitfusiond_plugin_devices{health="Unhealthy"} 0.0',
+                'bitfusiond_plugin_health{health="Healthy",reason="not probed"} 1.0',
                 "bitfusiond_plugin_allocations_total 2.0",
                 "bitfusiond_plugin_shares_allocated_total 4.0",
                 "bitfusiond_plugin_servers_conf_errors_total 0.0",
             ):
                 assert line in metrics
-            (seen,) = [line.split()[1] for line in metrics if line.startswith("bitfusiond_plugin_kubelet_last_seen")]
-            assert float(seen) > 1_600_000_000
+            await trio.sleep(0.5)
+            assert await unseen_seconds(address) < 0.1  # the kubelet says nothing, but its stream is open
             kubelet.socket.unlink()
             await process.event("kubelet socket changed")
             assert await get(address, "/readyz") == (503, "not ready: there is no kubelet.sock\n")
-            await kubelet.restart()
+            await kubelet.stop()
+            await trio.sleep(0.5)
+            assert 0.4 < await unseen_seconds(address) < SECONDS
+            await kubelet.start()
             await process.event("registered", 2)
             assert await get(address, "/readyz") == (200, "ok\n")
             assert "bitfusiond_plugin_registrations_total 2.0" in (await get(address, "/metrics"))[1]

@@ -10,10 +10,11 @@ import trio.testing
 from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
-from bitfusiond.core.devices import Health
+from bitfusiond.core.devices import DeviceTable, Health
 from bitfusiond.plugin import health
 from bitfusiond.plugin.health import Prober
 from bitfusiond.plugin.metrics import Metrics
+from bitfusiond.plugin.servicer import Servicer
 from tests.fakes.kubelet import Kubelet
 from tests.plugin.conftest import Events, RunPlugin
 
@@ -234,3 +235,18 @@ async def test_a_name_that_cannot_be_looked_up_is_a_server_that_does_not_answer(
     conf.write_text(f"servers:\n- addresses:\n  - {'x' * 70}.invalid:1\n  - 127.0.0.1:1\n")
     async with Kubelet(directory) as kubelet, run_plugin(servers_conf=str(conf), interval="0.1"):
         await kubelet.wait_health("Unhealthy")
+
+
+def test_the_reason_for_the_health_is_one_series_that_follows_each_report() -> None:
+    registry = CollectorRegistry()
+    servicer = Servicer(DeviceTable(3), Metrics(registry))
+
+    def shown() -> list[dict[str, str]]:
+        families = [each for each in registry.collect() if each.name == "bitfusiond_plugin_health"]
+        return [sample.labels for sample in families[0].samples]
+
+    assert shown() == [{"health": "Healthy", "reason": "not probed"}]
+    servicer.change_health(Health.HEALTHY, "1 of 2 servers accept connections")
+    assert shown() == [{"health": "Healthy", "reason": "1 of 2 servers accept connections"}]
+    servicer.change_health(Health.UNHEALTHY, "none does")
+    assert shown() == [{"health": "Unhealthy", "reason": "none does"}]

@@ -175,6 +175,21 @@ async def test_it_survives_the_directory_being_removed_and_made_anew(
             assert len(await kubelet.devices()) == 1000
 
 
+async def test_a_directory_that_was_deleted_under_its_mount_ends_the_plugin(
+    directory: Path, run_plugin: RunPlugin
+) -> None:
+    """An open directory stands in for the mount of a container: it too outlives its name."""
+    opened = os.open(directory, os.O_PATH)
+    try:
+        with pytest.RaisesGroup(pytest.RaisesExc(Failure, match="deleted under its mount"), flatten_subgroups=True):
+            async with run_plugin(device_plugin_dir=f"/proc/self/fd/{opened}"):
+                await until((directory / "bitfusion.io").exists)
+                shutil.rmtree(directory)
+                await trio.sleep(10)
+    finally:
+        os.close(opened)
+
+
 async def test_an_error_inside_a_session_begins_a_new_one(
     directory: Path, run_plugin: RunPlugin, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
