@@ -192,12 +192,13 @@ def test_nodes_bound_what_a_pod_may_ask_for_and_a_thousand_of_them_cost_an_admis
         with pytest.raises(Refused, match=r"Resource validation failed: the pod asks for 2000 of bitfusion.io/gpu"):
             api.create(pods(team), named("large", mode="all", containers=[large]))
         seconds = []
-        lines = len(webhook.logged())
+        lines = len(webhook.said("admission"))
         for number in range(50):
             began = time.perf_counter()
             api.create(pods(team), named(f"pod-{number}"))
             seconds.append(time.perf_counter() - began)
-        logged = webhook.logged()[lines:]
+        logged = webhook.said("admission")[lines:]
+        print(f"\n1,000 nodes: median of 50 admissions {sorted(seconds)[25] * 1000:.1f} ms")  # noqa: T201 - with -s
         assert sorted(seconds)[25] < 0.1
         assert len(logged) == 100, "one line for /mutate, one for /validate"
         assert max(len(json.dumps(line)) for line in logged) < 1000
