@@ -29,7 +29,7 @@ API_VERSION = "v1beta1"
 # when the directory itself is removed and made anew, it does not see what happens through every kind of mount, and its
 # queue can overflow. At this rate a restarted kubelet has its devices back within a second, for less than a tenth of
 # a percent of a core on every node.
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.75
 # The kubelet calls back on our socket while we wait, and gives that 10 s itself.
 REGISTER_SECONDS = 12.0
 CHECK_SECONDS = 5.0

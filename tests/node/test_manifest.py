@@ -70,7 +70,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def daemon(node: Node, image: str) -> Iterator[Daemon]:
     """The manifest, applied with another image, and its pod ready; deleted at the end."""
     document = yaml.safe_load(_MANIFEST.read_text())
@@ -116,22 +116,6 @@ def test_its_process_is_root_without_capabilities_on_a_file_system_that_it_canno
     assert not any("serviceaccount" in mount[4] for mount in mounts)
 
 
-def test_the_pod_registers_again_after_a_restart_of_the_kubelet(restartable: Node, daemon: Daemon) -> None:
-    restartable.restart_kubelet()
-    wait_until(lambda: daemon.metric("registrations_total") == 2, "the pod registers again")
-    restartable.wait_registered()
-    assert daemon.status.restart_count == 0
-
-
-def test_the_pod_gets_the_new_directory_when_the_old_one_was_deleted(restartable: Node, daemon: Daemon) -> None:
-    """Its mount shows the deleted one for as long as the container lives, so the container must end."""
-    shutil.rmtree(DIRECTORY)
-    restartable.restart_kubelet()
-    wait_until(lambda: daemon.status is not None and daemon.status.restart_count > 0, "a new container", 90)
-    restartable.wait_registered()
-    daemon.wait_ready()
-
-
 def test_the_pod_probes_the_servers_of_the_token_secret(node: Node, daemon: Daemon) -> None:
     secret = {
         "metadata": {"name": _SERVERS},
@@ -145,3 +129,20 @@ def test_the_pod_probes_the_servers_of_the_token_secret(node: Node, daemon: Daem
         node.wait_allocatable("0")
     finally:
         node.core.delete_namespaced_secret(_SERVERS, _NAMESPACE)
+
+
+def test_the_pod_registers_again_after_a_restart_of_the_kubelet(restartable: Node, daemon: Daemon) -> None:
+    before = daemon.metric("registrations_total")
+    restartable.restart_kubelet()
+    wait_until(lambda: daemon.metric("registrations_total") == before + 1, "the pod registers again")
+    restartable.wait_registered()
+    assert daemon.status.restart_count == 0
+
+
+def test_the_pod_gets_the_new_directory_when_the_old_one_was_deleted(restartable: Node, daemon: Daemon) -> None:
+    """Its mount shows the deleted one for as long as the container lives, so the container must end. Keep it last."""
+    shutil.rmtree(DIRECTORY)
+    restartable.restart_kubelet()
+    wait_until(lambda: daemon.status is not None and daemon.status.restart_count > 0, "a new container", 90)
+    restartable.wait_registered()
+    daemon.wait_ready()
