@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.bench import core, startup
+from tests.bench import core, plugin, startup
 from tests.bench.measure import Figure
 
-_ALL = {"core": core.figures, "startup": startup.figures}
+_ALL = {"core": core.figures, "startup": startup.figures, "plugin": plugin.figures}
 
 
 def main() -> None:
@@ -25,13 +25,27 @@ def main() -> None:
     for name in chosen.names or _ALL:
         for figure in _ALL[name]():
             figures.append(figure)
-            spread = f"{figure.ratio_low:.2f}..{figure.ratio_high:.2f}"
-            print(
-                f"{figure.name:44} {figure.ours:8.1f} {figure.unit:6} {figure.baseline:8.1f} {figure.unit:6} "
-                f" {figure.ratio:6.2f}  {spread}  against {figure.baseline_name}"
-            )
+            print(_row(figure))
     if chosen.json:
         chosen.json.write_text(json.dumps([figure.as_json() for figure in figures], indent=2) + "\n")
+
+
+def _row(figure: Figure) -> str:
+    row = f"{figure.name:44} {_number(figure.ours):>8} {figure.unit:6} "
+    if figure.baseline is not None:
+        row += f"{_number(figure.baseline):>8} {figure.unit:6} "
+    if figure.ratio is not None:
+        spread = f"{figure.ratio_low:.2f}..{figure.ratio_high:.2f}"
+        row += f" {figure.ratio:6.2f}  {spread} "
+    if figure.baseline_name is not None:
+        row += f" against {figure.baseline_name}"
+    if figure.aim is not None:
+        row += f"  aim: below {figure.aim:g}"
+    return row
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value >= 1 else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -12,39 +12,51 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row: medians of ``ours`` and ``baseline`` in ``unit``, and the spread of the rounds' ratios."""
+    """One row: the median of ``ours`` in ``unit``.
+
+    With a baseline its median, and the median and spread of the rounds' ratios where there are any: a baseline may be
+    nothing at all. With an ``aim`` ours is meant to be below it.
+    """
 
     name: str
     unit: str
     ours: float
-    baseline_name: str
-    baseline: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
+    baseline_name: str | None = None
+    baseline: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    aim: float | None = None
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def compare(
-    name: str, unit: str, ours: Callable[[], float], baseline_name: str, baseline: Callable[[], float], rounds: int = 9
+    name: str,
+    unit: str,
+    ours: Callable[[], float],
+    baseline_name: str,
+    baseline: Callable[[], float],
+    rounds: int = 9,
+    aim: float | None = None,
 ) -> Figure:
     """Take ``ours()`` and ``baseline()`` in turn; each returns one measurement in ``unit``.
 
     The first pair is thrown away.
     """
     pairs = [(ours(), baseline()) for _ in range(rounds + 1)][1:]
-    ratios = sorted(one / other for one, other in pairs)
+    ratios = sorted(one / other for one, other in pairs if other)
     return Figure(
         name,
         unit,
         statistics.median(one for one, _ in pairs),
         baseline_name,
         statistics.median(other for _, other in pairs),
-        statistics.median(ratios),
-        ratios[0],
-        ratios[-1],
+        statistics.median(ratios) if ratios else None,
+        ratios[0] if ratios else None,
+        ratios[-1] if ratios else None,
+        aim,
     )
 
 
