@@ -15,7 +15,7 @@ import trio
 from bitfusiond.core import names, quantity
 from bitfusiond.core.raw import mapping
 from bitfusiond.webhook.cluster import NODES, Change, Cluster, Object
-from bitfusiond.webhook.follow import WatchState, follow
+from bitfusiond.webhook.cluster.follow import WatchState, follow
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 

@@ -15,8 +15,8 @@ from bitfusiond.core.mutate import Configuration
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
-from bitfusiond.webhook.certificates import FileCertificate
-from bitfusiond.webhook.selfmanaged import SelfManagedCertificate
+from bitfusiond.webhook.certificates.files import FileCertificate
+from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from bitfusiond.webhook.surroundings import InCluster, NoCluster, WatchMetrics
 
 _log = logs.Log("webhook")
@@ -112,7 +112,7 @@ async def _around(
             raise ConfigurationError("--tls-cert and --tls-key are required with --kubeconfig none: give two PEM files")
         return files, NoCluster(), []
     # The client takes half a second and 20 MB: not for those who want none.
-    from bitfusiond.webhook import apiserver  # noqa: PLC0415
+    from bitfusiond.webhook.cluster import apiserver  # noqa: PLC0415
 
     cluster = apiserver.connect(settings.kubeconfig)
     surroundings = InCluster(cluster, settings, metrics)

@@ -12,10 +12,10 @@ from bitfusiond.core.review import Review
 from bitfusiond.core.validate import Largest
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.cluster import Cluster
+from bitfusiond.webhook.cluster.follow import WatchState
 from bitfusiond.webhook.events import Events
-from bitfusiond.webhook.follow import WatchState
 from bitfusiond.webhook.nodes import Nodes
-from bitfusiond.webhook.replication import Replication
+from bitfusiond.webhook.tokens.replication import Replication
 
 
 class NoCluster:

@@ -19,10 +19,10 @@ from bitfusiond import serving
 from bitfusiond.core.rotation import Lives
 from bitfusiond.serving import Receive, Scope, Send
 from bitfusiond.settings import Address
-from bitfusiond.webhook import apiserver, authority
-from bitfusiond.webhook.cabundles import FIELD_MANAGER, Target
-from bitfusiond.webhook.cluster import MUTATING, VALIDATING, Resource
-from bitfusiond.webhook.selfmanaged import SelfManagedCertificate
+from bitfusiond.webhook.certificates import authority
+from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
+from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
+from bitfusiond.webhook.cluster import MUTATING, VALIDATING, Resource, apiserver
 from tests.cluster.apiserver import APIServer, Refused
 from tests.webhook.handshakes import ca_bundle, shake
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitfusiond.webhook.apiserver import connect
 from bitfusiond.webhook.cluster import (
     MUTATING,
     NODES,
@@ -23,6 +22,7 @@ from bitfusiond.webhook.cluster import (
     NotFoundError,
     Object,
 )
+from bitfusiond.webhook.cluster.apiserver import connect
 from tests.cluster.apiserver import APIServer, Refused
 from tests.fakes.cluster import FakeCluster
 

@@ -25,8 +25,8 @@ import yaml
 
 from bitfusiond.core import names
 from bitfusiond.core.copies import TOKENS
-from bitfusiond.webhook.cabundles import TARGETS, Target
-from bitfusiond.webhook.selfmanaged import SECRET
+from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
+from bitfusiond.webhook.certificates.selfmanaged import SECRET
 from tests.cluster import grants
 from tests.cluster.apiserver import APIServer, Refused, started
 from tests.cluster.grants import Grant, Request

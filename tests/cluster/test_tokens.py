@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond.core import names
 from bitfusiond.core.copies import BY_SECRET, TOKENS
-from bitfusiond.webhook.apiserver import connect
-from bitfusiond.webhook.replication import ENSURE_SECONDS, Replication
+from bitfusiond.webhook.cluster.apiserver import connect
+from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
 from tests.cluster.apiserver import APIServer
 
 Rule = dict[str, list[str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitfusiond.webhook.cabundles import TARGETS
+from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.cluster import ConflictError, Object, Resource
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.cluster_rules import Key

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from bitfusiond.core import rotation
 from bitfusiond.core.rotation import AddNext, Drop, Lives, Promote, StartOver
-from bitfusiond.webhook import authority
-from bitfusiond.webhook.authority import BrokenError, Vault
+from bitfusiond.webhook.certificates import authority
+from bitfusiond.webhook.certificates.authority import BrokenError, Vault
 
 NOW = 1_800_000_000.0
 LIVES = Lives()

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from bitfusiond.webhook import cabundles
-from bitfusiond.webhook.cabundles import TARGETS
+from bitfusiond.webhook.certificates import cabundles
+from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.cluster import Object
 from tests.webhook.configured import NAMESPACE, Cluster, configuration, put_configurations
 from tests.webhook.handshakes import ca_bundle

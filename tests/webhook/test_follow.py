@@ -12,8 +12,6 @@ import pytest
 import trio
 import trio.testing
 
-from bitfusiond.webhook import backoff
-from bitfusiond.webhook.backoff import Backoff, Outages
 from bitfusiond.webhook.cluster import (
     NODES,
     SECRETS,
@@ -22,8 +20,10 @@ from bitfusiond.webhook.cluster import (
     Object,
     Resource,
     UnavailableError,
+    backoff,
 )
-from bitfusiond.webhook.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
+from bitfusiond.webhook.cluster.backoff import Backoff, Outages
+from bitfusiond.webhook.cluster.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
 from tests.fakes.cluster import FakeCluster
 
 AWAY = UnavailableError("connection refused")

@@ -11,9 +11,8 @@ import pytest
 import trustme
 
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.webhook import kubeconfig
-from bitfusiond.webhook.cluster import ConflictError, UnavailableError
-from bitfusiond.webhook.status import error_of
+from bitfusiond.webhook.cluster import ConflictError, UnavailableError, kubeconfig
+from bitfusiond.webhook.cluster.status import error_of
 
 GOOD: dict[str, Any] = {
     "current-context": "c",

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from bitfusiond.core import names
 from bitfusiond.core.copies import TOKENS
 from bitfusiond.webhook.cluster import SECRETS, ConflictError, ForbiddenError, InvalidError, UnavailableError
-from bitfusiond.webhook.replication import ENSURE_SECONDS, Replication
+from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.tokens import CA, CLIENT, HOME, put_sources, running, secret, value, values, writes
 

@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from bitfusiond.core import names
 from bitfusiond.core.copies import TOKENS
-from bitfusiond.webhook import replication
 from bitfusiond.webhook.cluster import SECRETS, UnavailableError
+from bitfusiond.webhook.tokens import replication
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.conftest import Events
 from tests.webhook.tokens import CA, CLIENT, HOME, SERVERS, put_sources, running, secret, value, values, writes

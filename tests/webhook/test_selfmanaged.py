@@ -20,15 +20,15 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond import serving
 from bitfusiond.core.rotation import Lives
-from bitfusiond.webhook import authority, selfmanaged
-from bitfusiond.webhook.cabundles import TARGETS
+from bitfusiond.webhook.certificates import authority, selfmanaged
+from bitfusiond.webhook.certificates.cabundles import TARGETS
+from bitfusiond.webhook.certificates.selfmanaged import SECRET, SelfManagedCertificate
 from bitfusiond.webhook.cluster import (
     MUTATING,
     SECRETS,
     ForbiddenError,
     UnavailableError,
 )
-from bitfusiond.webhook.selfmanaged import SECRET, SelfManagedCertificate
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.configured import Cluster, configuration, put_configurations
 from tests.webhook.handshakes import ca_bundle, shake

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond.core.copies import TOKENS, Token
 from bitfusiond.webhook.cluster import SECRETS, Object
-from bitfusiond.webhook.replication import Replication
+from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.cluster import FakeCluster
 
 HOME = "kube-system"

@@ -24,9 +24,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from bitfusiond import logs, serving
 from bitfusiond.core import rotation
 from bitfusiond.core.rotation import Lives
-from bitfusiond.webhook import authority, cabundles
-from bitfusiond.webhook.authority import BrokenError, Vault
-from bitfusiond.webhook.cabundles import TARGETS, Target
+from bitfusiond.webhook.certificates import authority, cabundles
+from bitfusiond.webhook.certificates.authority import BrokenError, Vault
+from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
 from bitfusiond.webhook.cluster import (
     SECRETS,
     Cluster,
@@ -36,7 +36,7 @@ from bitfusiond.webhook.cluster import (
     Object,
     Resource,
 )
-from bitfusiond.webhook.follow import WatchState, follow
+from bitfusiond.webhook.cluster.follow import WatchState, follow
 
 SECRET = "bwki-webhook-certs"  # noqa: S105 - a name
 SERVICE = "bwki-webhook-svc"

@@ -12,7 +12,7 @@ from bitfusiond.webhook.cluster import (
     NotFoundError,
     UnavailableError,
 )
-from bitfusiond.webhook.inventory import Inventory, Key
+from bitfusiond.webhook.tokens.inventory import Inventory, Key
 
 # Each conflict means that another replica, or a person, wrote in between; after one of theirs the copy mostly is right.
 _CONFLICTS = 5

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import trio
 
 from bitfusiond import logs
-from bitfusiond.webhook.backoff import Backoff, Outages
 from bitfusiond.webhook.cluster import (
     Change,
     Cluster,
@@ -20,6 +19,7 @@ from bitfusiond.webhook.cluster import (
     Resource,
     UnavailableError,
 )
+from bitfusiond.webhook.cluster.backoff import Backoff, Outages
 
 _log = logs.Log("follow")
 

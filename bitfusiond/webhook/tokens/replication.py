@@ -24,10 +24,10 @@ from bitfusiond import logs
 from bitfusiond.core import copies, names
 from bitfusiond.core.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.webhook.cluster import SECRETS, Change, Cluster, Object
-from bitfusiond.webhook.copying import Problem, bring
-from bitfusiond.webhook.follow import WatchState, follow
-from bitfusiond.webhook.inventory import SOURCE_NAMES, Inventory, Key
-from bitfusiond.webhook.replication_metrics import Metrics
+from bitfusiond.webhook.cluster.follow import WatchState, follow
+from bitfusiond.webhook.tokens.copying import Problem, bring
+from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
+from bitfusiond.webhook.tokens.metrics import Metrics
 
 ENSURE_SECONDS = 5.0  # for all that an admission waits for; the API server gives a webhook 10 s by default
 LISTED_SECONDS = 2.0  # of these, for the first lists

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from bitfusiond import logs
-from bitfusiond.webhook import authority
+from bitfusiond.webhook.certificates import authority
 from bitfusiond.webhook.cluster import (
     MUTATING,
     VALIDATING,

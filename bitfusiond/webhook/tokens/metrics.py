@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from bitfusiond.core.copies import State
-from bitfusiond.webhook.inventory import Inventory
+from bitfusiond.webhook.tokens.inventory import Inventory
 
 
 class Metrics(Collector):

@@ -1,0 +1,1 @@
+"""Token Secrets in the namespaces that need them."""
