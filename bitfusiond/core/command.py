@@ -84,10 +84,12 @@ def _argument_list(argv: list[str], client: Sequence[str]) -> list[str]:
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
     before, script, after = argv[:index], argv[index], argv[index + 1 :]
-    start, end = shell.first_program(script)
-    if _is_client(script[start:end]) and (shell.is_plain(script.strip()) or _RUN.match(script, end)):
-        return [*before, script[:start] + shlex.quote(client[0]) + script[end:], *after]
-    if shell.is_plain(script.strip()):
+    plain = shell.is_plain(script.strip())
+    if _CLIENT in script:
+        start, end = shell.first_program(script)
+        if _is_client(script[start:end]) and (plain or _RUN.match(script, end)):
+            return [*before, script[:start] + shlex.quote(client[0]) + script[end:], *after]
+    if plain:
         return [*before, f"{shlex.join(client)} {script.strip()}", *after]
     return [*client, *before, script, *after]
 
