@@ -112,7 +112,7 @@ def load(text: str) -> list[Any]:
         for node in yaml.compose_all(text, Loader=_SafeLoader):
             if node is not None and _size(node, {}) > _LARGEST:
                 raise ValueError(f"not YAML: its aliases expand to more than {_LARGEST} values")
-        documents = list(yaml.load_all(text, Loader=_Loader))
+        documents = _construct(text)
         return [json.loads(json.dumps(document)) for document in documents if document is not None]
     except yaml.YAMLError as error:
         if _NO_BREAK_SPACE.search(text):
@@ -124,6 +124,14 @@ def load(text: str) -> list[Any]:
         raise ValueError("not YAML: nested too deeply") from None
     except TypeError as error:
         raise ValueError(f"not JSON: {error}") from None
+
+
+def _construct(text: str) -> list[Any]:
+    try:
+        return list(yaml.load_all(text, Loader=_Loader))
+    except (LookupError, AttributeError, ValueError):
+        # PyYAML's own way of meeting `!!bool x`, `!!int ""` or 5,000 digits; its words may repeat the value.
+        raise ValueError("not YAML: a value does not fit its tag") from None
 
 
 def _check(text: str) -> None:

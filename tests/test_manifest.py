@@ -219,3 +219,12 @@ def test_aliases_of_aliases_are_bounded() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
         manifest.load("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x: !!bool hidden", "x: !!timestamp hidden", 'x: !!int ""', 'x: !!float ""', "!!bool x: 1", f"x: {'1' * 5000}"],
+)
+def test_a_value_that_does_not_fit_its_tag_is_an_error_that_does_not_repeat_it(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^not YAML: a value does not fit its tag$"):
+        manifest.load(text)

@@ -72,7 +72,9 @@ class Prober:
             # and from YAML's own words only the part before the value is kept.
             self._broken(f"malformed: {str(error).partition(': ')[0]}")
         else:
-            self._text, self._servers, self._problem, self._failed_rounds = text, servers, None, 0
+            if servers != self._servers:
+                self._failed_rounds = 0
+            self._text, self._servers, self._problem = text, servers, None
             _log.info("servers.conf read", path=str(self._path), servers=len(servers))
 
     def _broken(self, problem: str) -> None:

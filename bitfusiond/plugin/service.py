@@ -165,9 +165,14 @@ class _Life:
                 retry.reset()
             if self._servicer.streams:
                 watched = trio.current_time()
+                if registered:
+                    retry.reset()  # not before: a kubelet that accepts us and never watches is one more failure
             if registered and trio.current_time() - watched > UNWATCHED_SECONDS:
-                _log.warning("kubelet does not watch the devices", seconds=UNWATCHED_SECONDS)
-                self._not_registered("the kubelet does not watch the devices")
+                problem = "the kubelet does not watch the devices"
+                if retry.worth_saying(problem):
+                    _log.warning("kubelet does not watch the devices", seconds=UNWATCHED_SECONDS)
+                self._not_registered(problem)
+                retry.failed()
                 registered = False
             if kubelet and not registered and retry.due():
                 registered = await self._register(retry)
@@ -191,7 +196,6 @@ class _Life:
             if retry.worth_saying(reason):
                 _log.warning("registration failed", socket=str(self._kubelet_path), error=reason)
             return False
-        retry.reset()
         self._servicer.seen()
         self._metrics.registrations.inc()
         self._metrics.registered.set(1)

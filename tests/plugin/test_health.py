@@ -160,6 +160,8 @@ async def test_the_misprint_of_the_old_readme_is_read_as_it_was_meant(probing: P
         (b"servers:\n- addresses: [hidden:port]\n", "malformed: servers[0].addresses[0]"),
         (b"\xff\xfehidden", "it is not UTF-8 text"),
         (b"hidden", "malformed: it must be a mapping with the key servers"),
+        (b"servers: !!bool hidden", "malformed: not YAML"),
+        (b"x: !!timestamp 2001-01-01T00:00:00+99:99", "malformed: not YAML"),
     ],
 )
 async def test_an_unusable_servers_conf_is_one_error_line_and_keeps_the_last_good_one(
