@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_BINARY = "/usr/bin/bitfusion"
+BINARY = "/usr/bin/bitfusion"  # in every tree
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
 
 
@@ -31,7 +31,7 @@ class Client:
     @property
     def package(self) -> str:
         """The name of the tree: the file name of the package that it was unpacked from."""
-        return posixpath.basename(self.binary_path.removesuffix(_BINARY))
+        return posixpath.basename(self.binary_path.removesuffix(BINARY))
 
     @property
     def wants_reachable(self) -> bool:
@@ -105,9 +105,9 @@ def _client(entry: Any, where: str, problems: list[str]) -> Client | None:
     if len(problems) > before:
         return None
     version, os, binary, library = (str(entry[field]) for field in _FIELDS)
-    tree = binary.removesuffix(_BINARY)
+    tree = binary.removesuffix(BINARY)
     if tree == binary or not tree.startswith("/") or posixpath.basename(tree) in {"", ".", ".."}:
-        problems.append(f"{where}.BinaryPath must be /bitfusion/PACKAGE{_BINARY}, not {binary!r}")
+        problems.append(f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}")
         return None
     if not posixpath.normpath(library).startswith(tree + "/"):
         problems.append(f"{where}.EnvVariable must be a directory below {tree}, not {library!r}")

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from bitfusiond.core import names, quantity, raw, request
+from bitfusiond.core.catalogue import BINARY
 from bitfusiond.core.mutate import Configuration, Refusal, Untouched
 from bitfusiond.core.request import Mode
 
@@ -38,31 +39,24 @@ def validate(pod: dict[str, Any], namespace: str, configuration: Configuration, 
     spec = raw.mapping(pod, "spec", "spec", problems)
     groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
     if mode is not Mode.NONE:
-        binary = _binary_path(annotations, configuration) if mode is Mode.ALL else None
-        _carries_injection(injected, groups, configuration, binary, problems)
+        _carries_injection(injected, groups, configuration, problems, wrapped=mode is Mode.ALL)
     if injected and largest is not None:
         _fits_a_node(groups, largest, problems)
     return Refusal(problems) if problems else Allowed()
-
-
-def _binary_path(annotations: Mapping[str, Any], configuration: Configuration) -> str | None:
-    os, version = (annotations.get(key) for key in (names.CLIENT_OS, names.CLIENT_VERSION))
-    client = (
-        configuration.catalogue.clients.get((os, version)) if isinstance(os, str) and isinstance(version, str) else None
-    )
-    return client.binary_path if client else None
 
 
 def _carries_injection(
     injected: bool,
     groups: Mapping[str, list[dict[str, Any]]],
     configuration: Configuration,
-    binary_path: str | None,
     problems: list[str],
+    *,
+    wrapped: bool,
 ) -> None:
     """What mutation adds must still be there: without it the pod would start without a GPU.
 
-    ``binary_path`` is what the commands of GPU containers must call; None = anything.
+    With ``wrapped`` the commands of GPU containers must call the client: whichever, as the replica that mutated the pod
+    may have had another catalogue a moment ago.
     """
     missing: list[str] = []
     if not injected:
@@ -82,7 +76,7 @@ def _carries_injection(
             missing += [f"{path}.resources still asks for {key}" for key in limits if key in names.REQUEST_RESOURCES]
             if names.GPU in limits:
                 served += 1
-                missing += [f"{path} has no {what}" for what in _lacks(container, paths, binary_path)]
+                missing += [f"{path} has no {what}" for what in _lacks(container, paths, wrapped=wrapped)]
     if not served:
         missing.append(f"no container has {names.GPU}")
     if missing:
@@ -94,15 +88,15 @@ def _carries_injection(
         )
 
 
-def _lacks(container: dict[str, Any], paths: set[str], binary_path: str | None) -> list[str]:
+def _lacks(container: dict[str, Any], paths: set[str], *, wrapped: bool) -> list[str]:
     mounted = raw.names_of(raw.objects(container, "volumeMounts", "", []), "mountPath")
     variables = raw.names_of(raw.objects(container, "env", "", []))
     lacking = [f"mount at {path}" for path in sorted(paths - mounted)]
     if names.LD_LIBRARY_PATH not in variables:
         lacking.append(names.LD_LIBRARY_PATH)
     words = raw.strings(container, "command", "", [])
-    if binary_path is not None and not any(binary_path in word for word in words):
-        lacking.append(f"{binary_path} in its command")
+    if wrapped and not any(BINARY in word for word in words):
+        lacking.append(f"{BINARY} in its command")
     return lacking
 
 

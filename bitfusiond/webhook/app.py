@@ -135,6 +135,8 @@ class Admission:
         try:
             request = review.parse(body)
             answer = await decide(request)
+            if answer.verdict == "refused":
+                self._surroundings.refused(request, answer.message)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
         except RecursionError:
@@ -143,8 +145,6 @@ class Admission:
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
         seconds = time.perf_counter() - began
-        if answer.verdict == "refused":
-            self._surroundings.refused(request, answer.message)
         self._requests.labels(endpoint, answer.verdict, answer.reason).inc()
         self._seconds.labels(endpoint).observe(seconds)
         _log.info(
@@ -184,6 +184,10 @@ class Admission:
                 return _refused(request, "invalid pod", verdict.message)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
+        # Again, and from memory nearly always: a pod that came with its status already was never mutated here.
+        problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
+        if problems:
+            return _refused(request, "no tokens", "; ".join(problems))
         return _Answer(review.allow(request), "allowed", "complete")
 
 

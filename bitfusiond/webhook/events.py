@@ -20,6 +20,7 @@ REASON = "BitfusionRefused"
 QUIET_SECONDS = 600.0
 # Events beyond are dropped: an admission never waits for one.
 QUEUE = 100
+_REMEMBERED = 10_000
 _LONGEST_MESSAGE = 1024  # characters; the API server refuses longer ones
 
 _log = logs.Log("events")
@@ -38,11 +39,13 @@ class Events:
         owner = _controller(request.object)
         if owner is None or request.dry_run:
             return
-        key = hashlib.sha256(f"{owner.get('uid')} {message}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{owner.get('uid')} {message}".encode(errors="replace")).hexdigest()[:16]
         now = trio.current_time()
         if now < self._said.get(key, -QUIET_SECONDS) + QUIET_SECONDS:
             return
-        self._said = {each: said for each, said in self._said.items() if now < said + QUIET_SECONDS} | {key: now}
+        if len(self._said) >= _REMEMBERED:
+            self._said = {each: said for each, said in self._said.items() if now < said + QUIET_SECONDS / 2}
+        self._said[key] = now
         try:
             self._send.send_nowait(self._event(request.namespace, owner, message, key))
         except trio.WouldBlock:

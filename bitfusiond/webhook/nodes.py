@@ -70,8 +70,10 @@ class Nodes:
 
 def _keep(node: Object) -> Object:
     """A Node with nothing but its name and what it has of ours: some 10 KB become a few bytes while a list comes in."""
-    allocatable = mapping(mapping(node, "status", "", []), "allocatable", "", [])
-    ours = {resource: amount for resource, amount in allocatable.items() if resource.startswith(names.DOMAIN)}
+    status = mapping(node, "status", "", [])
+    # Devices that are unhealthy for a while are in the capacity only, and come back.
+    amounts = {**mapping(status, "allocatable", "", []), **mapping(status, "capacity", "", [])}
+    ours = {resource: amount for resource, amount in amounts.items() if resource.startswith(names.DOMAIN)}
     return {"metadata": {"name": node["metadata"]["name"]}, "status": {"allocatable": ours}}
 
 

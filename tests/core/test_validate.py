@@ -12,7 +12,7 @@ from bitfusiond.core import names
 from bitfusiond.core.mutate import Refusal, Untouched
 from bitfusiond.core.validate import Allowed, Largest, Verdict, validate
 from tests import strategies
-from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules
+from tests.pods import NAMESPACE, admitted, container, pod, rules
 
 Pod = dict[str, Any]
 LARGEST = {names.GPU: 1000}
@@ -61,7 +61,7 @@ def _without(change: str) -> Pod:
         ("populate", "spec.initContainers has no populate"),
         ("mounts", "spec.containers[1] has no mount at /etc/bitfusion/tls/ca.crt"),
         ("variable", "spec.containers[1] has no LD_LIBRARY_PATH"),
-        ("command", f"spec.containers[1] has no {BINARY} in its command"),
+        ("command", "spec.containers[1] has no /usr/bin/bitfusion in its command"),
         ("shares", "no container has bitfusion.io/gpu"),
         ("requests", "spec.containers[1].resources still asks for bitfusion.io/gpu-amount"),
     ],

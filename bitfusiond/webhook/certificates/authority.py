@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -114,10 +115,14 @@ def certificates_of(pem: bytes) -> tuple[x509.Certificate, ...]:
     found: dict[str, x509.Certificate] = {}
     for block in _BLOCK.findall(pem):
         try:
-            certificate = x509.load_pem_x509_certificate(block)
-            if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                found.setdefault(fingerprint(certificate), certificate)
-        except (*_UNREADABLE, x509.ExtensionNotFound, x509.DuplicateExtension):
+            with warnings.catch_warnings():  # of certificates that no standard allows
+                warnings.simplefilter("ignore")
+                certificate = x509.load_pem_x509_certificate(block)
+                if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+                    continue
+            str(certificate.subject.rfc4514_string()), certificate.public_key()  # read lazily, and may not be readable
+            found.setdefault(fingerprint(certificate), certificate)
+        except Exception:  # noqa: BLE001, S112 - the library has a class of its own for each odd thing in a certificate
             continue
     return tuple(found.values())
 

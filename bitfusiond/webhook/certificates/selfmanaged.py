@@ -126,8 +126,10 @@ class SelfManagedCertificate:
                 self._wake = trio.Event()
                 try:
                     done = await self._look_until_done()
-                except ClusterError as error:
-                    self._trouble.say(str(error))
+                except Exception as error:  # noqa: BLE001 - what lies in the cluster must not end the daemon
+                    if not isinstance(error, ClusterError):
+                        _log.exception("defect in keeping certificates, please report it")
+                    self._trouble.say(str(error) if isinstance(error, ClusterError) else type(error).__name__)
                     pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
                 else:

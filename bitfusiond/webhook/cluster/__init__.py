@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 Object = dict[str, Any]
 
@@ -32,8 +33,8 @@ class Resource:
         """The URL path of one object, or of the list of a namespace or of the cluster."""
         parts = ["/api", self.version] if not self.group else ["/apis", self.group, self.version]
         if namespace is not None:
-            parts += ["namespaces", namespace]
-        return "/".join([*parts, self.plural, *([name] if name is not None else [])])
+            parts += ["namespaces", quote(namespace, safe="")]
+        return "/".join([*parts, self.plural, *([quote(name, safe="")] if name is not None else [])])
 
 
 SECRETS = Resource("", "v1", "secrets", "Secret", namespaced=True)

@@ -123,7 +123,7 @@ class APIServer:
         self._renew()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
-        return await self._request("GET", resource.path(namespace, name))
+        return _whole(await self._request("GET", resource.path(namespace, name)))
 
     async def list(
         self,
@@ -137,7 +137,12 @@ class APIServer:
         items: list[Object] = []
         while True:
             page = await self._request("GET", resource.path(namespace), query, seconds=PAGE_SECONDS)
-            found = page.pop("items") or []
+            _whole(page)
+            found = page.pop("items", None) or []
+            if not isinstance(found, list):
+                raise _not_kubernetes()
+            for each in found:
+                _whole(each)
             items += found if keep is None else map(keep, found)
             del found
             if not page["metadata"].get("continue"):
@@ -173,10 +178,10 @@ class APIServer:
 
     async def create(self, resource: Resource, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}
-        return await self._request("POST", resource.path(namespace), query, _typed(resource, body))
+        return _whole(await self._request("POST", resource.path(namespace), query, _typed(resource, body)))
 
     async def replace(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
-        return await self._request("PUT", resource.path(namespace, name), {}, _typed(resource, body))
+        return _whole(await self._request("PUT", resource.path(namespace, name), {}, _typed(resource, body)))
 
     async def apply(
         self, resource: Resource, namespace: str | None, name: str, body: Object, *, field_manager: str
@@ -184,7 +189,7 @@ class APIServer:
         query = {"fieldManager": field_manager, "force": "true"}
         body = _typed(resource, {**body, "metadata": {**body.get("metadata", {}), "name": name}})
         content_type = "application/apply-patch+yaml"  # JSON is YAML
-        return await self._request("PATCH", resource.path(namespace, name), query, body, content_type)
+        return _whole(await self._request("PATCH", resource.path(namespace, name), query, body, content_type))
 
     async def delete(
         self, resource: Resource, namespace: str | None, name: str, *, resource_version: str | None = None
@@ -208,7 +213,7 @@ class APIServer:
             status = connection.send(method, self._url(path, query), body, content_type)
             data = connection.read()
             self._check(status, data, method)
-            return json.loads(data)
+            return _object(data)
 
         try:
             with _deadline(seconds):
@@ -268,14 +273,41 @@ async def _changes(connection: _Connection, limiter: trio.CapacityLimiter) -> As
             return
         *lines, unfinished = (unfinished + chunk).split(b"\n")
         for line in lines:
-            yield _change(json.loads(line))
+            yield _change(_object(line))
 
 
 def _change(event: Object) -> Change:
-    if event["type"] == "ERROR":
-        status = event["object"]
-        raise error_of(int(status.get("code") or 500), json.dumps(status).encode(), "GET")
-    return Change(event["type"], event["object"])
+    kind, found = event.get("type"), event.get("object")
+    if not isinstance(kind, str) or not isinstance(found, dict):
+        raise _not_kubernetes()
+    if kind == "ERROR":
+        code = found.get("code")
+        raise error_of(code if isinstance(code, int) else 500, json.dumps(found).encode(), "GET")
+    return Change(kind, _whole(found))
+
+
+def _object(data: bytes) -> Object:
+    """JSON of an API server. Whatever stands in front of it may answer 200 with a page of its own."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _not_kubernetes() from None
+    if not isinstance(found, dict):
+        raise _not_kubernetes()
+    return found
+
+
+def _whole(found: Any) -> Object:
+    """``found``, if it has the metadata that every object and every list of an API server has."""
+    metadata = found.get("metadata") if isinstance(found, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
+        raise _not_kubernetes()
+    whole: Object = found
+    return whole
+
+
+def _not_kubernetes() -> UnavailableError:
+    return UnavailableError("the answer is no object of Kubernetes: is it the API server that answers there?")
 
 
 def _selector(name: str | None) -> dict[str, str]:

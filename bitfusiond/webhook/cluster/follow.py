@@ -72,7 +72,8 @@ async def follow(
     resync. ``keep`` makes of each object what is handed on. ``started()`` comes after the first ``listed``.
 
     Outages are waited out with a growing back-off and said once, then seldom, then once that they are over. A
-    ClusterError out of a callback counts as one: after the pause everything is listed again. Other exceptions end it.
+    ClusterError out of a callback counts as one: after the pause everything is listed again. So does any other
+    exception, with its traceback in the log: what somebody put into the cluster must not end the daemon.
     """
     follower = _Follower(cluster, resource, namespace, name, listed, changed, state, keep)
     while True:
@@ -87,6 +88,9 @@ async def follow(
             await follower.failed(error)
         except _CallbackError as failed:
             await follower.failed(failed.error)
+        except Exception as error:  # noqa: BLE001 - see above
+            _log.exception("defect in following the cluster, please report it", resource=resource.plural)
+            await follower.failed(UnavailableError(f"{type(error).__name__} in bitfusiond"))
 
 
 class _Follower:

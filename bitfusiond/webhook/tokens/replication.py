@@ -43,6 +43,7 @@ _REPEAT_SECONDS = 600.0  # between two warnings of the same failures
 _RECENT_SECONDS = 300.0
 # A namespace that is being deleted loses its Secrets first; and without a source there is nothing to bring back.
 _LOST_FOR_GOOD = frozenset({"terminating", "not_found", "refused"})
+_LARGEST_CHECKED = 64 * 1024  # bytes of base64: a thousand times what is in such a file, and no more work than that
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _log = logs.Log("tokens")
@@ -319,6 +320,8 @@ class Replication:
 async def _check_yaml(token: Token, source: Content) -> None:
     """Warn of a file that no client will read. Only a warning: the Secret is the operator's, and copied as it is."""
     # In a thread: the API server takes Secrets of 1 MiB, and reading such a file takes longer than an admission may.
+    if len(source.data) > _LARGEST_CHECKED:
+        return
     problem = await trio.to_thread.run_sync(_yaml_problem, source.data, abandon_on_cancel=True)
     if problem is not None:
         _log.warning("token is not YAML, copied all the same", secret=source.origin, key=token.file, problem=problem)
