@@ -178,7 +178,8 @@ class APIServer:
 
     async def create(self, resource: Resource, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}
-        return _whole(await self._request("POST", resource.path(namespace), query, _typed(resource, body)))
+        created = await self._request("POST", resource.path(namespace), query, _typed(resource, body))
+        return created if dry_run else _whole(created)  # what is not stored has no version
 
     async def replace(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:
         return _whole(await self._request("PUT", resource.path(namespace, name), {}, _typed(resource, body)))
