@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from bitfusiond.core import names
 from bitfusiond.webhook.cluster import NODES, UnavailableError
-from bitfusiond.webhook.nodes import Nodes
+from bitfusiond.webhook.nodes import Nodes, _keep
 from tests.fakes.cluster import FakeCluster
 
 GPU, TINY = names.GPU, "bitfusion.io/tiny"
@@ -117,3 +117,10 @@ async def test_five_thousand_nodes_take_less_than_three_megabytes(autojump_clock
     assert len(found) == 5000
     kept = sum(difference.size_diff for difference in after.compare_to(before, "filename"))
     assert kept < 3e6
+
+
+def test_devices_that_are_unhealthy_for_a_while_still_count() -> None:
+    """The kubelet takes them out of allocatable and leaves them in the capacity."""
+    status = {"allocatable": {"bitfusion.io/gpu": "0", "cpu": "8"}, "capacity": {"bitfusion.io/gpu": "1k", "cpu": "8"}}
+    kept = _keep({"metadata": {"name": "n"}, "status": status})
+    assert kept["status"]["allocatable"] == {"bitfusion.io/gpu": "1k"}

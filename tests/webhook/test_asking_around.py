@@ -1,0 +1,71 @@
+"""What an admission asks of the cluster around it, without HTTP: the application is called as a server calls it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bitfusiond import observe
+from bitfusiond.core.review import Review
+from bitfusiond.core.validate import Largest
+from bitfusiond.webhook.app import Admission
+from tests.pods import admitted, pod, rules
+
+
+class _Around:
+    def __init__(self, *problems: str) -> None:
+        self.problems = list(problems)
+        self.asked: list[tuple[str, bool]] = []
+        self.told: list[str] = []
+
+    def largest_node(self) -> Largest | None:
+        return None
+
+    async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
+        self.asked.append((namespace, dry_run))
+        return self.problems
+
+    def refused(self, request: Review, message: str) -> None:
+        self.told.append(message)
+
+
+async def _asked(around: _Around, path: str, given: dict[str, Any]) -> dict[str, Any]:
+    registry = CollectorRegistry()
+    application = Admission(rules, around, observe.application(observe.Health(), registry), registry)
+    kind = {"group": "", "version": "v1", "kind": "Pod"}
+    request = {"uid": "u", "kind": kind, "operation": "CREATE", "namespace": "team", "object": given}
+    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(review).encode(), "more_body": False}
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": path, "headers": headers}
+    await application(scope, receive, send)
+    response: dict[str, Any] = json.loads(sent[1]["body"])["response"]
+    return response
+
+
+@pytest.mark.parametrize(("path", "given"), [("/mutate", pod()), ("/validate", admitted(pod()))])
+async def test_a_pod_without_tokens_is_refused_at_either_look(path: str, given: dict[str, Any]) -> None:
+    """A pod that comes with its status already, as `render` prints it, is never mutated here."""
+    around = _Around("no Secret", "try again")
+    response = await _asked(around, path, given)
+    assert (response["allowed"], response["status"]["message"]) == (False, "no Secret; try again")
+    assert around.asked == [("team", False)]
+    assert around.told == ["no Secret; try again"]
+    assert (await _asked(_Around(), path, given))["allowed"]
+
+
+@pytest.mark.parametrize("path", ["/mutate", "/validate"])
+async def test_a_pod_that_did_not_opt_in_asks_nothing(path: str) -> None:
+    around = _Around("no Secret")
+    assert (await _asked(around, path, pod(mode="none")))["allowed"]
+    assert around.asked == []
