@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import trio
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from bitfusiond import configuration, filewatch, logs, observe, serving
 from bitfusiond.core import names
@@ -16,7 +16,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
 from bitfusiond.webhook.certificates.files import FileCertificate
-from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
+from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
 from bitfusiond.webhook.surroundings import InCluster, NoCluster, WatchMetrics
 
 _log = logs.Log("webhook")
@@ -107,10 +107,12 @@ async def _around(
     if settings.tls_cert is not None and settings.tls_key is not None:
         files = FileCertificate(settings.tls_cert, settings.tls_key)
         background.start_soon(files.follow)
+        left = Gauge(EXPIRY, "Until then, by this machine's clock.", ["certificate"], registry=metrics)
+        left.labels("serving").set_function(files.seconds_left)
     if settings.kubeconfig == "none":
         if files is None:
             raise ConfigurationError("--tls-cert and --tls-key are required with --kubeconfig none: give two PEM files")
-        return files, NoCluster(), []
+        return files, NoCluster(), [files.ready_reason]
     # The client takes half a second and 20 MB: not for those who want none.
     from bitfusiond.webhook.cluster import apiserver  # noqa: PLC0415
 
@@ -121,7 +123,7 @@ async def _around(
     watches = surroundings.watches
     if files is not None:
         WatchMetrics(watches, metrics)
-        return files, surroundings, checks
+        return files, surroundings, [*checks, files.ready_reason]
     managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace)
     await background.start(managed.run)
     WatchMetrics(watches | {resource.plural: state for resource, state in managed.watches.items()}, metrics)

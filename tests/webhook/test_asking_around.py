@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
 from bitfusiond import observe
 from bitfusiond.core.review import Review
 from bitfusiond.core.validate import Largest
 from bitfusiond.webhook.app import Admission
+from bitfusiond.webhook.certificates.files import FileCertificate
 from tests.pods import admitted, pod, rules
 
 
@@ -69,3 +74,15 @@ async def test_a_pod_that_did_not_opt_in_asks_nothing(path: str) -> None:
     around = _Around("no Secret")
     assert (await _asked(around, path, pod(mode="none")))["allowed"]
     assert around.asked == []
+
+
+def test_a_certificate_of_files_tells_its_expiry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = trustme.CA().issue_cert("webhook", not_after=datetime.now(tz=UTC) + timedelta(hours=1))
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate = FileCertificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    assert certificate.seconds_left() == pytest.approx(3600, abs=60)
+    assert certificate.ready_reason() is None
+    later = time.time() + 3700
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert certificate.ready_reason() == f"--tls-cert: the certificate in {tmp_path / 'cert.pem'} has expired"

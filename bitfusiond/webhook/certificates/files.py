@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
+
+from cryptography import x509
 
 from bitfusiond import filewatch, logs, serving
 from bitfusiond.errors import ConfigurationError
@@ -25,6 +28,14 @@ class FileCertificate:
         self._watch = filewatch.Watch(cert, key)
         self.context = self._load()
 
+    def seconds_left(self) -> float:
+        """Until the certificate in force expires, by this machine's clock; below zero when it has."""
+        return self._not_after - time.time()
+
+    def ready_reason(self) -> str | None:
+        """An expired certificate fails every handshake of the API server."""
+        return None if self.seconds_left() > 0 else f"--tls-cert: the certificate in {self._cert} has expired"
+
     async def follow(self) -> None:
         """Take up changed files, for ever. Connections that are open keep what they agreed on."""
         await self._watch.follow(self._reload)
@@ -44,7 +55,8 @@ class FileCertificate:
             except OSError as error:
                 raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
         try:
-            return serving.server_context(str(self._cert), str(self._key))
+            context = serving.server_context(str(self._cert), str(self._key))
+            leaf = x509.load_pem_x509_certificate(self._cert.read_bytes())
         except serving.EncryptedKeyError:
             raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
         except ssl.SSLError as error:
@@ -55,3 +67,9 @@ class FileCertificate:
                 f"--tls-cert, --tls-key: {self._cert} and {self._key} must be a certificate chain and its"
                 f" unencrypted key, both PEM{f' ({reason})' if reason else ''}"
             ) from None
+        except ValueError as error:
+            raise ConfigurationError(
+                f"--tls-cert: {self._cert} cannot be read: {' '.join(str(error).split())}"
+            ) from None
+        self._not_after = leaf.not_valid_after_utc.timestamp()
+        return context

@@ -40,6 +40,7 @@ from bitfusiond.webhook.cluster.follow import WatchState, follow
 
 SECRET = "bwki-webhook-certs"  # noqa: S105 - a name
 SERVICE = "bwki-webhook-svc"
+EXPIRY = "bitfusiond_certificate_expiry_seconds"
 POLL_SECONDS = 60.0
 # Between two looks at the cluster, so that a fight over a caBundle with somebody else stays slow.
 _BREATH_SECONDS = 0.25
@@ -308,7 +309,7 @@ class _Metrics:
             registry=registry,
         )
         self._left = Gauge(
-            "bitfusiond_certificate_expiry_seconds",
+            EXPIRY,
             "Until then, by this machine's clock; below zero when it has expired.",
             ["certificate"],
             registry=registry,

@@ -47,6 +47,9 @@ class WatchState:
     failures: int = 0
     """Requests and callbacks that ended in a ClusterError; not 410, which is the API server's way of saying: list."""
 
+    last_error: str | None = None
+    """Why the last try failed; None once a list is complete."""
+
     @property
     def synced(self) -> bool:
         return self.synced_at is not None
@@ -123,6 +126,7 @@ class _Follower:
         await _finished(self._listed(listing.items))
         self._state.lists += 1
         self._state.synced_at = trio.current_time()
+        self._state.last_error = None
         return listing.resource_version
 
     async def watch(self, version: str, until: float) -> None:
@@ -154,6 +158,7 @@ class _Follower:
     async def failed(self, error: ClusterError) -> None:
         """Note a failure, and pause."""
         self._state.failures += 1
+        self._state.last_error = str(error)
         if self._outages.failed(trio.current_time()):
             _log.warning("cannot follow", **self._names(), message=str(error), failures=self._state.failures)
         await trio.sleep(self._backoff.failed())

@@ -118,7 +118,9 @@ class Replication:
         """Why no pod can be admitted yet; None from the first lists on, also while the API server is away later."""
         if not self._not_listed:
             return None
-        return f"tokens: Secrets not listed yet: {', '.join(sorted(self._not_listed))}"
+        errors = sorted({state.last_error for state in self.watches.values() if state.last_error})
+        why = f" ({'; '.join(errors)})" if errors else ""
+        return f"tokens: Secrets not listed yet: {', '.join(sorted(self._not_listed))}{why}"
 
     async def _join_flight(self, namespace: str) -> list[str]:
         flight = self._flights.get(namespace)
