@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitfusiond import configfiles, logs
@@ -49,6 +50,7 @@ def _populate(settings: Init, stop: Stop) -> None:
     token_files = tokens.read(settings.tokens, problems, wants_reachable=client.wants_reachable)
     if problems:
         raise Failure("; ".join(problems))
+    _make((settings.distro_target, settings.opt_target))
     _copy(*_trees(settings, client.package, wanted), stop)
     tokens.write(token_files, settings.client_dir)
 
@@ -68,16 +70,44 @@ def _client(settings: Init) -> Client:
 
 def _directories(settings: Init) -> list[str]:
     """What is wrong with the volumes' directories."""
-    targets = {
+    problems = []
+    for option, path in _volumes(settings).items():
+        if path.is_dir() or (option != "--client-dir" and _may_make(path)):
+            continue
+        if path.exists():
+            problem = "not a directory"
+        elif path.parent.exists():
+            problem = "not there"
+        else:
+            problem = f"not there, nor is {path.parent}"
+        problems.append(f"{option}: {path} is {problem}: a volume must be mounted on it")
+    return problems
+
+
+def _volumes(settings: Init) -> dict[str, Path]:
+    return {
         "--distro-target": settings.distro_target,
         "--opt-target": settings.opt_target,
         "--client-dir": settings.client_dir,
     }
-    return [
-        f"{option}: {path} is {'not a directory' if path.exists() else 'not there'}: a volume must be mounted on it"
-        for option, path in targets.items()
-        if not path.is_dir()
-    ]
+
+
+def _may_make(target: Path) -> bool:
+    """Whether ``target`` is a directory to be made in a volume: distro and opt may be two directories of one.
+
+    In ``/`` itself it would be a directory of the container that no workload ever sees.
+    """
+    return not os.path.lexists(target) and target.parent.is_dir() and not target.parent.samefile("/")
+
+
+def _make(targets: Iterable[Path]) -> None:
+    """Make those of ``targets`` that are not there, with the mode that the kubelet gives an emptyDir."""
+    usual = os.umask(0)
+    try:
+        for target in targets:
+            target.mkdir(mode=0o777, exist_ok=True)
+    finally:
+        os.umask(usual)
 
 
 def _distro(settings: Init, client: Client, problems: list[str]) -> list[Entry]:

@@ -61,7 +61,11 @@ def test_a_distro_that_lost_its_client_is_told(pod: Pod) -> None:
 
 
 def test_everything_that_is_missing_is_told_at_once(pod: Pod) -> None:
+    pod.distro_target.rmdir()
+    volume = pod.directory / "volume"
+    pod.distro_target = volume / "distro"
     pod.opt_target.rmdir()
+    pod.opt_target.symlink_to("elsewhere")
     pod.client_dir.rmdir()
     pod.client_dir.write_text("")
     (pod.tokens / "ca.crt").unlink()
@@ -71,12 +75,25 @@ def test_everything_that_is_missing_is_told_at_once(pod: Pod) -> None:
 
     package = "bitfusion-client-ubuntu1804_4.0.1-5_amd64.deb"
     assert pod.run(version="401").message.split("; ") == [
+        f"--distro-target: {volume}/distro is not there, nor is {volume}: a volume must be mounted on it",
         f"--opt-target: {pod.opt_target} is not there: a volume must be mounted on it",
         f"--client-dir: {pod.client_dir} is not a directory: a volume must be mounted on it",
         f"--distros: there is no distro {package} (for os ubuntu18, version 401) in {pod.distros}: there are {PACKAGE}",
         f"--tokens: {pod.tokens}/ca.crt: missing",
         f"--tokens: {pod.tokens}/client.yaml: empty",
         f"--tokens: {pod.tokens}/servers.conf: a directory: the Secret has no such key",
+    ]
+
+
+def test_volumes_that_are_not_mounted_at_all_are_told(pod: Pod) -> None:
+    """A directory of the container's own would be filled for nobody."""
+    pod.distro_target, pod.opt_target = Path("/bitfusiond-test-distro"), Path("/bitfusiond-test-opt")
+    pod.client_dir.rmdir()
+
+    assert pod.run().message.split("; ") == [
+        "--distro-target: /bitfusiond-test-distro is not there: a volume must be mounted on it",
+        "--opt-target: /bitfusiond-test-opt is not there: a volume must be mounted on it",
+        f"--client-dir: {pod.client_dir} is not there: a volume must be mounted on it",
     ]
 
 

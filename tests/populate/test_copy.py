@@ -62,6 +62,31 @@ def test_opt_takes_no_second_copy_of_the_bytes_within_one_volume(pod: Pod) -> No
     assert (pod.opt_target / inside).samefile(pod.distro / "opt/bitfusion" / inside)
 
 
+def test_both_targets_may_be_new_directories_of_one_volume(pod: Pod) -> None:
+    volume = pod.directory / "volume"
+    volume.mkdir()
+    pod.distro_target, pod.opt_target = volume / "distro", volume / "opt"
+
+    result = pod.run()
+
+    assert set(result.event("copied opt")["methods"]) == {"hard link"}
+    assert shape(pod.distro) == shape(pod.source)
+    assert {path.stat().st_mode & 0o7777 for path in (pod.distro_target, pod.opt_target)} == {0o777}
+    assert [each["event"] for each in pod.run().events] == ["already there"] * 3 + ["done"]
+
+
+def test_targets_that_it_makes_belong_to_the_group_of_the_volume(pod: Pod) -> None:
+    """The kubelet gives a volume the pod's fsGroup and the bit that hands it on."""
+    volume = pod.directory / "volume"
+    volume.mkdir()
+    volume.chmod(0o2777)
+    pod.distro_target, pod.opt_target = volume / "distro", volume / "opt"
+
+    assert pod.run().status == 0
+
+    assert {path.stat().st_mode & 0o7777 for path in (pod.distro_target, pod.opt_target)} == {0o2777}
+
+
 @pytest.fixture
 def other_filesystem(pod: Pod) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
