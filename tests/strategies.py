@@ -41,7 +41,7 @@ _variables = st.lists(
 )
 _mounts = st.lists(
     st.fixed_dictionaries(
-        {"name": st.sampled_from(["code", "bitfusion-opt"]), "mountPath": _keys.map("/data/{}".format)}
+        {"name": st.sampled_from(["code", "bitfusion-client-dir"]), "mountPath": _keys.map("/data/{}".format)}
     ),
     max_size=2,
     unique_by=lambda mount: mount["mountPath"],
@@ -82,7 +82,7 @@ def pods(draw: st.DrawFn, *, opted_in: bool = True) -> dict[str, Any]:
     if draw(st.booleans()):
         spec["volumes"] = [
             {"name": name, "emptyDir": {}}
-            for name in draw(st.sets(st.sampled_from(["code", "bitfusion-opt", "bitfusion-opt-2"])))
+            for name in draw(st.sets(st.sampled_from(["code", "bitfusion-client-dir", "bitfusion-client-dir-2"])))
         ]
     if draw(st.booleans()):
         spec["fieldFromTheFuture"] = draw(json_values)

@@ -33,12 +33,11 @@ class Workload:
     async def populate(self, step: Step) -> None:
         """Run the init container with the args that the webhook gave it, its mounts said by options."""
         self._populate.mount()
-        role = self._populate.words()
+        role = self._populate.command()
         expect(role[:3], ["bitfusiond", "--role", "init"], "the command of populate")
         options = {
             "--distros": self._image.distros,
             "--distro-target": self._populate.source("/bitfusion-distro"),
-            "--opt-target": self._populate.source("/workload-container-opt"),
             "--tokens": self._populate.path("/root/.bitfusion"),
             "--client-dir": self._populate.source("/client"),
         }
@@ -59,9 +58,9 @@ class Workload:
 
     def _check_volumes(self) -> None:
         """One distro of those in the image, its opt/bitfusion once more, and tokens that only their owner reads."""
-        distros = [path.name for path in self._populate.source("/bitfusion-distro").iterdir()]
-        expect(distros, [self._image.distro.name], "what is in the volume of the distro")
-        ours, theirs = self._populate.source("/workload-container-opt"), self._image.distro / "opt/bitfusion"
+        distros = sorted(path.name for path in self._populate.source("/bitfusion-distro").iterdir())
+        expect(distros, [self._image.distro.name, "opt"], "what is in the volume of the distro")
+        ours, theirs = self._gpu.source("/opt/bitfusion"), self._image.distro / "opt/bitfusion"
         expect(_tree(ours), _tree(theirs), "the volume that the workload sees as /opt/bitfusion")
         tokens = {path.name: path.read_text() for path in self._populate.source("/client").iterdir()}
         expect(tokens, self._image.tokens, "the token files for the workload")
