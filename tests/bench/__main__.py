@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.bench import core, plugin, startup
+from tests.bench import admission, core, plugin, startup
 from tests.bench.measure import Figure
 
-_ALL = {"core": core.figures, "startup": startup.figures, "plugin": plugin.figures}
+_ALL = {"core": core.figures, "admission": admission.figures, "startup": startup.figures, "plugin": plugin.figures}
 
 
 def main() -> None:
@@ -41,6 +41,8 @@ def _row(figure: Figure) -> str:
         row += f" against {figure.baseline_name}"
     if figure.aim is not None:
         row += f"  aim: below {figure.aim:g}"
+    if figure.ratio_aim is not None:
+        row += f"  aim: a ratio of {figure.ratio_aim:g}"
     return row
 
 

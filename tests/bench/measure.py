@@ -6,8 +6,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class Figure:
     """One row: the median of ``ours`` in ``unit``.
 
     With a baseline its median, and the median and spread of the rounds' ratios where there are any: a baseline may be
-    nothing at all. With an ``aim`` ours is meant to be below it.
+    nothing at all. With an ``aim`` ours is meant to be below it, with a ``ratio_aim`` the ratio to be at least that.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Figure:
     ratio_low: float | None = None
     ratio_high: float | None = None
     aim: float | None = None
+    ratio_aim: float | None = None
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -46,6 +48,19 @@ def compare(
     The first pair is thrown away.
     """
     pairs = [(ours(), baseline()) for _ in range(rounds + 1)][1:]
+    return paired(name, unit, pairs, baseline_name, aim=aim)
+
+
+def paired(
+    name: str,
+    unit: str,
+    pairs: Sequence[tuple[float, float]],
+    baseline_name: str,
+    *,
+    aim: float | None = None,
+    ratio_aim: float | None = None,
+) -> Figure:
+    """The row for measurements that were taken in turn: ours and the baseline's of each round."""
     ratios = sorted(one / other for one, other in pairs if other)
     return Figure(
         name,
@@ -57,6 +72,7 @@ def compare(
         ratios[0] if ratios else None,
         ratios[-1] if ratios else None,
         aim,
+        ratio_aim,
     )
 
 
@@ -73,3 +89,23 @@ def process_milliseconds(*arguments: str) -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return (time.perf_counter() - began) * 1e3
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that the process ``pid`` and its children that live have used so far."""
+    # /proc/PID/stat counts in ticks of 10 ms, too coarse for short windows.
+    tasks = [task for each in _family(pid) for task in Path(f"/proc/{each}/task").glob("*/schedstat")]
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def resident_megabytes(pid: int) -> float:
+    """Resident memory of the process ``pid``."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _family(int(child))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from tests.bench.measure import Figure, compare
+from tests.bench.measure import Figure, compare, cpu_seconds, resident_megabytes
 from tests.fakes.kubelet import Kubelet
 
 DEVICES = 1000
@@ -30,8 +30,8 @@ def figures() -> list[Figure]:
     """Memory, idle CPU time, and how long devices are away when the kubelet restarts."""
     restarts = trio.run(_restarts)
     return [
-        _against_floor(f"resident, {DEVICES} devices", "MB", _resident, seconds=0, rounds=5, aim=45),
-        _against_floor(f"idle CPU, {DEVICES} devices", "% core", _cpu, seconds=IDLE_SECONDS, rounds=3, aim=0.1),
+        _against_floor(f"resident, {DEVICES} devices", "MB", resident_megabytes, seconds=0, rounds=5, aim=45),
+        _against_floor(f"idle CPU, {DEVICES} devices", "% core", _hundredths, seconds=IDLE_SECONDS, rounds=3, aim=0.1),
         Figure(f"kubelet restart to registered, median of {RESTARTS}", "ms", statistics.median(restarts), aim=1000),
         Figure(f"kubelet restart to registered, longest of {RESTARTS}", "ms", max(restarts), aim=1000),
     ]
@@ -94,13 +94,6 @@ async def _restarts() -> list[float]:
     return taken
 
 
-def _resident(pid: int) -> float:
-    """Resident memory in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
-
-
-def _cpu(pid: int) -> float:
+def _hundredths(pid: int) -> float:
     """CPU time so far, in hundredths of a second: its growth each second is a percentage of a core."""
-    # /proc/PID/stat counts in ticks of 10 ms, which is as much as is to be measured here.
-    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e7
+    return cpu_seconds(pid) * 100
