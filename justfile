@@ -58,3 +58,7 @@ build: setup
         --console-script bitfusiond --output-file dist/bitfusiond .
     rm -rf build
     echo "dist/bitfusiond: $(du -h --apparent-size dist/bitfusiond | cut -f1), for $interpreter"
+
+# Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
+distros DIR OUT="distros": setup
+    @{{ bin }}/python -m bitfusiond.distros "{{ DIR }}" "{{ OUT }}"

@@ -1,0 +1,309 @@
+"""``python -m bitfusiond.distros PACKAGES_DIR OUT_DIR``: client packages to distros, and the catalogue of them.
+
+Each package is unpacked, never run, into ``OUT_DIR/<package file name>/``, where ``populate`` looks for it. Exit
+status: 0 = the catalogue matches the packages; 1 = there are problems, one a line; 2 = wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bitfusiond import configfiles, manifest
+from bitfusiond.core import catalogue, packages
+from bitfusiond.core.packages import Package, PackageError
+from bitfusiond.errors import ConfigurationError, Failure
+
+_HEADER = """\
+# The Bitfusion clients that were unpacked here. `just distros` writes this file anew; of what is changed by hand it
+# keeps the line Default, such as Default: {os: ubuntu18, version: "450"}, which serves the pods that name neither.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do it; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bitfusiond.distros", description=__doc__.partition("\n")[0])
+    parser.add_argument("packages", metavar="PACKAGES_DIR", type=Path, help="holds .deb and .rpm client packages")
+    parser.add_argument("out", metavar="OUT_DIR", type=Path, help="gets a directory a package, and the catalogue")
+    chosen = parser.parse_args(arguments)
+    try:
+        problems = run(chosen.packages, chosen.out)
+    except Failure as error:
+        _complain(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        _complain("interrupted: the next run goes on from here")
+        return 1
+    for problem in problems:
+        _complain(problem)
+    return 1 if problems else 0
+
+
+def run(source: Path, out: Path) -> list[str]:
+    """Unpack what is in ``source`` and write the catalogue; return the problems. With one there is no new catalogue.
+
+    What could be unpacked stays, so that the next run need not do it again. Raises Failure where nothing can be done.
+    """
+    problems: list[str] = []
+    found = _packages(source, out, problems)
+    if not found and not problems:
+        raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
+    libraries: dict[Package, str] = {}
+    with _alone(out) as lock:
+        for package in found:
+            try:
+                libraries[package] = _distro(package, source, out, lock)
+            except (PackageError, Failure) as error:
+                problems.append(str(error))
+            except OSError as error:
+                problems.append(f"{package.file}: {error.filename}: {error.strerror}")
+        if not problems:
+            _write_catalogue(out / configfiles.CATALOGUE, libraries)
+    if problems:
+        return [*problems, f"{out / configfiles.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
+    _conclude(source, out, libraries)
+    return []
+
+
+def _packages(source: Path, out: Path, problems: list[str]) -> list[Package]:
+    if not source.is_dir():
+        raise ConfigurationError(f"PACKAGES_DIR: {source} is not a directory")
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError(f"OUT_DIR: {out} is not a directory")
+    if out.resolve() == source.resolve():
+        raise ConfigurationError(f"OUT_DIR: {out} holds the packages, whose names the distros get: take another")
+    found: list[Package] = []
+    for path in sorted(source.iterdir()):
+        if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
+            _say(f"{path.name}: ignored, not a package")
+            continue
+        try:
+            found.append(packages.parse(path.name))
+        except PackageError as error:
+            problems.append(str(error))
+    problems += packages.clashes(found)
+    return found
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[int]:
+    """Holds the lock of ``out`` and gives its descriptor: two at once would take each other's hidden names away."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Failure(f"OUT_DIR: {error.filename}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield lock
+    except BlockingIOError:
+        raise Failure(f"OUT_DIR: {out}: another run is at work there: wait for its end") from None
+    finally:
+        os.close(lock)
+
+
+def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
+    """Make sure of the distro of one package; return its library directory.
+
+    "Unchanged" is: the same bytes in the package, and in the tree the same names, kinds, modes, sizes, times and links
+    as on the day when it was unpacked; a record beside the tree has a digest of both. A tree is only shown under its
+    own name when it is whole, and its record written after that, so that a run killed anywhere is made good by the
+    next one. Raises PackageError, Failure or OSError.
+    """
+    path, tree = source / package.file, out / package.file
+    partial, old, record = (out / f".{package.file}.{kind}" for kind in ("partial", "old", "unpacked"))
+    for leftover in (partial, old):
+        _remove(leftover)
+    if tree.is_symlink() or (tree.exists() and not tree.is_dir()):
+        raise Failure(f"{tree}: not a directory, and in the way of the distro: move it elsewhere")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    there = _look(tree)
+    if record.is_file() and record.read_text("utf-8") == f"{digest} {there.digest}\n":
+        _say(f"{package.file}: {package}, unpacked before")
+        return packages.library_directory(package.file, there.directories)
+    try:
+        partial.mkdir()
+        _unpack(path, partial, lock)
+        partial.chmod(0o755)  # a .deb may bring a mode for `/`, which dpkg would not use
+        made = _look(partial)
+        _check(package, made)
+        libraries = packages.library_directory(package.file, made.directories)
+        if tree.exists():
+            tree.rename(old)
+        partial.rename(tree)
+        record.write_text(f"{digest} {made.digest}\n", "utf-8")
+    finally:
+        for leftover in (partial, old):
+            _remove(leftover)
+    _say(f"{package.file}: {package}, unpacked, {made.bytes / 1e6:.1f} MB")
+    return libraries
+
+
+class _Tree(NamedTuple):
+    """Paths relative to the tree's top; ``others`` are neither files, directories nor links."""
+
+    paths: frozenset[str]
+    directories: frozenset[str]
+    others: tuple[str, ...]
+    bytes: int
+    digest: str
+
+
+def _look(tree: Path) -> _Tree:
+    """What is below ``tree``, links not followed; nothing where it is not there. Raises OSError."""
+    infos = {str(path.relative_to(tree)): path.lstat() for path in _walk(tree)}
+    digest = hashlib.sha256()
+    total = 0
+    for name, info in sorted(infos.items()):
+        link = (tree / name).readlink() if stat.S_ISLNK(info.st_mode) else ""
+        size = info.st_size if stat.S_ISREG(info.st_mode) else 0  # a directory's own differs between filesystems
+        total += size
+        digest.update(os.fsencode(f"{name}\0{info.st_mode:o} {size} {info.st_mtime_ns} {info.st_nlink}\0{link}\0"))
+    kinds = {name: stat.S_IFMT(info.st_mode) for name, info in infos.items()}
+    return _Tree(
+        frozenset(infos),
+        frozenset(name for name, kind in kinds.items() if kind == stat.S_IFDIR),
+        tuple(sorted(name for name, kind in kinds.items() if kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})),
+        total,
+        digest.hexdigest(),
+    )
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    if directory.is_dir():
+        for path in directory.iterdir():
+            yield path
+            if path.is_dir() and not path.is_symlink():
+                yield from _walk(path)
+
+
+def _check(package: Package, tree: _Tree) -> None:
+    problems = [f"{name} is missing in it" for name in packages.missing(tree.paths)]
+    problems += [f"{name} is neither a file, a directory nor a link" for name in tree.others]
+    if problems:
+        raise PackageError(f"{package.file}: not a whole client: {', '.join(problems)}")
+
+
+def _unpack(path: Path, into: Path, lock: int) -> None:
+    """Let a tool unpack the package at ``path``; a tool that says anything at all has not unpacked it as it is.
+
+    Absolute names, names with ``..`` and names behind a link of the same package end here: bsdtar and dpkg-deb (with
+    GNU tar) leave them out or put them elsewhere, below ``into``, and say so. Raises Failure, OSError.
+    """
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    with tempfile.TemporaryFile() as words:
+        with ExitStack() as running:
+            feed, processes = None, []
+            for command in _commands(path.absolute()):
+                process = subprocess.Popen(  # noqa: S603 - a fixed program, and paths as whole arguments
+                    command,
+                    cwd=into,
+                    stdin=feed or subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=words,
+                    env=environment,
+                    umask=0o022,  # of the directories that a package has files in and does not list itself
+                    pass_fds=[lock],  # the tool may outlive us when we are killed: nobody begins before it ends
+                )
+                processes.append(running.enter_context(process))
+                if feed:
+                    feed.close()  # or the first would not hear of the second's end
+                feed = process.stdout
+            processes[-1].communicate()  # no deadline: they work on local files, and end with them
+        failed = any(process.returncode for process in processes)
+        words.seek(0)
+        said = " ".join(words.read(2000).decode("utf-8", "replace").split())
+    if failed or said:
+        raise Failure(f"{path.name}: cannot be unpacked as it is: {said or 'the tool gave no reason'}")
+
+
+def _commands(path: Path) -> list[list[str]]:
+    """What unpacks ``path`` into the working directory: one command, or two with a pipe between them.
+
+    bsdtar first, as it keeps the times of all directories, which GNU tar and with it dpkg-deb does not. Not cpio: it
+    writes through links that lead out of the directory. Raises Failure where there is no tool.
+    """
+    bsdtar, dpkg_deb = shutil.which("bsdtar"), shutil.which("dpkg-deb")
+    if bsdtar:
+        # With our own ids as the files' bsdtar keeps set-id bits, whoever we are; a package's are another machine's.
+        extract = [bsdtar, "--uid", str(os.geteuid()), "--gid", str(os.getegid()), "-xpf"]
+        if path.suffix == ".rpm":
+            return [[*extract, str(path)]]
+        return [[bsdtar, "-xOf", str(path), "data.tar*"], [*extract, "-"]]
+    if dpkg_deb and path.suffix == ".deb":
+        return [[dpkg_deb, "--extract", str(path), "."]]
+    raise Failure(f"{path.name}: there is no bsdtar to unpack it: install the Debian package libarchive-tools")
+
+
+def _remove(path: Path) -> None:
+    """Delete a tree of ours, if it is there. Raises OSError."""
+    if not path.exists():
+        return
+    # A directory of a package may be read-only, and whoever is not root could not delete what is in it.
+    path.chmod(stat.S_IRWXU)
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            below = Path(directory, name)
+            if not below.is_symlink():
+                below.chmod(stat.S_IRWXU)
+    shutil.rmtree(path)
+
+
+def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
+    """Raises Failure where the ``Default`` of the one that is there does not fit."""
+    try:
+        before = path.read_text("utf-8") if path.exists() else ""
+        document = configfiles.load_yaml(before)
+        default = document.get("Default") if isinstance(document, dict) else None
+        text = _HEADER + manifest.dump([packages.document(libraries, default)])
+        catalogue.parse(configfiles.load_yaml(text))
+        if text == before:
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, "utf-8")
+        partial.chmod(0o644)  # `populate` reads it as the workload's user
+        partial.rename(path)
+    except ValueError as error:
+        raise Failure(f"{path}: {error}: mend the file that is there, or delete it") from None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+
+
+def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+    known = {package.file for package in libraries}
+    for path in sorted(out.iterdir()):
+        if path.is_dir() and path.name not in known and not path.name.startswith("."):
+            _say(f"{path}: not in the catalogue, as its package is not in {source}")
+    path = out / configfiles.CATALOGUE
+    _say(f"{path}: the catalogue of {_count(libraries, 'client')}. With them in the image, and the catalogue deployed:")
+    _say(f"    PACKAGES={shlex.quote(str(source))} just build-image")
+    _say(f"    CLIENTS={shlex.quote(str(path))} just deploy")
+
+
+def _count(things: Sequence[object] | Mapping[Package, str], what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def _complain(line: str) -> None:
+    print(f"distros: {line}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
