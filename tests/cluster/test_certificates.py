@@ -24,13 +24,13 @@ from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from bitfusiond.webhook.cluster import MUTATING, VALIDATING, Resource, apiserver
 from tests.cluster.apiserver import APIServer, Refused
-from tests.webhook.handshakes import ca_bundle, shake
+from tests.webhook.handshakes import ca_bundle, ca_bundles, shake
 
 NAMESPACE = "certificates"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/bwki-webhook-certs"
 TARGETS = (
-    Target(MUTATING, "certificates-mutating", "mutating.certificates.example"),
-    Target(VALIDATING, "certificates-validating", "validating.certificates.example"),
+    Target(MUTATING, "certificates-mutating", ("mutating.certificates.example", "other-mutating.certificates.example")),
+    Target(VALIDATING, "certificates-validating", ("validating.certificates.example",)),
 )
 LONG = Lives(settle=1)
 SHORT = Lives(ca=15, leaf=8, backdate=1, settle=1.5)
@@ -64,7 +64,6 @@ def manifest(target: Target, url: str = "https://localhost:1/", **more: Any) -> 
     """As an operator keeps it in git: without a caBundle. It is about no pod but those of our namespace."""
     rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}
     webhook = {
-        "name": target.webhook,
         "clientConfig": {"url": url},
         "rules": [{**rule, "scope": "Namespaced"}],
         "namespaceSelector": {"matchLabels": {"certificates": "tested"}},
@@ -74,7 +73,8 @@ def manifest(target: Target, url: str = "https://localhost:1/", **more: Any) -> 
         **more,
     }
     kind = {"apiVersion": target.resource.group + "/v1", "kind": target.resource.kind}
-    return {**kind, "metadata": {"name": target.name}, "webhooks": [webhook]}
+    webhooks = [{"name": name, **webhook} for name in target.webhooks]
+    return {**kind, "metadata": {"name": target.name}, "webhooks": webhooks}
 
 
 def git(api: APIServer, target: Target, **more: Any) -> dict[str, Any]:
@@ -172,17 +172,18 @@ async def test_only_the_ca_bundle_is_ours_and_git_never_drifts(api: APIServer, t
             owned = {each["manager"]: each for each in applied["metadata"]["managedFields"]}
             element: dict[str, Any] = {".": {}, "f:name": {}, "f:clientConfig": {"f:caBundle": {}}}
             assert owned[FIELD_MANAGER]["operation"] == "Apply"
-            assert owned[FIELD_MANAGER]["fieldsV1"] == {"f:webhooks": {f'k:{{"name":"{target.webhook}"}}': element}}
+            elements = {f'k:{{"name":"{name}"}}': element for name in target.webhooks}
+            assert owned[FIELD_MANAGER]["fieldsV1"] == {"f:webhooks": elements}
             assert "f:caBundle" not in json.dumps(owned["kubectl"]["fieldsV1"])
 
 
 async def test_a_configuration_is_neither_made_nor_filled_by_us(api: APIServer, tmp_path: Path) -> None:
-    other = Target(MUTATING, TARGETS[0].name, "other.certificates.example")
+    other = Target(MUTATING, TARGETS[0].name, ("other.certificates.example",))
     async with running(api, tmp_path) as (replica,):
         await ready(replica)
         git(api, other)
         await trio.sleep(1.5)
-        assert [each["name"] for each in stored(api, MUTATING, other.name)["webhooks"]] == [other.webhook]
+        assert [each["name"] for each in stored(api, MUTATING, other.name)["webhooks"]] == [*other.webhooks]
         assert ca_bundle(stored(api, MUTATING, other.name)) == b""
         with pytest.raises(Refused, match="not found"):
             stored(api, VALIDATING, TARGETS[1].name)
@@ -230,6 +231,22 @@ async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
                     break
                 api.request("PATCH", SECRET, {"metadata": {"labels": {"seen": str(id(shown))}}}, MERGE)
                 await trio.sleep(0.3)
+
+
+async def test_a_webhook_that_is_added_to_a_configuration_has_its_ca_bundle_within_seconds(
+    api: APIServer, tmp_path: Path
+) -> None:
+    first = TARGETS[0]._replace(webhooks=TARGETS[0].webhooks[:1])
+    git(api, first)
+    git(api, TARGETS[1])
+    async with running(api, tmp_path) as (replica,):
+        await ready(replica)
+        bundle = await has_bundles(api)
+        git(api, TARGETS[0])
+        with trio.fail_after(3):
+            while ca_bundles(stored(api, MUTATING, first.name)) != [bundle, bundle]:
+                await trio.sleep(0.05)
+        await ready(replica)
 
 
 async def test_rotations_lose_no_call_of_the_api_server(api: APIServer, tmp_path: Path) -> None:

@@ -105,14 +105,14 @@ class Cluster:
     def configure(self, target: Target) -> None:
         """A configuration without a caBundle. The API server calls nobody: the tests create no pod in it."""
         webhook = {
-            "name": target.webhook,
             "clientConfig": {"service": {"namespace": names.NAMESPACE, "name": "bwki-webhook-svc", "path": "/mutate"}},
             "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
             "sideEffects": "None",
             "admissionReviewVersions": ["v1"],
         }
         kind = {"apiVersion": f"{target.resource.group}/v1", "kind": target.resource.kind}
-        self.apply({**kind, "metadata": {"name": target.name}, "webhooks": [webhook]})
+        webhooks = [{"name": name, **webhook} for name in target.webhooks]
+        self.apply({**kind, "metadata": {"name": target.name}, "webhooks": webhooks})
 
     def bundles(self) -> list[bytes]:
         return [ca_bundle(self.api.request("GET", target.resource.path(None, target.name))) for target in TARGETS]

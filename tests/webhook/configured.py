@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.cluster import ConflictError, Object, Resource
 from tests.fakes.cluster import FakeCluster
@@ -26,12 +24,21 @@ class Cluster(FakeCluster):
         return self._write(Key(resource, namespace, name), body, field_manager, applied=True)
 
 
-def configuration(name: str, webhook: str, **more: Any) -> Object:
-    service = {"name": "bwki-webhook-svc", "namespace": NAMESPACE}
-    entry = {"name": webhook, "clientConfig": {"service": service}, "sideEffects": "None"}
-    return {"metadata": {"name": name}, "webhooks": [{**entry, "admissionReviewVersions": ["v1"], **more}]}
+def configuration(name: str, *webhooks: str, namespace: str = NAMESPACE) -> Object:
+    """With these webhooks, all of the installation in ``namespace``."""
+    entries = [
+        {
+            "name": webhook,
+            "clientConfig": {"service": {"name": "bwki-webhook-svc", "namespace": namespace}},
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+        for webhook in webhooks
+    ]
+    return {"metadata": {"name": name}, "webhooks": entries}
 
 
 def put_configurations(cluster: FakeCluster) -> None:
-    for resource, name, webhook in TARGETS:
-        cluster.put(resource, configuration(name, webhook))
+    """As in manifests/overlays/legacy: each with both of its webhooks."""
+    for resource, name, webhooks in TARGETS:
+        cluster.put(resource, configuration(name, *webhooks))

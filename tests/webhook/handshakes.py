@@ -15,8 +15,14 @@ _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 
 
 def ca_bundle(configuration: dict[str, Any]) -> bytes:
-    """The caBundle of the only webhook of a configuration."""
-    return base64.b64decode(configuration["webhooks"][0]["clientConfig"].get("caBundle", ""))
+    """The caBundle that all webhooks of a configuration have."""
+    (bundle,) = set(ca_bundles(configuration))
+    return bundle
+
+
+def ca_bundles(configuration: dict[str, Any]) -> list[bytes]:
+    """One for each webhook of a configuration."""
+    return [base64.b64decode(webhook["clientConfig"].get("caBundle", "")) for webhook in configuration["webhooks"]]
 
 
 @lru_cache(maxsize=8)

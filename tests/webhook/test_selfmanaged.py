@@ -31,7 +31,7 @@ from bitfusiond.webhook.cluster import (
 )
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.configured import Cluster, configuration, put_configurations
-from tests.webhook.handshakes import ca_bundle, shake
+from tests.webhook.handshakes import ca_bundle, ca_bundles, shake
 
 NAMESPACE = "bwki"
 PEM = Encoding.PEM
@@ -83,6 +83,7 @@ async def ready(*replicas: SelfManagedCertificate, seconds: float = 3.0) -> None
 
 
 def bundles(cluster: FakeCluster) -> list[bytes]:
+    """One for each configuration."""
     found = [cluster.find(resource, None, name) for resource, name, _ in TARGETS]
     return [ca_bundle(each) for each in found if each is not None]
 
@@ -114,12 +115,13 @@ async def test_alone_it_makes_a_ca_and_serves_by_every_name(
             shake(replica.context, bundle, clock(), name)
         with pytest.raises(ssl.SSLError, match=r"[Hh]ostname mismatch"):
             shake(replica.context, bundle, clock(), "bwki-webhook-svc.other.svc")
-    for resource, name, webhook in TARGETS:
+    for resource, name, webhooks in TARGETS:
         stored = cluster.find(resource, None, name)
         assert stored is not None
         fields = {each["manager"]: each["fieldsV1"] for each in stored["metadata"]["managedFields"]}
         element: dict[str, Any] = {".": {}, "f:name": {}, "f:clientConfig": {"f:caBundle": {}}}
-        assert fields["bitfusiond-certificates"] == {"f:webhooks": {f'k:{{"name":"{webhook}"}}': element}}
+        elements = {f'k:{{"name":"{webhook}"}}': element for webhook in webhooks}
+        assert fields["bitfusiond-certificates"] == {"f:webhooks": elements}
 
 
 async def test_replicas_that_start_at_the_same_moment_end_with_one_ca(
@@ -190,12 +192,12 @@ async def test_a_configuration_that_is_applied_again_has_its_ca_bundle_within_se
 ) -> None:
     async with running(cluster, clock, 2) as replicas:
         await ready(*replicas)
-        for resource, name, webhook in TARGETS:
+        for resource, name, webhooks in TARGETS:
             cluster.remove(resource, None, name)
             await trio.sleep(2)
             assert [replica.ready_reason() for replica in replicas] == [None, None]
             assert cluster.find(resource, None, name) is None
-            cluster.put(resource, configuration(name, webhook))
+            cluster.put(resource, configuration(name, *webhooks))
             await trio.sleep(1)
             await ready(*replicas)
             assert len(set(bundles(cluster))) == 1
@@ -228,13 +230,33 @@ async def test_a_webhook_that_an_operator_took_away_is_not_put_back(
         assert replica.ready_reason() is None
 
 
+async def test_a_webhook_that_an_operator_puts_beside_the_first_is_trusted_before_anything_is_ready(
+    clock: Time, autojump_clock: trio.testing.MockClock
+) -> None:
+    """From manifests with matchConditions, one webhook a configuration, to those of older API servers, with two."""
+    cluster = Cluster(NAMESPACE)
+    for resource, name, webhooks in TARGETS:
+        cluster.put(resource, configuration(name, webhooks[0]))
+    async with running(cluster, clock) as (replica,):
+        await ready(replica)
+        (before,) = set(bundles(cluster))
+        stored = cluster.find(MUTATING, None, TARGETS[0].name) or {}
+        stored["webhooks"] += configuration("other", TARGETS[0].webhooks[1])["webhooks"]
+        cluster.put(MUTATING, stored)
+        with trio.fail_after(3):
+            while ca_bundles(cluster.find(MUTATING, None, TARGETS[0].name) or {}) != [before, before]:
+                await trio.sleep(0.1)
+        await ready(replica)
+        accepted(cluster, clock, replica)
+
+
 async def test_stalled_watches_cost_time_and_nothing_else(
     cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with running(cluster, clock) as (replica,):
         await ready(replica)
         cluster.stall()
-        cluster.put(MUTATING, configuration(TARGETS[0].name, TARGETS[0].webhook))
+        cluster.put(MUTATING, configuration(TARGETS[0].name, *TARGETS[0].webhooks))
         await trio.sleep(POLL + 1)
         accepted(cluster, clock, replica)
 

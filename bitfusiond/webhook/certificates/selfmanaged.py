@@ -15,10 +15,9 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import trio
-from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from bitfusiond import logs, serving
@@ -157,7 +156,7 @@ class SelfManagedCertificate:
     async def _look(self) -> bool:
         """Read everything, do what is next; whether to look again at once, since this or another replica wrote."""
         found = {target: await cabundles.read(self._cluster, target, self._namespace) for target in self._targets}
-        self._bundles = {target.name: _ids(held.certificates) if held else None for target, held in found.items()}
+        self._bundles = {target.name: held.trusted if held else None for target, held in found.items()}
         stored = await self._read_secret()
         vault = self._decode(stored)
         keyring = vault.keyring if vault else None
@@ -257,10 +256,6 @@ class SelfManagedCertificate:
         _log.info(
             "serving certificate signed", why=why, ca=leaf.authority[:16], not_after=_rfc3339(leaf.span.not_after)
         )
-
-
-def _ids(certificates: Iterable[x509.Certificate]) -> frozenset[str]:
-    return frozenset(map(authority.fingerprint, certificates))
 
 
 def _load(pem: bytes) -> ssl.SSLContext:
