@@ -1,0 +1,178 @@
+"""``just deploy``: checks, apply, wait, proof; from nothing, over itself, or over a running 0.4.
+
+The order keeps pods from being refused in between. What makes the API server ask comes last. Over a 0.4, its pods go on
+answering until ours are ready: its Deployment is deleted without them, their CA goes into our Secret first, the Service
+changes over in one step, and only then do they go. The old device plugin stays until the new one is everywhere; both
+advertise the same devices under the same ids, so that the shares of running pods stay theirs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.operate import adoption, checks, legacy04, proof, render, rollout, running, takeover
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.settings import Settings
+
+PROOF_NAMESPACE = "default"
+_DELETION_SECONDS = 60.0
+
+
+def run(settings: Settings, say: Say) -> None:
+    """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
+    kubectl = Kubectl(settings.kubectl)
+    stages, sources = _checked(kubectl, settings, say)
+    old = kubectl.get_all(stages.all)
+    _prepare(kubectl, stages, old, say)
+    _apply(kubectl, stages.base, say)
+    rollout.wait(kubectl, running.WEBHOOK, settings.timeout, say)
+    _apply(kubectl, stages.services, say)
+    left = legacy04.find(kubectl)
+    if left.removals:
+        _endpoints_moved(kubectl, {each.what.name for each in left.removals}, settings.timeout, say)
+    _apply(kubectl, stages.configurations, say)
+    rollout.wait(kubectl, running.PLUGIN, settings.timeout, say)
+    _prove(kubectl, stages, say)
+    _remove(kubectl, left, say)
+    _adopt(kubectl, sources, settings.adopt, say)
+    say("deployed. Next: `just verify`; then a pod: kubectl create -f manifests/examples/pod.yaml")
+
+
+def manifests(settings: Settings) -> list[Json]:
+    """What deploy would apply, in its order, from what is given alone: for those who keep manifests in git."""
+    values, _ = running.choose(settings, running.Running())
+    return render.build(Kubectl(settings.kubectl), settings.platform, values).all
+
+
+def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Stages, dict[str, Json]]:
+    """What is to be applied, and the token sources. Raises Failure with every problem, before anything is changed."""
+    version = checks.server_version(kubectl)
+    say(f"cluster: context {checks.context(kubectl)}, API server {version[0]}.{version[1]}")
+    platform, note = checks.platform(settings.platform, version)
+    say(f"platform: {platform}" + (f" ({note})" if note else ""))
+    problems = checks.permissions(kubectl)
+    if problems:
+        raise Failure("nothing was changed: " + "; ".join(problems))
+    sources = checks.token_secrets(kubectl)
+    problems = checks.tokens(sources)
+    try:
+        values, notes = running.choose(settings, running.read(kubectl))
+    except ConfigurationError as error:
+        problems.append(str(error))
+    if problems:
+        raise Failure("nothing was changed: " + "; ".join(problems))
+    for line in notes:
+        say(line)
+    return render.build(kubectl, platform, values), sources
+
+
+def _prepare(kubectl: Kubectl, stages: render.Stages, old: Mapping[Ref, Json], say: Say) -> None:
+    """Take out of the way what an apply could not change, without ending a pod."""
+    secret = takeover.certificate_secret(
+        kubectl.get(takeover.CERTIFICATES),
+        takeover.bundles(old[ref(each)] for each in stages.configurations if ref(each) in old),
+        time.time(),
+    )
+    if secret is not None:
+        kubectl.apply([secret])
+        say(f"{takeover.CERTIFICATES}: made, with the CA that the webhook of today is trusted by")
+    for wanted in stages.base:
+        current = old.get(ref(wanted))
+        if current is not None and takeover.must_be_made_anew(current, wanted):
+            say(f"{ref(wanted)}: deleted without its pods, as its selector is another; made anew")
+            kubectl.delete(ref(wanted), "--cascade=orphan")
+            _gone(kubectl, ref(wanted))
+
+
+def _gone(kubectl: Kubectl, what: Ref) -> None:
+    deadline = time.monotonic() + _DELETION_SECONDS
+    while kubectl.get(what) is not None:
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"{what} is still there {_DELETION_SECONDS:g} s after it was deleted: look at the finalizers in"
+                f" `kubectl get {what.words} -o yaml` and whether kube-controller-manager runs, then deploy again"
+            )
+        time.sleep(0.5)
+
+
+def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
+    """Apply, and say of each object whether it was made or changed; those that stay as they are in one line."""
+    before = kubectl.get_all(documents)
+    for wanted in documents:
+        if (current := before.get(ref(wanted))) and (operations := takeover.operations(current, wanted)):
+            kubectl.patch(ref(wanted), operations)
+            say(f"{ref(wanted)}: what an earlier installation left in it is gone")
+    after = kubectl.apply(documents)
+    unchanged = 0
+    for what, document in after.items():
+        current = before.get(what)
+        if current is None:
+            say(f"{what}: made")
+        elif current["metadata"]["resourceVersion"] != document["metadata"]["resourceVersion"]:
+            say(f"{what}: changed")
+        else:
+            unchanged += 1
+    if unchanged:
+        say(f"{unchanged} object{'s' if unchanged > 1 else ''} unchanged")
+
+
+def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say: Say) -> None:
+    """Wait until the Service leads to ours alone, so that no call is on its way to a pod that is about to go."""
+    what = Ref("Endpoints", "bwki-webhook-svc", "bwki")
+    deadline = time.monotonic() + timeout
+    while True:
+        addresses = [
+            address
+            for subset in (kubectl.get(what) or {}).get("subsets") or []
+            for address in subset.get("addresses") or []
+        ]
+        pods = {(address.get("targetRef") or {}).get("name", "") for address in addresses}
+        if pods and not any(name.startswith(owner) for name in pods for owner in old_owners):
+            say("Service bwki/bwki-webhook-svc: leads to the new webhook")
+            return
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"{what}: after {timeout:g} s it does not hold the new webhook alone: look at"
+                f" `kubectl get {what.words} -o yaml`, then deploy again"
+            )
+        time.sleep(rollout.POLL_SECONDS)
+
+
+def _prove(kubectl: Kubectl, stages: render.Stages, say: Say) -> None:
+    configmap = next((each for each in stages.base if ref(each) == render.CATALOGUE_MAP), None)
+    answer = proof.wait(kubectl, PROOF_NAMESPACE, proof.client_of(configmap))
+    if not answer.good:
+        raise Failure(f"everything is rolled out, but a pod by dry run: {answer.detail}; `just verify` says more")
+    say(f"a pod by dry run: {answer.detail}")
+
+
+def _remove(kubectl: Kubectl, left: legacy04.Left, say: Say) -> None:
+    for removal in left.removals:
+        if kubectl.delete(removal.what):
+            say(f"{removal.what}: removed ({removal.why})")
+    secret = kubectl.get(takeover.CERTIFICATES) or {}
+    keys = [key for key in legacy04.CERTIFICATE_KEYS if key in (secret.get("data") or {})]
+    if keys:
+        kubectl.patch(takeover.CERTIFICATES, [{"op": "remove", "path": f"/data/{key}"} for key in keys])
+        say(f"{takeover.CERTIFICATES}: the certificate of 0.4 removed")
+    for note in left.notes:
+        say(note)
+
+
+def _adopt(kubectl: Kubectl, sources: Mapping[str, Json], everything: bool, say: Say) -> None:
+    """Make the token copies that an earlier installation made follow their source."""
+    unknown = adoption.sort(adoption.find(kubectl), sources)
+    chosen = [*unknown.same, *(unknown.other if everything else [])]
+    kubectl.apply([adoption.adopted(secret, sources) for secret in chosen])
+    for secret in chosen:
+        say(f"{ref(secret)}: adopted, it follows its source from now on")
+    for what in [] if everything else map(ref, unknown.other):
+        say(
+            f"{what}: not managed, and its content is not the source's: pods of {what.namespace} go on using it."
+            f" A stale copy? `kubectl delete {what.words}`, or ADOPT=yes just deploy for all such"
+        )
+    for what in unknown.fixed:
+        say(f"{what}: immutable or of another type, so it can never follow its source: kubectl delete {what.words}")

@@ -1,0 +1,182 @@
+"""The only place that runs kubectl: JSON in and out, errors as one line.
+
+Server-side apply throughout, under a field manager of our own: what others wrote beside our fields (the webhook's
+``caBundle``, a Service's address, somebody's labels) stays, a field that left the manifests goes, and an apply that
+changes nothing leaves the object's resourceVersion as it was. kubectl 1.20 is the oldest that is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bitfusiond.errors import ConfigurationError, Failure
+
+FIELD_MANAGER = "bitfusiond-deploy"
+REQUEST_SECONDS = 30
+# Above kubectl's own deadline for each request: it may ask several times, and for the API's groups first.
+_PROCESS_SECONDS = 180
+
+Json = dict[str, Any]
+
+_SERVER_ERROR = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: ")
+_NOISE = re.compile(r"^(Warning:|W\d{4} |[EI]\d{4} )")
+
+
+class KubectlError(Failure):
+    """kubectl, or the API server behind it, said no; ``reason`` is the API server's word for it (``NotFound``)."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An object by what kubectl calls it. ``kind`` as in manifests; ``namespace`` empty for a cluster's own."""
+
+    kind: str
+    name: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+    @property
+    def words(self) -> str:
+        """For a command line that a person copies: ``configmap x -n bwki``."""
+        return f"{self.kind.lower()} {self.name}" + (f" -n {self.namespace}" if self.namespace else "")
+
+
+def ref(document: Mapping[str, Any]) -> Ref:
+    metadata = document["metadata"]
+    return Ref(document["kind"], metadata["name"], metadata.get("namespace") or "")
+
+
+class Kubectl:
+    """``program`` is KUBECTL; which cluster is meant is kubectl's affair (KUBECONFIG, current context)."""
+
+    def __init__(self, program: str = "kubectl") -> None:
+        self.program = program
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints. Raises KubectlError; ConfigurationError where there is no such program."""
+        command = [self.program, f"--request-timeout={REQUEST_SECONDS}s", *arguments]
+        try:
+            done = subprocess.run(  # noqa: S603 - what the operator named, without a shell
+                command,
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_PROCESS_SECONDS,
+            )
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"KUBECTL: {self.program!r} is not there: install kubectl, or name the program in KUBECTL"
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(f"KUBECTL: {self.program!r} cannot be run: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise KubectlError(
+                f"kubectl {arguments[0]}: no answer within {_PROCESS_SECONDS} s: does the API server answer"
+                " `kubectl get --raw /readyz`?"
+            ) from None
+        if done.returncode != 0:
+            raise _error(arguments, done.stderr)
+        return done.stdout
+
+    def json(self, *arguments: str, stdin: str | None = None) -> list[Json]:
+        """The objects that kubectl prints with ``-o json``, those of a List one by one."""
+        return objects_in(self.run(*arguments, "-o", "json", stdin=stdin))
+
+    def get(self, what: Ref) -> Json | None:
+        """The object, or None where there is none, or no such kind."""
+        arguments = ["get", what.kind.lower(), what.name, "--ignore-not-found"]
+        try:
+            found = self.json(*arguments, *_in(what.namespace))
+        except KubectlError as error:
+            if error.reason in {"NotFound", "NoKind"}:
+                return None
+            raise
+        return found[0] if found else None
+
+    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Json]:
+        """The objects of a kind, of all namespaces where none is given; none where there is no such kind."""
+        where = _in(namespace) if namespace else ["--all-namespaces"]
+        try:
+            return self.json("get", kind.lower(), *where, *arguments)
+        except KubectlError as error:
+            if error.reason == "NoKind":
+                return []
+            raise
+
+    def get_all(self, documents: Sequence[Json]) -> dict[Ref, Json]:
+        """Those of ``documents`` that the cluster has, as it has them."""
+        found = self.json("get", "--ignore-not-found", "-f", "-", stdin=_text(documents)) if documents else []
+        return {ref(each): each for each in found}
+
+    def apply(self, documents: Sequence[Json], *, manager: str = FIELD_MANAGER) -> dict[Ref, Json]:
+        """Server-side apply, in the order given, over whoever else wrote these fields; the objects as they are now."""
+        if not documents:
+            return {}
+        options = ["--server-side", "--force-conflicts", f"--field-manager={manager}"]
+        found = self.json("apply", *options, "-f", "-", stdin=_text(documents))
+        return {ref(each): each for each in found}
+
+    def create(self, documents: Sequence[Json], *arguments: str) -> list[Json]:
+        return self.json("create", *arguments, "-f", "-", stdin=_text(documents))
+
+    def patch(self, what: Ref, operations: Sequence[Json]) -> None:
+        """A JSON Patch. It stands in the arguments, for everybody on this machine to see: nothing secret."""
+        arguments = ["patch", what.kind.lower(), what.name, *_in(what.namespace)]
+        self.run(*arguments, "--type=json", "-p", json.dumps(list(operations)))
+
+    def delete(self, what: Ref, *arguments: str) -> bool:
+        """Whether there was such an object."""
+        command = ["delete", what.kind.lower(), what.name, *_in(what.namespace), "--ignore-not-found"]
+        try:
+            return bool(self.run(*command, "--wait=false", *arguments).strip())
+        except KubectlError as error:
+            if error.reason in {"NotFound", "NoKind"}:
+                return False
+            raise
+
+    def raw(self, path: str) -> str:
+        return self.run("get", "--raw", path)
+
+
+def objects_in(text: str) -> list[Json]:
+    """The objects in what kubectl printed: one, a List, or several one after the other."""
+    decoder = json.JSONDecoder()
+    found: list[Json] = []
+    rest = text.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        found += value["items"] if isinstance(value.get("items"), list) else [value]
+        rest = rest[end:].lstrip()
+    return found
+
+
+def _in(namespace: str) -> list[str]:
+    return ["-n", namespace] if namespace else []
+
+
+def _text(documents: Iterable[Json]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+
+
+def _error(arguments: Sequence[str], stderr: str) -> KubectlError:
+    """kubectl's stderr in one line, without its log and without what it says twice."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _NOISE.match(line)]
+    text = "; ".join(dict.fromkeys(lines)) or stderr.strip() or "it failed without a word"
+    found = _SERVER_ERROR.search(text)
+    reason = (found["reason"] or "") if found else ""
+    if not found and re.search(r"no matches for kind|the server doesn't have a resource type", text):
+        reason = "NoKind"
+    return KubectlError(f"kubectl {arguments[0]}: {_SERVER_ERROR.sub('', text).removeprefix('error: ')}", reason)

@@ -1,0 +1,89 @@
+"""What the integration 0.4 leaves in a cluster, by the names that it gave, and when each may go.
+
+Decided from what the cluster has at this moment, not from what an earlier run did: a deploy that was stopped halfway
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+
+NAMESPACE = "bwki"
+PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", "kube-system")
+BINDING = Ref("ClusterRoleBinding", "bwki-webhook-deployment")
+ACCOUNT = Ref("ServiceAccount", "bwki-webhook-deployment", NAMESPACE)
+SIGNING_REQUEST = Ref("CertificateSigningRequest", "bwki-webhook-svc.bwki")
+POLICY = Ref("PodSecurityPolicy", "privileged")
+POLICY_ROLE = Ref("Role", "psp:privileged", "kube-system")
+# Of its webhook's pods, and so of the ReplicaSets that made them.
+WEBHOOK_LABEL = ("app", "bwki")
+# The keys of its certificate in the Secret that is the CA's now.
+CERTIFICATE_KEYS = ("cert.pem", "key.pem")
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An object of 0.4 that nothing needs any more."""
+
+    what: Ref
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What of 0.4 is there."""
+
+    removals: list[Removal]
+    notes: list[str]
+
+
+_SINGLE = {
+    BINDING: "made the namespace's default account cluster-admin",
+    PLUGIN: "privileged, replaced by DaemonSet kube-system/bitfusion-device-plugin",
+    ACCOUNT: "no pod ran under it",
+    SIGNING_REQUEST: "the webhook signs its own certificates",
+}
+
+
+def find(kubectl: Kubectl) -> Left:
+    """What of 0.4 is in the cluster now."""
+    label = "=".join(WEBHOOK_LABEL)
+    workloads = [each for kind in ("ReplicaSet", "Pod") for each in kubectl.all(kind, "-l", label, namespace=NAMESPACE)]
+    single = {what: kubectl.get(what) for what in (*_SINGLE, POLICY, POLICY_ROLE)}
+    return left(workloads, {what: each for what, each in single.items() if each is not None})
+
+
+def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
+    """From the ReplicaSets and pods of its webhook and the objects it made one of.
+
+    A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
+    """
+    removals = [
+        Removal(Ref(each["kind"], each["metadata"]["name"], NAMESPACE), "the webhook of 0.4")
+        for each in workloads
+        if not _controlled(each)
+    ]
+    removals += [Removal(what, why) for what, why in _SINGLE.items() if what in single and _is_04(what, single[what])]
+    return Left(removals, _notes(single))
+
+
+def _controlled(document: Mapping[str, Any]) -> bool:
+    return any(owner.get("controller") for owner in document["metadata"].get("ownerReferences") or [])
+
+
+def _is_04(what: Ref, document: Mapping[str, Any]) -> bool:
+    """An operator may have bound that name to something of theirs."""
+    return what != BINDING or (document.get("roleRef") or {}).get("name") == "cluster-admin"
+
+
+def _notes(single: Mapping[Ref, Json]) -> list[str]:
+    """Names that are too common to be removed as 0.4's."""
+    return [
+        f"{what} may be of 0.4 (K8S_PLATFORM=tkgi) and is not needed any more: kubectl delete {what.words}"
+        for what in (POLICY, POLICY_ROLE)
+        if what in single
+    ]

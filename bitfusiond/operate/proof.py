@@ -1,0 +1,135 @@
+"""The proof of the whole path: a server-side dry run of an annotated pod, which nothing keeps."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bitfusiond.configfiles import CATALOGUE, load_yaml
+from bitfusiond.core import catalogue, names
+from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
+
+# An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
+SETTLE_SECONDS = 30.0
+_POLL_SECONDS = 1.0
+
+_OURS = re.compile(r'"\w+\.?[\w-]*\.bitfusion\.io"|bwkimua|bwkival')
+_DENIED = re.compile(r'admission webhook "(?P<webhook>[^"]+)" denied the request: (?P<why>.*)', re.DOTALL)
+_FAILED = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)": (?P<why>.*)', re.DOTALL)
+
+
+class Outcome(Enum):
+    """How the API server answered."""
+
+    ADMITTED = "admitted"  # asked, and the pod was changed
+    NOT_ASKED = "not asked"  # the pod came back as it went
+    REFUSED = "refused"  # asked, and it said no
+    UNREACHABLE = "unreachable"  # the API server could not ask
+    OTHER = "other"  # somebody else said no
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """``detail`` is one line for people."""
+
+    outcome: Outcome
+    detail: str
+
+    @property
+    def good(self) -> bool:
+        """A namespace that may not have tokens is refused by us, and so on purpose."""
+        return self.outcome is Outcome.ADMITTED or (
+            self.outcome is Outcome.REFUSED and "may not receive Bitfusion tokens" in self.detail
+        )
+
+
+def pod(namespace: str, client: tuple[str, str]) -> Json:
+    """A pod that asks for 1 % of one GPU and would do nothing; as strict as Pod Security ``restricted`` wants it."""
+    os, version = client
+    security: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    resources = {"cpu": "10m", "memory": "16Mi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "bitfusiond-proof-",
+            "namespace": namespace,
+            # Without it an API server that knows no matchConditions would not say why it could not ask.
+            "labels": {names.MANAGEMENT: "all"},
+            "annotations": {names.MANAGEMENT: "all", names.CLIENT_OS: os, names.CLIENT_VERSION: version},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "proof",
+                    "image": "bitfusiond-proof",
+                    "command": ["true"],
+                    "securityContext": security,
+                    "resources": {
+                        "requests": resources,
+                        "limits": {**resources, names.GPU_AMOUNT: "1", names.GPU_PERCENT: "1"},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def client_of(configmap: Mapping[str, Any] | None) -> tuple[str, str]:
+    """The first client of the catalogue in ``configmap``, as (os, version)."""
+    try:
+        text = ((configmap or {}).get("data") or {})[CATALOGUE]
+        return next(iter(catalogue.parse(load_yaml(text)).clients))
+    except (KeyError, ValueError):
+        return "ubuntu18", "450"
+
+
+def ask(kubectl: Kubectl, namespace: str, client: tuple[str, str]) -> Proof:
+    """Create the pod by dry run; the API server's own failures are raised as KubectlError only where it is silent."""
+    try:
+        stored = kubectl.create([pod(namespace, client)], "--dry-run=server")
+    except KubectlError as error:
+        return judge_error(str(error).removeprefix("kubectl create: "))
+    return judge(stored[0])
+
+
+def judge(stored: Mapping[str, Any]) -> Proof:
+    """From the pod that the API server would store."""
+    annotations = stored["metadata"].get("annotations") or {}
+    if annotations.get(names.STATUS) != names.STATUS_INJECTED:
+        return Proof(
+            Outcome.NOT_ASKED, "the API server did not ask the webhook, and would have stored the pod as it is"
+        )
+    shares = stored["spec"]["containers"][0]["resources"]["limits"].get(names.GPU)
+    return Proof(Outcome.ADMITTED, f"asked, patched: 1 % of one GPU became {names.GPU}: {shares}")
+
+
+def judge_error(message: str) -> Proof:
+    """From the words of the API server."""
+    message = " ".join(message.split())
+    if (found := _DENIED.search(message)) and _OURS.search(found[0]):
+        return Proof(Outcome.REFUSED, f"asked, refused by {found['webhook']}: {found['why']}")
+    if (found := _FAILED.search(message)) and _OURS.search(found[0]):
+        return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {found['webhook']}: {found['why']}")
+    return Proof(Outcome.OTHER, f"refused, not by bitfusiond: {message}")
+
+
+def wait(kubectl: Kubectl, namespace: str, client: tuple[str, str], seconds: float = SETTLE_SECONDS) -> Proof:
+    """Ask until the answer is good, or for ``seconds``; the last answer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ask(kubectl, namespace, client)
+        if answer.good or time.monotonic() > deadline:
+            return answer
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,34 @@
+"""What verify and uninstall print: a table of what was looked at; for what is wrong the reason and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+OK, WRONG, NOTE = "ok", "WRONG", "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``state`` is OK, WRONG or NOTE (nothing to mend, or nothing that could be seen); ``fix`` the next command."""
+
+    what: str
+    state: str
+    detail: str = ""
+    fix: str = ""
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines: object, state, detail; the fix of a row on a line below it, as long as it is."""
+    width = max((len(row.what) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.what:{width}}  {row.state:5}  {row.detail}".rstrip())
+        if row.fix:
+            lines.append(f"{'':{width}}         -> {row.fix}")
+    return lines
+
+
+def wrong(rows: Iterable[Row]) -> int:
+    """How many rows are wrong."""
+    return sum(row.state == WRONG for row in rows)

@@ -1,0 +1,92 @@
+"""What an operator can say: environment variables, read and checked in one place, all problems at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitfusiond import __version__, settings
+from bitfusiond.errors import ConfigurationError
+
+COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
+DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
+
+_REPO = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """None: not given, so that what the cluster has stays.
+
+    ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
+    ``timeout`` in seconds for each wait.
+    """
+
+    image_repo: str
+    image_tag: str
+    platform: str
+    total_gpu_memory: int | None
+    resource_nums: int | None
+    clients: Path | None
+    adopt: bool
+    timeout: float
+    kubectl: str
+
+
+def _repo(value: str) -> str:
+    if not _REPO.fullmatch(value):
+        raise ValueError(f"a registry's name and a path in lower case without a tag, for example {DEFAULT_REPO}")
+    return value
+
+
+def _tag(value: str) -> str:
+    if not _TAG.fullmatch(value):
+        raise ValueError("up to 128 letters, digits, '_', '.', '-', for example 0.5.0")
+    return value
+
+
+def _file(value: str) -> Path:
+    if not Path(value).is_file():
+        raise ValueError("a file that is there, written by `just distros`")
+    return Path(value)
+
+
+def _yes(value: str) -> bool:
+    if value not in {"yes", "no"}:
+        raise ValueError("yes or no")
+    return value == "yes"
+
+
+_VARIABLES: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
+    "image_repo": ("IMAGE_REPO", DEFAULT_REPO, _repo),
+    "image_tag": ("IMAGE_TAG", __version__, _tag),
+    "platform": ("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
+    "total_gpu_memory": ("TOTAL_GPU_MEMORY", None, settings.integer(0)),
+    "resource_nums": ("RESOURCE_NUMS", None, settings.device_count),
+    "clients": ("CLIENTS", None, _file),
+    "adopt": ("ADOPT", "no", _yes),
+    "timeout": ("TIMEOUT", "300", settings.seconds(1, 3600)),
+    "kubectl": ("KUBECTL", "kubectl", settings.text),
+}
+
+
+def resolve(environment: Mapping[str, str]) -> Settings:
+    """A variable that is empty counts as not given, as ``just`` passes all of them.
+
+    Raises ConfigurationError that names every variable that is wrong, its value and what is allowed.
+    """
+    chosen: dict[str, Any] = {}
+    problems = []
+    for field, (variable, default, parse) in _VARIABLES.items():
+        value = environment.get(variable) or default
+        try:
+            chosen[field] = None if value is None else parse(value)
+        except ValueError as error:
+            problems.append(f"{variable}: {value!r} is not {error}")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    return Settings(**chosen)

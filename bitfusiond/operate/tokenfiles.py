@@ -1,0 +1,65 @@
+"""The three token files: whether a client could use them. No message quotes what is in them."""
+
+from __future__ import annotations
+
+import base64
+
+from cryptography import x509
+
+from bitfusiond.configfiles import load_yaml
+from bitfusiond.core import names, tokens
+
+_LARGEST = 1_000_000  # bytes; a Secret holds no more than 1 MiB
+
+
+def problems(file: str, content: bytes) -> list[str]:
+    """What is wrong with the content of the token file ``file``, each as ``FILE: what``."""
+    if not content.strip():
+        return [f"{file}: it is empty"]
+    if len(content) > _LARGEST:
+        return [f"{file}: it has {len(content)} bytes, a Secret holds at most {_LARGEST}"]
+    check = {names.CA_CRT: _certificates, names.CLIENT_YAML: _client, names.SERVERS_CONF: _servers}[file]
+    problem = check(content)
+    return [f"{file}: {problem}"] if problem else []
+
+
+def servers(content: bytes) -> list[tuple[str, int]]:
+    """Where the servers of a servers.conf are. Raises ValueError with what is wrong, without the values."""
+    try:
+        return tokens.addresses(load_yaml(tokens.repaired(content.decode())))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+
+
+def decoded(data: str) -> bytes:
+    """The content of a Secret's key, which the API server keeps in base64."""
+    return base64.b64decode(data)
+
+
+def _certificates(content: bytes) -> str | None:
+    try:
+        x509.load_pem_x509_certificates(content)
+    except ValueError:
+        return "it has no certificate in PEM (-----BEGIN CERTIFICATE-----)"
+    return None
+
+
+def _client(content: bytes) -> str | None:
+    try:
+        document = load_yaml(content.decode())
+    except UnicodeDecodeError:
+        return "it is not UTF-8 text"
+    except ValueError as error:
+        # YAML's own words may repeat a value: keep what stands before it.
+        return str(error).partition(": ")[0]
+    return None if isinstance(document, dict) and document else "it must be a mapping of keys and values, in YAML"
+
+
+def _servers(content: bytes) -> str | None:
+    try:
+        servers(content)
+    except tokens.ServersError as error:
+        return str(error)
+    except ValueError as error:
+        return str(error).partition(": ")[0]
+    return None

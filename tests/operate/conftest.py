@@ -1,0 +1,28 @@
+"""A real API server for the operator's commands, with kubectl; the tests play the controllers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.apiserver import APIServer
+from tests.cluster.webhook import routed, write_kubeconfig
+from tests.operate.cluster import Operator
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
+    with routed(tmp_path_factory.mktemp("operate")) as server:
+        yield server
+
+
+@pytest.fixture
+def operator(api: APIServer, tmp_path: Path) -> Operator:
+    """Runs the commands as an administrator of ``api``."""
+    kubectl = Path(os.environ["KUBEBUILDER_ASSETS"]) / "kubectl"
+    if not kubectl.exists():
+        pytest.skip("KUBEBUILDER_ASSETS holds no kubectl: put one there to run this")
+    return Operator(write_kubeconfig(tmp_path / "kubeconfig", api), kubectl)

@@ -1,0 +1,144 @@
+"""``deploy`` against a real API server and a real webhook; the tests play kubelets and controllers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitfusiond.core import names
+from tests.cluster.apiserver import APIServer
+from tests.cluster.webhook import MUTATING, VALIDATING, Installation, secret_path
+from tests.operate.cluster import PLUGIN, WEBHOOK, Operator, controllers, found
+from tests.operate.tokens import put_tokens, remove_tokens
+
+
+@pytest.fixture(scope="module")
+def cluster(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Controllers, and one replica of the webhook in the place of all those that a Deployment would run."""
+    with ExitStack() as stack:
+        installation = Installation(api, tmp_path_factory.mktemp("webhook"))
+        put_tokens(api)
+        stack.enter_context(controllers(api))
+        stack.enter_context(installation.ready_replica())
+        # deploy makes the Service; the API server refuses Endpoints for none.
+        stack.enter_context(installation.endpoints_follow())
+        yield installation
+
+
+def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    result = operator.run("deploy", TOTAL_GPU_MEMORY="16000")
+    assert result.status == 0, result.err
+    assert "TOTAL_GPU_MEMORY: 16000 (given)" in result.lines
+    assert "using legacy" in result.out
+    assert f"patched: 1 % of one GPU became {names.GPU}: 1" in result.out
+    assert "Next: `just verify`" in result.lines[-1]
+    assert _variable(api, WEBHOOK, "TOTAL_GPU_MEMORY") == "16000"
+
+
+def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    assert operator.run("deploy", TOTAL_GPU_MEMORY="16000", RESOURCE_NUMS="500").status == 0
+    before = _versions(api)
+    result = operator.run("deploy")
+    assert result.status == 0, result.err
+    assert "TOTAL_GPU_MEMORY: 16000 (as it runs)" in result.lines
+    assert "RESOURCE_NUMS: 500 (as it runs)" in result.lines
+    assert not [line for line in result.lines if line.endswith((": made", ": changed"))], result.out
+    assert _versions(api) == before
+
+
+def test_the_ca_bundle_that_the_webhook_wrote_survives_a_deploy(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    assert operator.run("deploy").status == 0
+    webhook = api.request("GET", f"{MUTATING}/bwki-webhook-cfg")["webhooks"][0]
+    assert webhook["clientConfig"]["caBundle"]
+
+
+def test_images_of_another_registry_are_used_everywhere(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    result = operator.run("deploy", IMAGE_REPO="registry.example:5000/gpu", IMAGE_TAG="9.9")
+    assert result.status == 0, result.err
+    for path in (WEBHOOK, PLUGIN):
+        (container,) = api.request("GET", path)["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "registry.example:5000/gpu/bitfusiond:9.9"
+    template = api.request("GET", "/api/v1/namespaces/bwki/configmaps/bwki-webhook-configmap")["data"]
+    assert "image: registry.example:5000/gpu/bitfusion-client:9.9" in template["sidecarconfig.yaml"]
+
+
+def test_a_catalogue_that_was_given_stays_until_another_is_given(
+    api: APIServer, operator: Operator, cluster: Installation, tmp_path: Path
+) -> None:
+    text = (
+        Path("bitfusiond/data/bitfusion-client-config.yaml").read_text() + '\nDefault: {os: ubuntu18, version: "450"}\n'
+    )
+    (tmp_path / "clients.yaml").write_text(text)
+    assert operator.run("deploy", CLIENTS=str(tmp_path / "clients.yaml")).status == 0
+    result = operator.run("deploy")
+    assert "client catalogue: as it runs" in result.out
+    path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
+    assert api.request("GET", path)["data"]["bitfusion-client-config.yaml"] == text
+
+
+def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    assert operator.run("deploy").status == 0
+    before = _versions(api)
+    remove_tokens(api)
+    try:
+        result = operator.run("deploy", TOTAL_GPU_MEMORY="8000")
+        assert result.status == 1
+        assert "nothing was changed" in result.err
+        for name in names.TOKEN_SECRETS.values():
+            assert f"kube-system/{name}" in result.err
+        assert "just tokens DIR" in result.err
+        assert _versions(api) == before
+    finally:
+        put_tokens(api)
+
+
+def _versions(api: APIServer) -> dict[str, str]:
+    paths = [
+        *(WEBHOOK, PLUGIN, "/api/v1/namespaces/bwki", "/api/v1/namespaces/bwki/services/bwki-webhook-svc"),
+        *(f"{MUTATING}/bwki-webhook-cfg", f"{VALIDATING}/validation.bitfusion.io-cfg"),
+        "/api/v1/namespaces/bwki/configmaps/bwki-webhook-configmap",
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles/bitfusiond-webhook",
+    ]
+    # The status is the tests' own affair: the generation counts changes of the rest, where there is one.
+    found_objects = {path: (found(api, path) or {"metadata": {}})["metadata"] for path in paths}
+    return {path: str(each.get("generation") or each.get("resourceVersion")) for path, each in found_objects.items()}
+
+
+def _variable(api: APIServer, path: str, name: str) -> Any:
+    (container,) = api.request("GET", path)["spec"]["template"]["spec"]["containers"]
+    return next(each["value"] for each in container["env"] if each["name"] == name)
+
+
+def test_an_operator_who_may_not_is_told_what_is_missing(api: APIServer, operator: Operator, tmp_path: Path) -> None:
+    text = operator.kubeconfig.read_text().replace(api.token, "nobody")
+    other = tmp_path / "nobody"
+    other.write_text(text)
+    result = operator.run("deploy", KUBECONFIG=str(other))
+    assert result.status == 1
+    assert "the cluster does not answer (context c)" in result.err
+
+
+def test_a_program_that_is_not_there_is_named(operator: Operator) -> None:
+    result = operator.run("deploy", KUBECTL="kubectl-of-nobody")
+    assert result.status == 2
+    assert "KUBECTL: 'kubectl-of-nobody' is not there" in result.err
+
+
+def test_secrets_are_where_they_were(api: APIServer, operator: Operator, cluster: Installation) -> None:
+    assert operator.run("deploy").status == 0
+    for name in names.TOKEN_SECRETS.values():
+        assert found(api, secret_path("kube-system", name)) is not None
