@@ -62,3 +62,25 @@ build: setup
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
 distros DIR OUT="distros": setup
     @{{ bin }}/python -m bitfusiond.distros "{{ DIR }}" "{{ OUT }}"
+
+# What deploy, verify and uninstall can be told. Empty: what the cluster has stays, else the default. Not exported: some
+# are names of the daemons' own variables, and of nobody else's business.
+K8S_PLATFORM := env("K8S_PLATFORM", "")
+TOTAL_GPU_MEMORY := env("TOTAL_GPU_MEMORY", "")
+RESOURCE_NUMS := env("RESOURCE_NUMS", "")
+CLIENTS := env("CLIENTS", "")
+ADOPT := env("ADOPT", "")
+NAMESPACE := env("NAMESPACE", "")
+TIMEOUT := env("TIMEOUT", "")
+operate := "env K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
+    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + " ADOPT=" + quote(ADOPT) + \
+    " NAMESPACE=" + quote(NAMESPACE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
+    " -m bitfusiond.operate"
+
+# Install into the cluster of kubectl's context, or bring it up to date: checks, applies, waits, proves.
+deploy: setup
+    @{{ operate }} deploy
+
+# Print what deploy would apply.
+manifests: setup
+    @{{ operate }} manifests
