@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failure as error:
         _complain(str(error))
         return error.exit_status
+    except OSError as error:
+        _complain(_reason(error))
+        return 1
     except KeyboardInterrupt:
         _complain("interrupted: the next run goes on from here")
         return 1
@@ -54,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(source: Path, out: Path) -> list[str]:
     """Unpack what is in ``source`` and write the catalogue; return the problems. With one there is no new catalogue.
 
-    What could be unpacked stays, so that the next run need not do it again. Raises Failure where nothing can be done.
+    What could be unpacked stays, so that the next run need not do it again. Raises Failure where nothing can be done,
+    OSError for a directory that cannot be read.
     """
     problems: list[str] = []
     found = _packages(source, out, problems)
@@ -68,7 +72,7 @@ def run(source: Path, out: Path) -> list[str]:
             except (PackageError, Failure) as error:
                 problems.append(str(error))
             except OSError as error:
-                problems.append(f"{package.file}: {error.filename}: {error.strerror}")
+                problems.append(f"{package.file}: {_reason(error)}")
         if not problems:
             _write_catalogue(out / configfiles.CATALOGUE, libraries)
     if problems:
@@ -104,7 +108,7 @@ def _alone(out: Path) -> Iterator[int]:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise Failure(f"OUT_DIR: {error.filename}: {error.strerror}") from None
+        raise Failure(f"OUT_DIR: {_reason(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield lock
@@ -279,7 +283,7 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
     except ValueError as error:
         raise Failure(f"{path}: {error}: mend the file that is there, or delete it") from None
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror}") from None
+        raise Failure(f"{path}: {_reason(error)}") from None
 
 
 def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
@@ -295,6 +299,10 @@ def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None
 
 def _count(things: Sequence[object] | Mapping[Package, str], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+
+def _reason(error: OSError) -> str:
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
 
 
 def _say(line: str) -> None:

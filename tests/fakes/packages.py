@@ -32,6 +32,9 @@ needs_deb = pytest.mark.skipif(
 needs_rpm = pytest.mark.skipif(
     shutil.which("rpmbuild") is None, reason="building .rpm packages needs rpmbuild (Debian package rpm)"
 )
+needs_bsdtar = pytest.mark.skipif(
+    shutil.which("bsdtar") is None, reason="unpacking needs bsdtar (Debian package libarchive-tools)"
+)
 
 _CONTROL = """\
 Package: {name}
