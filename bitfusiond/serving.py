@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -29,6 +31,7 @@ from hypercorn.utils import parse_socket_addr, wrap_app
 from bitfusiond import logs
 from bitfusiond.errors import Failure
 from bitfusiond.settings import Address
+from bitfusiond.tlsstream import TLSStream
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -79,67 +82,150 @@ class _Http1(H11Protocol):
         await super()._maybe_recycle()
 
 
+class _Inbox:
+    """What a connection has read for the application, and hypercorn's bound on it.
+
+    hypercorn uses trio's memory channels, where each event is a task switch on either side.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._events: deque[Any] = deque()
+        self._size = size
+        self._waiting = trio.lowlevel.ParkingLot()  # for a first event, or for room
+
+    async def put(self, event: Any) -> None:
+        while len(self._events) >= self._size:
+            await self._waiting.park()
+        self._events.append(event)
+        self._waiting.unpark_all()
+
+    async def get(self) -> Any:
+        while not self._events:
+            await self._waiting.park()
+        event = self._events.popleft()
+        self._waiting.unpark_all()
+        return event
+
+
+class _Tasks(TaskGroup):
+    """The nursery of a connection, where each of its requests has a task."""
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
+        inbox = _Inbox(config.max_app_queue_size)
+        self._nursery.start_soon(self._request, app, scope, inbox.get, send)  # type: ignore[union-attr]
+        return inbox.put
+
+    async def _request(self, app: Any, scope: Scope, receive: Receive, send: Any) -> None:
+        try:
+            await app(scope, receive, send, None, None)
+        except Exception:  # noqa: BLE001 - a defect in one answer must not end the connection without a word
+            _log.exception("error in the application")
+        await send(None)  # hypercorn's word for the end: 500 where there was no answer
+
+
+class _Context(WorkerContext):
+    """What the connections of a server share: whether it is at its end, and who waits for a next request."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.idle: set[_Connection] = set()
+
+    async def end(self) -> None:
+        """No further request on any connection."""
+        await self.terminated.set()
+        for connection in self.idle:
+            connection.life.cancel()
+
+
 class _Connection(TCPServer):
     """One client. A write that takes longer than SEND_SECONDS means a client that no longer reads: it is dropped."""
 
+    context: _Context
+    stream: TLSStream | trio.SocketStream  # type: ignore[assignment]
+
     async def run(self) -> None:
         """Handshake, then requests until either side has enough; the stream is the caller's to close."""
-        tls = isinstance(self.stream, trio.SSLStream)
-        transport: trio.SocketStream = self.stream.transport_stream if tls else self.stream  # type: ignore[assignment]
         self._hung_up = False
+        self._unsent = b""
+        sock = self.stream.socket
         try:
-            if tls:
+            if isinstance(self.stream, TLSStream):
                 with trio.fail_after(HANDSHAKE_SECONDS):
                     await self.stream.do_handshake()
-            client = parse_socket_addr(transport.socket.family, transport.socket.getpeername())
-            server = parse_socket_addr(transport.socket.family, transport.socket.getsockname())
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
         except (trio.BrokenResourceError, trio.TooSlowError, OSError):
             return  # no TLS, or gone already
-        with trio.CancelScope() as self._life:
-            async with TaskGroup() as self._task_group:
+        with trio.CancelScope() as self.life:
+            self._rest(idle=True)
+            async with _Tasks() as tasks:
                 self.protocol = _Http1(  # type: ignore[assignment]
                     self.app,
                     self.config,
                     self.context,
-                    self._task_group,
+                    tasks,
                     self.state,  # type: ignore[arg-type]
-                    tls,
+                    isinstance(self.stream, TLSStream),
                     client,
                     server,
                     self.protocol_send,
                 )
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
                 await self._read_data()
                 # hypercorn would keep the socket of a client that is gone for as long as an idle one.
-                self._life.cancel()
+                self.life.cancel()
+        self.context.idle.discard(self)
         if self._hung_up:
-            await _linger(transport)
+            await _linger(self.stream)
 
     async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Closed):
+        """What hypercorn's HTTP has to say to this connection."""
+        if isinstance(event, RawData):
+            self._unsent += event.data
+            # An answer leaves when it is whole: one TLS record and one system call for head and body.
+            if self.protocol.connection.our_state is not h11.SEND_BODY:  # type: ignore[attr-defined]
+                await self._flush()
+        elif isinstance(event, Updated):
+            self._rest(event.idle)
+        elif isinstance(event, Closed):
             self._hung_up = True
-            self._life.cancel()
-        elif isinstance(event, RawData):
-            async with self.send_lock:
-                try:
-                    with trio.fail_after(SEND_SECONDS):
-                        await self.stream.send_all(event.data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                    self._life.cancel()
+            self.life.cancel()
+
+    async def _flush(self) -> None:
+        """Send what is unsent; what another task is sending goes first."""
+        try:
+            self.send_lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self.send_lock.acquire()
+        data, self._unsent = self._unsent, b""
+        try:
+            if data:
+                with trio.fail_after(SEND_SECONDS):
+                    await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            self.life.cancel()
+        finally:
+            self.send_lock.release()
+
+    def _rest(self, idle: bool) -> None:
+        """An idle connection ends by itself after a while, and at once when the server does.
+
+        hypercorn has a task for that, a new one after each request.
+        """
+        if idle:
+            self.context.idle.add(self)
+            self.life.deadline = trio.current_time() + self.config.keep_alive_timeout
+            if self.context.terminated.is_set():
+                self.life.cancel()
         else:
-            await super().protocol_send(event)
-
-    async def _idle_timeout(self) -> None:
-        with trio.move_on_after(self.config.keep_alive_timeout):
-            await self.context.terminated.wait()
-        self._life.cancel()
+            self.context.idle.discard(self)
+            self.life.deadline = math.inf
 
 
-async def _linger(transport: trio.SocketStream) -> None:
+async def _linger(stream: TLSStream | trio.SocketStream) -> None:
     """Until the client hangs up too: closing on what it still sends would reset the connection, its answer unread."""
     with trio.move_on_after(LINGER_SECONDS), contextlib.suppress(trio.BrokenResourceError):
-        await transport.send_eof()
-        while await transport.receive_some():
+        await stream.send_eof()
+        while await stream.receive_some():
             pass
 
 
@@ -225,15 +311,17 @@ async def serve(
     the next one on.
     """
     config = _Config()
-    context = WorkerContext(None)
+    context = _Context()
     framework = wrap_app(application, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
-    async def connection(stream: trio.SocketStream) -> None:
+    async def connection(plain: trio.SocketStream) -> None:
         try:
-            # https_compatible: no client of HTTPS waits for the end of TLS once it has its answer.
-            layer: Any = trio.SSLStream(stream, tls(), server_side=True, https_compatible=True) if tls else stream
-            await _Connection(framework, config, context, ConnectionState({}), layer)
+            stream = TLSStream(plain, tls()) if tls else plain
+        except OSError:
+            return  # gone already
+        try:
+            await _Connection(framework, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
         except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
             _log.exception("connection failed")
         finally:
@@ -246,5 +334,5 @@ async def serve(
             await stop.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
-        await context.terminated.set()
+        await context.end()
         connections.cancel_scope.deadline = trio.current_time() + graceful_seconds
