@@ -6,6 +6,14 @@ python := env("PYTHON", "python3")
 venv := env("VENV", ".venv")
 bin := venv / "bin"
 
+# What the images are called, and how they are made. Each can be a variable of the environment, or `just NAME=value RECIPE`.
+export IMAGE_REPO := env("IMAGE_REPO", "docker.io/bitfusiondeviceplugin")
+export IMAGE_TAG := env("IMAGE_TAG", `sed -n 's/^__version__ = "\(.*\)"$/\1/p' bitfusiond/__init__.py`)
+export PACKAGES := env("PACKAGES", "")
+export BASE := env("BASE", "")
+export BUILD_BASE := env("BUILD_BASE", "")
+export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
+
 _list:
     @just --list --unsorted
 
@@ -62,6 +70,14 @@ build: setup
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
 distros DIR OUT="distros": setup
     @{{ bin }}/python -m bitfusiond.distros "{{ DIR }}" "{{ OUT }}"
+
+# Build the container images; PACKAGES=DIR, a directory of client packages, for bitfusion-client. ARGS go to the engine.
+build-image *ARGS:
+    @image/images build {{ ARGS }}
+
+# Push the container images that are built.
+push-image:
+    @image/images push
 
 # What deploy, verify and uninstall can be told. Empty: what the cluster has stays, else the default. Not exported: some
 # are names of the daemons' own variables, and of nobody else's business.
