@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+_COPYABLE = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+
 
 class UncopyableError(ValueError):
     """The tree holds something that has no place in a client: a FIFO, a socket, a device."""
@@ -45,6 +47,12 @@ class Entry(NamedTuple):
     @property
     def is_sparse(self) -> bool:
         return self.allocated < self.size
+
+
+_LARGE = 1 << 20  # bytes
+_AT_ONCE = 256  # files: how long a signal or a progress line may have to wait
+_OVERHEAD = 64 << 10  # bytes that can be copied in the time that a file costs whatever its size
+_MUCH = 32 << 20  # bytes: some ten milliseconds, several times what a process costs
 
 
 @dataclass(slots=True)
@@ -86,7 +94,7 @@ def decide(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> Plan:
     A file that is there with the size, mode and time of the wanted one is whole, since its time is set last. Raises
     UncopyableError that names every path which cannot be copied.
     """
-    strange = [f"{entry.path} is {_kind(entry.mode)}" for entry in wanted if _kind(entry.mode)]
+    strange = [f"{entry.path} is {_kind(entry.mode)}" for entry in wanted if stat.S_IFMT(entry.mode) not in _COPYABLE]
     if strange:
         raise UncopyableError("; ".join(strange))
     plan = Plan()
@@ -111,6 +119,27 @@ def decide(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> Plan:
     plan.remove = [entry for path, entry in present.items() if path not in kept][::-1]
     plan.finish = [entry for entry in wanted if entry.is_directory][::-1]
     return plan
+
+
+def batches(files: Sequence[Entry]) -> list[list[Entry]]:
+    """``files``, in batches that several processes can take one after the other, each of one directory.
+
+    Each large one is a batch, the largest first, so that none is left for the end; the others stay together by
+    directory, since processes that make names in one directory wait for each other.
+    """
+    large = sorted((each for each in files if each.size >= _LARGE), key=lambda each: each.size, reverse=True)
+    directories: dict[str, list[Entry]] = {}
+    for entry in files:
+        if entry.size < _LARGE:
+            directories.setdefault(entry.path.rpartition("/")[0], []).append(entry)
+    return [[each] for each in large] + [
+        inside[start : start + _AT_ONCE] for inside in directories.values() for start in range(0, len(inside), _AT_ONCE)
+    ]
+
+
+def is_much(entries: Sequence[Entry]) -> bool:
+    """Whether it takes so long to copy ``entries`` that sharing the work is worth its while."""
+    return sum(entry.size for entry in entries) + len(entries) * _OVERHEAD > _MUCH
 
 
 def shortfall(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> str | None:
@@ -148,7 +177,4 @@ def _one_file(first: Entry, entry: Entry, present: Mapping[str, Entry], kept: se
 
 
 def _kind(mode: int) -> str:
-    """What cannot be copied, in words; empty for what can."""
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
-        return ""
     return "a FIFO" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"

@@ -7,6 +7,7 @@ import os
 import stat
 
 from bitfusiond.core.copyplan import Entry
+from bitfusiond.errors import Failure
 
 # Without CAP_CHOWN only a no-op is allowed (EPERM); in a user namespace the owner may not exist at all (EINVAL).
 _NOT_ALLOWED = frozenset({errno.EPERM, errno.EINVAL})
@@ -16,18 +17,29 @@ _NO_ATTRIBUTES = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP})
 _OF_THE_PLACE = ("security.selinux", "trusted.", "system.nfs4_acl")
 
 
+PLAIN = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO  # what of a mode a file may have while it is half
+
+
 def carry(entry: Entry, source: int | str, target: int | str) -> None:
     """Give ``target`` what ``entry`` says and the extended attributes of ``source``; both a path or a descriptor.
 
+    What is right already stays: most files are made with their owner and mode, and a look is cheaper than a change.
     The order matters: a change of owner takes set-id bits and file capabilities away, and the time comes last, as the
-    mark of a file that is whole. Raises OSError; owners and extended attributes that we may not set are left out, as
-    `cp -a` does.
+    mark of a file that is whole. Raises Failure for a file of another size, OSError; owners and extended attributes
+    that we may not set are left out, as `cp -a` does.
     """
-    _own(entry, target)
+    made = os.stat(target)
+    if entry.is_file and made.st_size != entry.size:
+        raise Failure(f"{entry.path}: the copy has {made.st_size} bytes instead of {entry.size}")
+    mode = stat.S_IMODE(made.st_mode)
+    if (made.st_uid, made.st_gid) != (entry.uid, entry.gid):
+        _own(entry, target)
+        mode &= PLAIN
     for name in _attribute_names(source):
         if not name.startswith(_OF_THE_PLACE):
             _attribute(name, source, target)
-    os.chmod(target, stat.S_IMODE(entry.mode))
+    if mode != stat.S_IMODE(entry.mode):
+        os.chmod(target, stat.S_IMODE(entry.mode))
     os.utime(target, ns=(entry.accessed, entry.modified))
 
 

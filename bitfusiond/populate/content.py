@@ -6,12 +6,12 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import Failure
 from bitfusiond.populate import attributes
+from bitfusiond.populate.crew import Tally
 
 # Ways, cheapest first. The first two take no space and always the whole file.
 HARD_LINK = "hard link"
@@ -33,39 +33,35 @@ _NOT_HERE = frozenset(
 )
 
 
-class Tally:
-    """What one thread has copied so far. ``step`` is called after each piece; it may raise to end the copy."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self.bytes = 0
-        self.ways: Counter[str] = Counter()
-        self._step = step
-
-    def add(self, count: int) -> None:
-        self.bytes += count
-        self._step()
-
-
 class Copier:
-    """Copies file after file; a way that turns out not to work here is not tried again. Threads may share one."""
+    """Copies file after file; a way that turns out not to work here is not tried again."""
 
     def __init__(self, ways: tuple[str, ...] = WAYS) -> None:
         self.ways = ways
         self._stepwise = _first_stepwise(ways)
 
-    def copy(self, entry: Entry, source: str, target: str, tally: Tally) -> None:
-        """Make the file ``target`` like ``source``, of which ``entry`` was read.
+    def copy(
+        self,
+        entry: Entry,
+        source: str,
+        target: str,
+        tally: Tally,
+        source_fd: int | None = None,
+        target_fd: int | None = None,
+    ) -> None:
+        """Make the file ``target`` like ``source``, of which ``entry`` was read; each may be relative to a directory.
 
-        Raises OSError, or Failure if ``source`` is shorter than it was.
+        Raises OSError, or Failure if ``source`` is not as long as it was.
         """
-        if HARD_LINK in self.ways and self.link(source, target):
+        if HARD_LINK in self.ways and self.link(source, target, source_fd, target_fd):
             way = HARD_LINK
-            tally.add(entry.size)
+            tally.bytes += entry.size
         else:
-            reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
+            reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source_fd)
             try:
                 # Never through what is there already: a link, or the half file of a killed run.
-                writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                writer = os.open(target, flags, entry.mode & attributes.PLAIN, dir_fd=target_fd)
                 try:
                     way = self._content(entry, reader, writer, tally)
                     attributes.carry(entry, reader, writer)
@@ -75,10 +71,10 @@ class Copier:
                 os.close(reader)
         tally.ways[way] += 1
 
-    def link(self, source: str, target: str) -> bool:
+    def link(self, source: str, target: str, source_fd: int | None = None, target_fd: int | None = None) -> bool:
         """Whether ``target`` now is a further name of ``source``."""
         try:
-            os.link(source, target, follow_symlinks=False)
+            os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
         except OSError as error:
             self._give_up(HARD_LINK, error)
             return False
@@ -97,7 +93,7 @@ class Copier:
         if entry.size == 0:
             return EMPTY
         if REFLINK in self.ways and self.clone(reader, writer):
-            tally.add(entry.size)
+            tally.bytes += entry.size
             return REFLINK
         if entry.is_sparse:
             for offset, end in _extents(reader, entry):
@@ -121,7 +117,9 @@ class Copier:
                 # Some filesystems answer so instead of with an error; reading tells the difference.
                 self._drop(way)
             offset += count
-            tally.add(count)
+            tally.bytes += count
+            if offset < end:
+                tally.step()
 
     def _give_up(self, way: str, error: OSError) -> None:
         """Try ``way`` no more. Raises the error again if it says something else than that the way does not work."""

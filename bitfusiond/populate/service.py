@@ -31,6 +31,8 @@ def run(settings: Init) -> int:
     started = time.monotonic()
     # Listings are many small objects, none of them in a cycle: looking for cycles only takes time.
     gc.disable()
+    # Files and directories get their mode when they are made.
+    usual = os.umask(0)
     with Stop() as stop:
         try:
             _populate(settings, stop)
@@ -38,6 +40,7 @@ def run(settings: Init) -> int:
             # Files are copied under a message of their own; this is for all that is done around them.
             raise Failure(": ".join(str(part) for part in (error.filename, error.strerror) if part)) from None
         finally:
+            os.umask(usual)
             gc.enable()
     _log.info("done", seconds=round(time.monotonic() - started, 3))
     return 0
@@ -102,12 +105,8 @@ def _may_make(target: Path) -> bool:
 
 def _make(targets: Iterable[Path]) -> None:
     """Make those of ``targets`` that are not there, with the mode that the kubelet gives an emptyDir."""
-    usual = os.umask(0)
-    try:
-        for target in targets:
-            target.mkdir(mode=0o777, exist_ok=True)
-    finally:
-        os.umask(usual)
+    for target in targets:
+        target.mkdir(mode=0o777, exist_ok=True)
 
 
 def _distro(settings: Init, client: Client, problems: list[str]) -> list[Entry]:
@@ -138,10 +137,10 @@ def _trees(settings: Init, package: str, wanted: list[Entry]) -> tuple[Tree, Tre
     """The distro, and what is below its ``opt/bitfusion``, which is taken from the distro's copy in its volume."""
     target = str(settings.distro_target)
     inside = f"{package}/{_OPT}/"
-    opt = [entry._replace(path=entry.path.removeprefix(inside)) for entry in wanted if entry.path.startswith(inside)]
+    opt = [entry for entry in wanted if entry.path.startswith(inside)]
     return (
-        trees.look("distro", package, str(settings.distros), target, wanted),
-        trees.look("opt", package, f"{target}/{package}/{_OPT}", str(settings.opt_target), opt),
+        trees.look("distro", package, str(settings.distros), "", target, wanted),
+        trees.look("opt", package, target, inside, str(settings.opt_target), opt),
     )
 
 

@@ -17,7 +17,8 @@ from bitfusiond.core import copyplan
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import Failure
 from bitfusiond.populate import attributes, files, listing
-from bitfusiond.populate.content import Copier, Tally
+from bitfusiond.populate.content import Copier
+from bitfusiond.populate.crew import Tally
 from bitfusiond.populate.stopping import Stop
 
 _log = logs.Log("populate")
@@ -25,15 +26,16 @@ _log = logs.Log("populate")
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What is to be in a directory of a volume: ``wanted``, whose paths count from ``source`` and from ``target``.
+    """What is to be in a directory of a volume: ``wanted``, whose paths count from ``source``.
 
-    ``plan`` covers the names at its top that are not there yet; ``damaged`` are those of them that are there and not
-    whole.
+    What of a path comes after ``inside`` is where it is to be in ``target``. ``plan`` covers the names at its top that
+    are not there yet; ``damaged`` are those of them that are there and not whole.
     """
 
     what: str
     package: str
     source: str
+    inside: str
     target: str
     wanted: Sequence[Entry]
     tops: tuple[str, ...]
@@ -46,7 +48,7 @@ class Tree:
 
     def staged(self, path: str) -> str:
         """Where ``path`` is until its tree is whole."""
-        top, slash, rest = path.partition("/")
+        top, slash, rest = path[len(self.inside) :].partition("/")
         return f"{self.target}/.{top}.partial{slash}{rest}"
 
     def route(self, path: str) -> tuple[str, str]:
@@ -54,7 +56,7 @@ class Tree:
         return f"{self.source}/{path}", self.staged(path)
 
 
-def look(what: str, package: str, source: str, target: str, wanted: Sequence[Entry]) -> Tree:
+def look(what: str, package: str, source: str, inside: str, target: str, wanted: Sequence[Entry]) -> Tree:
     """What is there of ``wanted`` and what is to be done; nothing is changed.
 
     A name that is there is only believed when everything below it has its kind and its size. The rename alone does not
@@ -66,8 +68,8 @@ def look(what: str, package: str, source: str, target: str, wanted: Sequence[Ent
     present: list[Entry] = []
     tops: list[str] = []
     damaged: list[str] = []
-    for top, entries in _by_top(wanted).items():
-        shown = listing.of(f"{target}/{top}", top)
+    for top, entries in _by_top(wanted, inside).items():
+        shown = listing.of(f"{target}/{top}", inside + top)
         if shown:
             short = copyplan.shortfall(entries, {entry.path: entry for entry in shown})
             if short is None:
@@ -76,20 +78,21 @@ def look(what: str, package: str, source: str, target: str, wanted: Sequence[Ent
             damaged.append(top)
         tops.append(top)
         rest += entries
-        present += shown or listing.of(f"{target}/.{top}.partial", top)
+        present += shown or listing.of(f"{target}/.{top}.partial", inside + top)
     try:
         plan = copyplan.decide(rest, {entry.path: entry for entry in present})
     except copyplan.UncopyableError as error:
         raise Failure(f"{source}: cannot copy the {what}: {error}") from None
-    return Tree(what, package, source, target, rest, tuple(tops), tuple(damaged), plan)
+    return Tree(what, package, source, inside, target, rest, tuple(tops), tuple(damaged), plan)
 
 
 def clear(tree: Tree) -> None:
     """Take away what is in the way of the plan. Raises OSError."""
     for top in tree.damaged:
-        for leftover in reversed(listing.of(tree.staged(top), top)):
+        staged = tree.staged(tree.inside + top)
+        for leftover in reversed(listing.of(staged, tree.inside + top)):
             _remove(leftover, tree.staged(leftover.path))
-        os.rename(f"{tree.target}/{top}", tree.staged(top))
+        os.rename(f"{tree.target}/{top}", staged)
     for entry in tree.plan.reopen:
         os.chmod(tree.staged(entry.path), stat.S_IRWXU)
     for entry in tree.plan.remove:
@@ -105,7 +108,8 @@ def fill(tree: Tree, ways: tuple[str, ...], stop: Stop) -> None:
     methods = files.copy(tree.what, plan.files, tree.route, ways, stop)
     linker = Copier()  # begins with hard links; where there are none, each name gets a file of its own
     for entry, first in plan.further_names:
-        linker.copy(entry, tree.staged(first.path), tree.staged(entry.path), Tally(stop.check))
+        linker.copy(entry, tree.staged(first.path), tree.staged(entry.path), Tally())
+        stop.check()
     for entry in plan.links:
         os.symlink(entry.target, tree.staged(entry.path))
         attributes.carry_to_link(entry, tree.staged(entry.path))
@@ -125,10 +129,10 @@ def fill(tree: Tree, ways: tuple[str, ...], stop: Stop) -> None:
     )
 
 
-def _by_top(wanted: Sequence[Entry]) -> dict[str, list[Entry]]:
+def _by_top(wanted: Sequence[Entry], inside: str) -> dict[str, list[Entry]]:
     tops: dict[str, list[Entry]] = {}
     for entry in wanted:
-        tops.setdefault(entry.path.partition("/")[0], []).append(entry)
+        tops.setdefault(entry.path[len(inside) :].partition("/")[0], []).append(entry)
     return tops
 
 
@@ -140,10 +144,11 @@ def _remove(entry: Entry, location: str) -> None:
 
 
 def _show(tree: Tree) -> None:
-    """Rename each top to its own name, after a last look at what has been made of it."""
-    for top, entries in _by_top(tree.wanted).items():
-        made = {entry.path: entry for entry in listing.of(tree.staged(top), top)}
-        short = copyplan.shortfall(entries, made)
-        if short is not None:
-            raise Failure(f"{tree.target}: the copy of the {tree.what} did not arrive whole: {short}")
-        os.rename(tree.staged(top), f"{tree.target}/{top}")
+    """Rename each top to its own name, after a last look that all is there: sizes were compared file by file."""
+    for top, entries in _by_top(tree.wanted, tree.inside).items():
+        staged = tree.staged(tree.inside + top)
+        made = listing.names(staged, tree.inside + top)
+        missing = next((entry.path for entry in entries if entry.path not in made), None)
+        if missing:
+            raise Failure(f"{tree.target}: the copy of the {tree.what} did not arrive whole: {missing} is missing")
+        os.rename(staged, f"{tree.target}/{top}")

@@ -135,6 +135,10 @@ class Pod:
         arguments = self.arguments(*more, os_name=os_name, version=version)
         return self._result([sys.executable, "-m", "bitfusiond", *arguments])
 
+    def run_below(self, prefix: tuple[str, ...]) -> Result:
+        """Run under a command such as ``unshare``."""
+        return self._result([*prefix, sys.executable, "-m", "bitfusiond", *self.arguments()])
+
     def run_unprivileged(self) -> Result:
         """Run as a user who is not root and has no capability."""
         catalogue = self.catalogue({"os": "ubuntu18", "version": "450", "package": PACKAGE})

@@ -16,6 +16,7 @@ import pytest
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import Failure
 from bitfusiond.populate import content, files, listing
+from bitfusiond.populate.crew import Tally
 from bitfusiond.populate.stopping import Stop
 from tests.populate.pod import Pod, shape
 
@@ -25,8 +26,8 @@ def entry_of(path: Path) -> Entry:
     return entry
 
 
-def copied(path: Path, target: Path, ways: tuple[str, ...]) -> content.Tally:
-    tally = content.Tally(lambda: None)
+def copied(path: Path, target: Path, ways: tuple[str, ...]) -> Tally:
+    tally = Tally()
     content.Copier(ways).copy(entry_of(path), str(path), str(target), tally)
     return tally
 
@@ -74,7 +75,7 @@ def test_a_way_that_the_kernel_does_not_know_is_given_up_for_the_next(
     refuse("copy_file_range", errno.ENOSYS)
     refuse("sendfile", errno.EINVAL)
     copier = content.Copier()
-    tally = content.Tally(lambda: None)
+    tally = Tally()
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"content")
         copier.copy(entry_of(tmp_path / name), str(tmp_path / name), str(tmp_path / f"{name}.copy"), tally)
@@ -100,9 +101,7 @@ def test_a_source_that_became_shorter_is_an_error(tmp_path: Path, way: str) -> N
     entry = entry_of(tmp_path / "a")._replace(size=10, allocated=4096)
 
     with pytest.raises(Failure, match=r"^a: the source ends after 7 of 10 bytes$"):
-        content.Copier((way, content.READ_WRITE)).copy(
-            entry, str(tmp_path / "a"), str(tmp_path / "b"), content.Tally(lambda: None)
-        )
+        content.Copier((way, content.READ_WRITE)).copy(entry, str(tmp_path / "a"), str(tmp_path / "b"), Tally())
 
 
 def test_an_error_that_is_not_about_the_way_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +142,8 @@ def test_a_long_copy_says_each_second_how_far_it_is(
     with Stop() as stop, caplog.at_level("INFO", "bitfusiond.populate"):
         files.copy(
             "distro",
-            [small._replace(path=f"{index}") for index in range(12)],
-            lambda path: (str(tmp_path / "small"), str(tmp_path / path)),
+            [small._replace(path=f"{index}/small") for index in range(12)],
+            lambda path: (str(tmp_path / "small"), str(tmp_path / path.partition("/")[0])),
             content.WAYS[1:],
             stop,
         )
