@@ -84,7 +84,7 @@ def test_a_package_with_other_bytes_is_unpacked_again_even_of_the_same_size_and_
         "mkdir usr/lib",
         "ln -sfn bin opt/bitfusion/lib64",
         f"cp --remove-destination -p {LIBRARIES}/libcuda.so.1 x; mv x {LIBRARIES}/libcuda.so.450.80",
-        'rm -r "$PWD"',
+        'mv "$PWD" ../elsewhere; rm -rf ../elsewhere/usr',
     ],
 )
 def test_a_distro_that_is_not_as_it_was_is_made_anew(place: Place, damage: str) -> None:

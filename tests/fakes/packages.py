@@ -66,6 +66,9 @@ A small client.
 {script}
 %install
 cp -a '{tree}/.' '%{{buildroot}}/'
+%clean
+chmod -R u+rwX '%{{buildroot}}'
+rm -rf '%{{buildroot}}'
 %files
 %defattr(-,root,root,-)
 {files}
@@ -75,7 +78,7 @@ cp -a '{tree}/.' '%{{buildroot}}/'
 def deb(tree: Path, out: Path, name: str, *, compression: str = "gzip") -> Path:
     """``out/name``, a package file name as in the catalogue, with what is below ``tree``; ``tree`` stays as it is.
 
-    ``compression`` is a word that ``dpkg-deb -Z`` knows. Raises CalledProcessError.
+    ``compression`` is a word that ``dpkg-deb -Z`` knows. Raises RuntimeError with what the tool said.
     """
     package = _words(name)
     with tempfile.TemporaryDirectory(prefix="bitfusiond-deb-") as scratch:
@@ -169,7 +172,9 @@ def _words(name: str) -> tuple[str, str, str]:
 
 
 def _run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=120)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]}: {done.stderr.decode('utf-8', 'replace')}")
 
 
 def _let_go(root: Path) -> None:
