@@ -1,4 +1,4 @@
-"""``python -m bitfusiond.operate deploy|manifests``: what the recipes of the justfile run."""
+"""``python -m bitfusiond.operate COMMAND``: what the recipes of the justfile run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from bitfusiond import manifest
-from bitfusiond.errors import Failure
-from bitfusiond.operate import deploy, settings
+from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.operate import deploy, settings, tokens, uninstall
+from bitfusiond.operate.kubectl import Kubectl
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.verify import run as verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 = done, 1 = failed or something is wrong, 2 = wrong usage or variables."""
-    parser = argparse.ArgumentParser(prog="python -m bitfusiond.operate", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (summary, _) in _COMMANDS.items():
-        commands.add_parser(name, help=summary, description=summary)
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     try:
         return _COMMANDS[chosen.command][1](settings.resolve(os.environ), chosen)
     except Failure as error:
@@ -29,6 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say(f"{chosen.command}: stopped; it can be run again", sys.stderr)
         return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bitfusiond.operate", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    parsers = {
+        name: commands.add_parser(name, help=summary, description=summary) for name, (summary, _) in _COMMANDS.items()
+    }
+    parsers["tokens"].add_argument("directory", type=Path, help="where ca.crt, client.yaml and servers.conf are")
+    parsers["uninstall"].add_argument("--namespace", action="store_true", help="delete the namespace bwki too")
+    parsers["verify"].add_argument("--namespace", help="look at the pods and tokens of this namespace alone")
+    return parser
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
@@ -46,9 +57,31 @@ def _manifests(chosen: Settings, _: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(chosen: Settings, arguments: argparse.Namespace) -> int:
+    return 0 if verify.run(chosen, arguments.namespace, _say) else 1
+
+
+def _uninstall(chosen: Settings, arguments: argparse.Namespace) -> int:
+    # Only here: elsewhere people have a variable NAMESPACE for something else.
+    variable = os.environ.get("NAMESPACE") or "no"
+    if variable not in {"yes", "no"}:
+        raise ConfigurationError(f"NAMESPACE: {variable!r} is not yes or no")
+    namespace = arguments.namespace or variable == "yes"
+    uninstall.run(Kubectl(chosen.kubectl), namespace=namespace, timeout=chosen.timeout, say=_say)
+    return 0
+
+
+def _tokens(chosen: Settings, arguments: argparse.Namespace) -> int:
+    tokens.run(Kubectl(chosen.kubectl), arguments.directory, _say)
+    return 0
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[Settings, argparse.Namespace], int]]] = {
     "deploy": ("install bitfusiond, or bring it up to date", _deploy),
     "manifests": ("print what deploy would apply", _manifests),
+    "verify": ("look at every part of an installation; exit status 1 where something is wrong", _verify),
+    "uninstall": ("take bitfusiond out of the cluster", _uninstall),
+    "tokens": ("make the token Secrets from an unpacked token, or bring them up to date", _tokens),
 }
 
 if __name__ == "__main__":

@@ -117,6 +117,14 @@ def denied(reviews: Iterable[Json]) -> list[str]:
     return [f"your account may not: {', '.join(found)}; deploy as an administrator of the cluster (cluster-admin)"]
 
 
+def namespace(found: Json | None) -> list[str]:
+    """Whether the namespace can be applied to."""
+    if found is None or "deletionTimestamp" not in found["metadata"]:
+        return []
+    name = found["metadata"]["name"]
+    return [f"Namespace {name} is being deleted: deploy when `kubectl get namespace {name}` finds it no more"]
+
+
 def token_secrets(kubectl: Kubectl) -> dict[str, Json]:
     """The Secrets of the token namespace that may be sources, by name."""
     found = {}

@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import adoption, checks, legacy04, proof, render, rollout, running, takeover
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.rollout import Say
 from bitfusiond.operate.settings import Settings
 
+NAMESPACE = Ref("Namespace", names.NAMESPACE)
 PROOF_NAMESPACE = "default"
 _DELETION_SECONDS = 60.0
 
@@ -57,7 +59,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Sta
     if problems:
         raise Failure("nothing was changed: " + "; ".join(problems))
     sources = checks.token_secrets(kubectl)
-    problems = checks.tokens(sources)
+    problems = [*checks.namespace(kubectl.get(NAMESPACE)), *checks.tokens(sources)]
     try:
         values, notes = running.choose(settings, running.read(kubectl))
     except ConfigurationError as error:

@@ -106,8 +106,22 @@ class Kubectl:
             raise
         return found[0] if found else None
 
+    def existing(self, objects: Iterable[Ref]) -> dict[Ref, Json]:
+        """Those of ``objects`` that are there, of kinds that every cluster has; one call for each namespace."""
+        by_namespace: dict[str, list[Ref]] = {}
+        for what in objects:
+            by_namespace.setdefault(what.namespace, []).append(what)
+        found = []
+        for namespace, refs in by_namespace.items():
+            named = [f"{what.kind.lower()}/{what.name}" for what in refs]
+            found += self.json("get", *named, *_in(namespace), "--ignore-not-found")
+        return {ref(each): each for each in found}
+
     def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Json]:
-        """The objects of a kind, of all namespaces where none is given; none where there is no such kind."""
+        """The objects of a kind (or several, ``a,b``), of all namespaces where none is given.
+
+        None where there is no such kind.
+        """
         where = _in(namespace) if namespace else ["--all-namespaces"]
         try:
             return self.json("get", kind.lower(), *where, *arguments)

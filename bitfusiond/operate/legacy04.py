@@ -51,10 +51,10 @@ _SINGLE = {
 
 def find(kubectl: Kubectl) -> Left:
     """What of 0.4 is in the cluster now."""
-    label = "=".join(WEBHOOK_LABEL)
-    workloads = [each for kind in ("ReplicaSet", "Pod") for each in kubectl.all(kind, "-l", label, namespace=NAMESPACE)]
-    single = {what: kubectl.get(what) for what in (*_SINGLE, POLICY, POLICY_ROLE)}
-    return left(workloads, {what: each for what, each in single.items() if each is not None})
+    workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
+    single = kubectl.existing([*_SINGLE, POLICY_ROLE])
+    policy = kubectl.get(POLICY)  # a kind that Kubernetes has no longer
+    return left(workloads, single | ({POLICY: policy} if policy else {}))
 
 
 def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:

@@ -1,0 +1,148 @@
+"""The objects of an installation: there, as they should be, running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bitfusiond.configfiles import load_yaml
+from bitfusiond.core import catalogue, template
+from bitfusiond.operate import rollout
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.render import CATALOGUE_MAP, containers
+from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.rollout import condition
+
+DEPLOY = "just deploy"
+TEMPLATE_MAP = Ref("ConfigMap", "bwki-webhook-configmap", "bwki")
+SERVICE = Ref("Service", "bwki-webhook-svc", "bwki")
+# What must be equal in an object of these kinds; the rest of them may be others'.
+_COMPARED = {
+    "ClusterRole": ("rules",),
+    "Role": ("rules",),
+    "ClusterRoleBinding": ("roleRef", "subjects"),
+    "RoleBinding": ("roleRef", "subjects"),
+}
+_WORKLOADS = ("Deployment", "DaemonSet")
+# Looked at by the module `webhooks`
+_ELSEWHERE = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+
+
+def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
+    """A row for each object of the manifests but the webhook configurations."""
+    rows = []
+    for document in wanted:
+        what = ref(document)
+        current = found.get(what)
+        if document["kind"] in _ELSEWHERE:
+            continue
+        if current is None:
+            rows.append(Row(str(what), WRONG, "it is not there", DEPLOY))
+        elif document["kind"] in _WORKLOADS:
+            rows += workload(current, *rollout.of_workload(kubectl, current))
+        elif what == SERVICE:
+            rows.append(service(current, kubectl.get(Ref("Endpoints", what.name, what.namespace))))
+        else:
+            rows.append(compared(document, current))
+    return rows
+
+
+def compared(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
+    """Permissions must be those of the manifests; a ConfigMap must be one that the webhook takes up."""
+    what = ref(wanted)
+    differing = [field for field in _COMPARED.get(wanted["kind"], ()) if wanted.get(field) != current.get(field)]
+    if differing:
+        return Row(str(what), WRONG, f"{' and '.join(differing)}: not as in the manifests", DEPLOY)
+    problem = _configmap(what, current)
+    if problem:
+        return Row(
+            str(what),
+            WRONG,
+            f"{problem}; the webhook keeps the last good one until it restarts",
+            f"kubectl edit {what.words}",
+        )
+    phase = (current.get("status") or {}).get("phase")
+    if wanted["kind"] == "Namespace" and phase == "Terminating":
+        return Row(str(what), WRONG, "it is being deleted", f"kubectl get {what.words} -o yaml")
+    return Row(str(what), OK)
+
+
+def _configmap(what: Ref, current: Mapping[str, Any]) -> str | None:
+    checks = {
+        CATALOGUE_MAP: ("bitfusion-client-config.yaml", catalogue.parse),
+        TEMPLATE_MAP: ("sidecarconfig.yaml", template.parse),
+    }
+    if what not in checks:
+        return None
+    key, parse = checks[what]
+    text = (current.get("data") or {}).get(key)
+    if text is None:
+        return f"it has no key {key}"
+    try:
+        parse(load_yaml(text))
+    except ValueError as error:
+        return f"{key}: {error}"
+    return None
+
+
+def workload(current: Json, pods: Sequence[Json], events: Iterable[Json]) -> list[Row]:
+    """How many pods are ready, why others are not, and whether all run the image that they should."""
+    what = ref(current)
+    ready, wanted, done = rollout.progress(current)
+    reasons = [] if done else rollout.explain(pods, events)
+    state = OK if done and wanted else WRONG
+    detail = f"{ready}/{wanted} ready"
+    if what.kind == "DaemonSet" and not wanted:
+        detail = "no node takes it: every node has a taint or a label that keeps it out"
+    rows = [
+        Row(str(what), state, "; ".join([detail, *reasons]), "" if state == OK else f"kubectl describe {what.words}")
+    ]
+    images = {container["image"] for container in containers(current)}
+    strays = [pod for pod in pods if not images & {each["image"] for each in pod["spec"]["containers"]}]
+    if strays:
+        listed = ", ".join(f"{pod['metadata']['name']} ({pod['spec']['containers'][0]['image']})" for pod in strays)
+        rows.append(
+            Row(
+                f"images of {what}", WRONG, f"not {', '.join(images)}: {listed}", f"kubectl rollout status {what.words}"
+            )
+        )
+    elif pods:
+        rows.append(Row(f"images of {what}", OK, ", ".join(images)))
+    return rows
+
+
+def service(current: Mapping[str, Any], endpoints: Mapping[str, Any] | None) -> Row:
+    what = ref(current)
+    subsets = (endpoints or {}).get("subsets") or []
+    ready = [each for subset in subsets for each in subset.get("addresses") or []]
+    waiting = [each for subset in subsets for each in subset.get("notReadyAddresses") or []]
+    if not ready:
+        detail = f"no ready endpoint, {len(waiting)} that are not ready" if waiting else "no endpoint"
+        return Row(
+            str(what), WRONG, f"{detail}: the API server cannot reach the webhook", "kubectl get pods -n bwki -o wide"
+        )
+    return Row(str(what), OK, f"{len(ready)} ready endpoint{'s' if len(ready) > 1 else ''}")
+
+
+def version(wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
+    """A note where the cluster runs another version than this checkout would deploy."""
+    rows = []
+    for document in wanted:
+        current = found.get(ref(document))
+        if document["kind"] not in _WORKLOADS or current is None:
+            continue
+        here, there = ({each["image"] for each in containers(of)} for of in (document, current))
+        if here != there:
+            detail = f"{', '.join(there)}; this checkout would deploy {', '.join(here)}"
+            rows.append(Row(f"version of {ref(document)}", NOTE, detail))
+    return rows
+
+
+def nodes_without_pod(plugin: Sequence[Json], nodes: Iterable[Json]) -> list[str]:
+    """Nodes that are ready and have no ready pod of the plugin."""
+    served = {pod["spec"].get("nodeName") for pod in plugin if condition(pod, "Ready")}
+    return [
+        node["metadata"]["name"]
+        for node in nodes
+        if condition(node, "Ready") and node["metadata"]["name"] not in served
+    ]

@@ -1,0 +1,101 @@
+"""Look at everything, and print one table."""
+
+from __future__ import annotations
+
+import time
+
+from bitfusiond.operate import adoption, checks, legacy04, proof, render, report, running, takeover
+from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.operate.proof import Outcome, Proof
+from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.verify import installation, nodes, pods, tokens, webhooks
+
+
+def run(settings: Settings, namespace: str | None, say: Say) -> bool:
+    """Whether all is right. ``namespace``: whose pods to ask about; None = ``default``. Raises KubectlError where the
+    cluster does not answer.
+    """
+    kubectl = Kubectl(settings.kubectl)
+    rows = [
+        *_installation(kubectl, settings),
+        *_tokens(kubectl, namespace),
+        *_nodes(kubectl),
+        *_pods(kubectl, namespace),
+    ]
+    for line in report.table(rows):
+        say(line)
+    count = report.wrong(rows)
+    say(f"{count} wrong: begin with the first" if count else "all is right")
+    return not count
+
+
+def _installation(kubectl: Kubectl, settings: Settings) -> list[Row]:
+    version = checks.server_version(kubectl)
+    platform, _ = checks.platform(settings.platform, version)
+    values, _ = running.choose(settings, running.read(kubectl))
+    wanted = render.build(kubectl, platform, values).all
+    found = kubectl.get_all(wanted)
+    webhook = found.get(running.WEBHOOK)
+    rows = [Row("cluster", OK, f"context {checks.context(kubectl)}, API server {version[0]}.{version[1]}, {platform}")]
+    rows += installation.look(kubectl, wanted, found)
+    rows += installation.version(wanted, found)
+    rows += webhooks.look(
+        wanted,
+        found,
+        kubectl.get(takeover.CERTIFICATES),
+        time.time(),
+        self_managed=webhooks.self_managed(webhook),
+    )
+    rows += [
+        Row(str(removal.what), WRONG, f"of 0.4: {removal.why}", installation.DEPLOY)
+        for removal in legacy04.find(kubectl).removals
+    ]
+    return rows
+
+
+def _tokens(kubectl: Kubectl, namespace: str | None) -> list[Row]:
+    secrets = checks.token_secrets(kubectl)
+    found = [each for each in adoption.find(kubectl) if namespace in {None, each["metadata"]["namespace"]}]
+    return [*tokens.sources(secrets, tokens.today()), *tokens.copied(found, secrets)]
+
+
+def _nodes(kubectl: Kubectl) -> list[Row]:
+    plugin = kubectl.get(running.PLUGIN)
+    if plugin is None:
+        return []  # said already
+    labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
+    plugins = kubectl.all("Pod", "-l", labels, namespace=running.PLUGIN.namespace)
+    return nodes.look(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
+
+
+def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:
+    where = namespace or ""
+    asked = namespace or "default"
+    answer = proof.ask(kubectl, asked, proof.client_of(kubectl.get(render.CATALOGUE_MAP)))
+    return [
+        *webhooks.ignored(kubectl.get(Ref("Namespace", asked))),
+        admission(answer, asked),
+        *pods.pending(kubectl.all("Pod", "--field-selector", "status.phase=Pending", namespace=where)),
+        *pods.quotas(kubectl.all("ResourceQuota", namespace=where)),
+    ]
+
+
+_NEXT = {
+    Outcome.NOT_ASKED: "just deploy, where a configuration above is wrong; else kubectl get"
+    " mutatingwebhookconfiguration bwki-webhook-cfg -o yaml",
+    Outcome.UNREACHABLE: "kubectl get endpoints bwki-webhook-svc -n bwki; kubectl get networkpolicy -n bwki",
+    Outcome.REFUSED: webhooks.LOGS,
+    Outcome.OTHER: "mend what refuses it; then just verify",
+}
+
+
+def admission(answer: Proof, namespace: str) -> Row:
+    """The way of a pod through the API server, tried by dry run."""
+    what = f"a pod in {namespace} (dry run)"
+    if answer.outcome is Outcome.ADMITTED:
+        return Row(what, OK, answer.detail)
+    if answer.good:
+        return Row(what, NOTE, answer.detail)
+    return Row(what, WRONG, answer.detail, _NEXT[answer.outcome])

@@ -1,0 +1,114 @@
+"""The webhook configurations and the certificates behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography import x509
+
+from bitfusiond.core.rotation import Lives
+from bitfusiond.operate import takeover
+from bitfusiond.operate.kubectl import Json, Ref, ref
+from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.verify.installation import DEPLOY
+from bitfusiond.webhook.certificates import authority
+
+LOGS = "kubectl logs -n bwki deployment/bitfusion-webhook-deployment --since=1h"
+_KINDS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+
+
+def look(
+    wanted: Iterable[Json], found: Mapping[Ref, Json], secret: Json | None, now: float, *, self_managed: bool
+) -> list[Row]:
+    """``secret`` is that of the CA; ``self_managed`` is false with ``--tls-cert``; ``now`` in seconds."""
+    rows = []
+    signing: x509.Certificate | None = None
+    if self_managed:
+        row, signing = certificates(secret, now)
+        rows.append(row)
+    configurations = [each for each in wanted if each["kind"] in _KINDS]
+    return rows + [configuration(each, found.get(ref(each)), signing) for each in configurations]
+
+
+def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x509.Certificate | None]:
+    """The CA that signs: there, readable, alive; and the certificate for the comparison with every caBundle."""
+    what = str(takeover.CERTIFICATES)
+    if secret is None:
+        return Row(what, WRONG, "it is not there; the webhook makes it when it starts", LOGS), None
+    try:
+        vault = authority.decode(secret.get("data") or {})
+    except authority.BrokenError as error:
+        fix = f"kubectl delete {takeover.CERTIFICATES.words}"
+        return Row(what, WRONG, f"{error}; the webhook makes it anew when it is deleted", fix), None
+    certificate = vault.signing.certificate
+    validity = authority.span(certificate)
+    until = datetime.fromtimestamp(validity.not_after, UTC).strftime("%Y-%m-%d")
+    if fault := validity.fault(now):
+        return Row(what, WRONG, f"the CA {fault} (it ends {until})", LOGS), certificate
+    # Renewed at two thirds of its life: long after that nobody renews.
+    late = validity.not_after - now < Lives().ca / 6
+    return Row(
+        what, WRONG if late else OK, f"CA until {until}{', overdue for renewal' if late else ''}", LOGS if late else ""
+    ), certificate
+
+
+def configuration(
+    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None
+) -> Row:
+    """Every webhook of the manifests is there, calls our Service, and trusts the CA that signs."""
+    what = ref(wanted)
+    if current is None:
+        return Row(str(what), WRONG, "it is not there: the API server does not ask the webhook", DEPLOY)
+    found = {each["name"]: each for each in current.get("webhooks") or []}
+    problems = [problem for each in wanted["webhooks"] for problem in _webhook(each, found.get(each["name"]), signing)]
+    if not problems:
+        return Row(str(what), OK, f"caBundle set, {_failure_policies(current['webhooks'])}")
+    only_bundles = all("caBundle" in problem for problem in problems)
+    return Row(str(what), WRONG, "; ".join(problems), LOGS if only_bundles else DEPLOY)
+
+
+def _webhook(
+    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None
+) -> list[str]:
+    name = wanted["name"]
+    if current is None:
+        return [f"{name}: it is not there"]
+    client = current.get("clientConfig") or {}
+    problems = []
+    if (client.get("service") or {}) != wanted["clientConfig"]["service"]:
+        problems.append(f"{name}: it calls another address than Service bwki/bwki-webhook-svc")
+    if current.get("failurePolicy") != wanted["failurePolicy"]:
+        problems.append(f"{name}: failurePolicy is {current.get('failurePolicy')} instead of {wanted['failurePolicy']}")
+    if current.get("matchConditions") != wanted.get("matchConditions"):
+        problems.append(f"{name}: matchConditions are not those of the manifests")
+    bundle = authority.certificates_of(takeover.bundles([{"webhooks": [current]}]))
+    if not bundle:
+        problems.append(f"{name}: its caBundle is empty, so the API server trusts no webhook")
+    elif signing is not None and signing not in bundle:
+        problems.append(f"{name}: its caBundle does not hold the CA of Secret {takeover.CERTIFICATES.name}")
+    return problems
+
+
+def _failure_policies(webhooks: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{each['name']} {each.get('failurePolicy')}" for each in webhooks)
+
+
+def self_managed(webhook: Mapping[str, Any] | None) -> bool:
+    """Whether the webhook makes its own certificates, by the arguments of its Deployment."""
+    if webhook is None:
+        return True
+    spec = webhook["spec"]["template"]["spec"]
+    words = [word for each in spec["containers"] for word in [*(each.get("command") or []), *(each.get("args") or [])]]
+    return not any(word.startswith("--tls-cert") for word in words)
+
+
+def ignored(namespace: Mapping[str, Any] | None) -> list[Row]:
+    """A namespace in which the API server is told not to ask."""
+    labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
+    if namespace is None or labels.get("bitfusion.io/admission") != "ignore":
+        return []
+    name = namespace["metadata"]["name"]
+    detail = "it has the label bitfusion.io/admission=ignore: the API server does not ask the webhook about its pods"
+    return [Row(f"Namespace {name}", NOTE, detail, f"kubectl label namespace {name} bitfusion.io/admission-")]
