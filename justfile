@@ -100,3 +100,15 @@ deploy: setup
 # Print what deploy would apply.
 manifests: setup
     @{{ operate }} manifests
+
+# Look at every part of the installation; --namespace NAME looks at the pods and tokens of one namespace.
+verify *ARGS: setup
+    @{{ operate }} verify {{ ARGS }}
+
+# Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay.
+uninstall: setup
+    @{{ operate }} uninstall
+
+# Make the token Secrets from the directory of an unpacked token, or bring them up to date.
+tokens DIR: setup
+    @{{ operate }} tokens {{ quote(DIR) }}
