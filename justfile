@@ -44,7 +44,7 @@ check: setup
     {{ bin }}/ruff format --check .
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
-    for version in 1.25 1.31 1.37; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version $version $(ls manifests/examples/*.yaml manifests/base/*.yaml | grep -v kustomization); done
+    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) | grep -v kustomization); done
 
 # Measure; prints a table.
 bench *ARGS: setup
