@@ -16,6 +16,8 @@ from bitfusiond.core.template import Template
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
 
+_HOME = "/root"
+
 # All that the Pod Security level "restricted" asks of a container, but for its user.
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -132,6 +134,11 @@ def _as_workload(spec: dict[str, Any], gpu_containers: tuple[GpuContainer, ...],
         warnings.append(
             f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only"
         )
+    if user and not all(_HOME in raw.names_of(_mounts(each.raw), "mountPath") for each in gpu_containers):
+        # Most images let nobody but root into /root, and whether this one does cannot be seen.
+        warnings.append(
+            f"user {user} must get into {_HOME} for the client's token: if the image closes it, mount an emptyDir there"
+        )
     if user is None and any(_security_field(spec, each.raw, "runAsNonRoot") is True for each in gpu_containers):
         warnings.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
         return {"runAsNonRoot": True}
@@ -139,7 +146,11 @@ def _as_workload(spec: dict[str, Any], gpu_containers: tuple[GpuContainer, ...],
     if user:
         context["runAsNonRoot"] = True
     group = _security_field(spec, gpu_containers[0].raw, "runAsGroup")
-    return context | ({"runAsGroup": group} if group is not None else {})
+    return context | ({"runAsGroup": group} if isinstance(group, int) else {})
+
+
+def _mounts(container: dict[str, Any]) -> list[dict[str, Any]]:
+    return raw.objects(container, "volumeMounts", "", [])
 
 
 def _security_field(spec: dict[str, Any], container: dict[str, Any], field: str) -> Any:

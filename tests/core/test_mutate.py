@@ -226,10 +226,10 @@ def test_populate_is_as_large_as_the_largest_container(requests_and_limits: list
     [
         ({}, {}, {"runAsUser": 0}, False),
         ({"runAsUser": 0}, {}, {"runAsUser": 0}, False),
-        ({"runAsUser": 1000}, {}, {"runAsUser": 1000, "runAsNonRoot": True}, False),
-        ({"runAsUser": 1000}, {"runAsUser": 2000}, {"runAsUser": 2000, "runAsNonRoot": True}, False),
+        ({"runAsUser": 1000}, {}, {"runAsUser": 1000, "runAsNonRoot": True}, True),
+        ({"runAsUser": 1000}, {"runAsUser": 2000}, {"runAsUser": 2000, "runAsNonRoot": True}, True),
         ({"runAsNonRoot": True}, {}, {"runAsNonRoot": True}, True),
-        ({"runAsUser": 7, "runAsGroup": 8}, {}, {"runAsUser": 7, "runAsNonRoot": True, "runAsGroup": 8}, False),
+        ({"runAsUser": 7, "runAsGroup": 8}, {}, {"runAsUser": 7, "runAsNonRoot": True, "runAsGroup": 8}, True),
     ],
 )  # fmt: skip
 def test_populate_runs_as_the_workload_does(of_pod: Pod, of_container: Pod, expected: Pod, warns: bool) -> None:
@@ -244,6 +244,23 @@ def test_populate_runs_as_the_workload_does(of_pod: Pod, of_container: Pod, expe
     }
     assert context == expected | strict
     assert bool(result.warnings) == warns
+
+
+def test_a_user_who_may_be_kept_out_of_the_tokens_directory_is_warned_about() -> None:
+    closed = pod(container(), securityContext={"runAsUser": 1000})
+    result = verdict(closed)
+    assert isinstance(result, Patch)
+    assert result.warnings == [
+        "user 1000 must get into /root for the client's token: if the image closes it, mount an emptyDir there"
+    ]
+    opened = pod(
+        container(volumeMounts=[{"name": "home", "mountPath": "/root"}]),
+        securityContext={"runAsUser": 1000},
+        volumes=[{"name": "home", "emptyDir": {}}],
+    )
+    result = verdict(opened)
+    assert isinstance(result, Patch)
+    assert result.warnings == []
 
 
 def test_containers_of_two_users_are_warned_about() -> None:

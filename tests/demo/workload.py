@@ -38,7 +38,7 @@ class Workload:
         options = {
             "--distros": self._image.distros,
             "--distro-target": self._populate.source("/bitfusion-distro"),
-            "--tokens": self._populate.path("/root/.bitfusion"),
+            "--tokens": self._populate.path("/bitfusion-tokens"),
             "--client-dir": self._populate.source("/client"),
         }
         mapped = [word for option, path in options.items() for word in (option, str(path))]
