@@ -8,9 +8,12 @@ time of the server for a request is the steadiest of the figures.
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +23,7 @@ import trustme
 from bitfusiond.settings import Address, address
 from tests.bench.load import Load, Result
 from tests.bench.measure import Figure, paired
-from tests.fakes.processes import running, wait_until
+from tests.fakes.processes import running
 from tests.pods import NAMESPACE, example
 from tests.webhook.client import review
 
@@ -39,6 +42,12 @@ class Server:
         self.pid = pid
         self._address = where
         self._directory = directory
+
+    def handshake(self) -> None:
+        """One TLS handshake."""
+        context = ssl.create_default_context(cafile=self._directory / "ca.crt")
+        with socket.create_connection(self._address) as plain, context.wrap_socket(plain, server_hostname="localhost"):
+            pass
 
     def load(self, connections: int, seconds: float = WINDOW_SECONDS, requests: int | None = None) -> Result:
         """Ask about the README's pod."""
@@ -97,9 +106,16 @@ def webhook(directory: Path, *flags: str) -> Iterator[Server]:
     with running(
         [*command, "--observe", "none", "--kubeconfig", "none", "--drain-seconds", "0", *flags], log
     ) as process:
-        wait_until(lambda: '"listening"' in log.read_text(), "the webhook listens")
-        line = next(line for line in log.read_text().splitlines() if '"listening"' in line)
-        yield Server(process.pid, address(json.loads(line)["address"]), directory)
+        yield Server(process.pid, _listening(log, process), directory)
+
+
+def _listening(log: Path, process: subprocess.Popen[bytes]) -> Address:
+    while process.poll() is None:
+        for line in log.read_text().splitlines():
+            if '"listening"' in line:
+                return address(json.loads(line)["address"])
+        time.sleep(0.002)
+    raise RuntimeError(log.read_text())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ DEVICES = 1000
 SETTLE_SECONDS = 2.0  # the plugin's first looks at the sockets, and the imports of its first log lines, are over
 IDLE_SECONDS = 10.0
 RESTARTS = 20
-_FLOOR = "bare trio and grpclib"
+FLOOR = "bare trio and grpclib"
 
 Command = Callable[[Path], list[str]]
 Measure = Callable[[int], float]
@@ -38,22 +38,27 @@ def figures() -> list[Figure]:
 
 
 def _against_floor(name: str, unit: str, measure: Measure, seconds: float, rounds: int, aim: float) -> Figure:
-    ours = partial(trio.run, _measured, _plugin, measure, seconds)
-    floor = partial(trio.run, _measured, _floor, measure, seconds)
-    return compare(name, unit, ours, _FLOOR, floor, rounds, aim)
+    ours = partial(trio.run, _measured, plugin_command, measure, seconds)
+    floor = partial(trio.run, _measured, floor_command, measure, seconds)
+    return compare(name, unit, ours, FLOOR, floor, rounds, aim)
 
 
-def _plugin(directory: Path) -> list[str]:
+def plugin_command(directory: Path) -> list[str]:
     where = ["--device-plugin-dir", str(directory), "--observe", "127.0.0.1:0"]
     return [sys.executable, "-m", "bitfusiond", "--role", "plugin", "--resource-nums", str(DEVICES), *where]
 
 
-def _floor(directory: Path) -> list[str]:
+def flapping_command(directory: Path) -> list[str]:
+    options = ["--servers-conf", "/dev/null", *plugin_command(directory)[3:]]
+    return [sys.executable, "-m", "tests.bench.flapping", *options]
+
+
+def floor_command(directory: Path) -> list[str]:
     return [sys.executable, "-m", "tests.bench.floor", str(directory), str(DEVICES)]
 
 
 @asynccontextmanager
-async def _watched(command: Command) -> AsyncIterator[tuple[Kubelet, int]]:
+async def watched(command: Command) -> AsyncIterator[tuple[Kubelet, int]]:
     """A kubelet that has the list of a process, and the process's id."""
     # Not $TMPDIR: a unix socket's path is short.
     with tempfile.TemporaryDirectory(prefix="dp-", dir="/tmp") as name:
@@ -70,7 +75,7 @@ async def _watched(command: Command) -> AsyncIterator[tuple[Kubelet, int]]:
 
 async def _measured(command: Command, measure: Measure, seconds: float) -> float:
     """``measure`` of a process that idles: its value, or how much that grows each second in ``seconds``."""
-    async with _watched(command) as (_, pid):
+    async with watched(command) as (_, pid):
         await trio.sleep(SETTLE_SECONDS)
         before = measure(pid)
         if not seconds:
@@ -83,7 +88,7 @@ async def _measured(command: Command, measure: Measure, seconds: float) -> float
 async def _restarts() -> list[float]:
     """Milliseconds from each new kubelet.sock until the plugin is registered."""
     taken = []
-    async with _watched(_plugin) as (kubelet, _):
+    async with watched(plugin_command) as (kubelet, _):
         for number in range(RESTARTS):
             # At another point between two looks of the plugin each time.
             await trio.sleep(1 + number / RESTARTS)
