@@ -10,9 +10,11 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import TextIO
 
-_RESERVED = ("ts", "level", "event", "logger")
+_RESERVED = frozenset({"ts", "level", "event", "logger"})
+_encoder = json.JSONEncoder(default=str)
 
 
 class Log:
@@ -22,17 +24,26 @@ class Log:
         self._logger = logging.getLogger(f"bitfusiond.{name}")
 
     def info(self, event: str, /, **fields: object) -> None:
-        self._logger.info(event, extra={"fields": fields})
+        self._write(logging.INFO, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
-        self._logger.warning(event, extra={"fields": fields})
+        self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
-        self._logger.error(event, extra={"fields": fields})
+        self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
         """An error of ours, with the traceback of the exception being handled."""
-        self._logger.exception(event, extra={"fields": fields})  # noqa: LOG004 - the caller is in a handler
+        self._write(logging.ERROR, event, fields, with_traceback=True)
+
+    def _write(self, level: int, event: str, fields: dict[str, object], *, with_traceback: bool = False) -> None:
+        if not self._logger.isEnabledFor(level):
+            return
+        # Logger's own methods look for the caller's file and line first, which no line of ours shows.
+        traceback = sys.exc_info() if with_traceback else None
+        record = logging.LogRecord(self._logger.name, level, "", 0, event, None, traceback)
+        record.fields = fields
+        self._logger.handle(record)
 
 
 def configure(form: str, stream: TextIO | None = None) -> None:
@@ -47,8 +58,12 @@ def configure(form: str, stream: TextIO | None = None) -> None:
 
 def _timestamp(record: logging.LogRecord) -> str:
     """RFC 3339, UTC, milliseconds."""
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{seconds}.{int(record.msecs):03d}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(since_epoch: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_epoch))
 
 
 def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, object]:
@@ -69,7 +84,7 @@ class _Json(logging.Formatter):
             "logger": record.name.removeprefix("bitfusiond."),
             **_fields(record, self),
         }
-        return json.dumps(line, default=str)
+        return _encoder.encode(line)
 
 
 class _Text(logging.Formatter):
@@ -77,5 +92,5 @@ class _Text(logging.Formatter):
         fields = _fields(record, self)
         traceback = fields.pop("traceback", None)
         words = [_timestamp(record), f"{record.levelname:7}", record.getMessage()]
-        words += [f"{key}={json.dumps(value, default=str)}" for key, value in fields.items()]
+        words += [f"{key}={_encoder.encode(value)}" for key, value in fields.items()]
         return " ".join(words) + (f"\n{traceback}" if traceback else "")
