@@ -6,24 +6,36 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.bench import admission, core, plugin, startup
+from tests.bench import admission, core, memory, plugin, populate, scale, startup
 from tests.bench.measure import Figure
 
-_ALL = {"core": core.figures, "admission": admission.figures, "startup": startup.figures, "plugin": plugin.figures}
+_ALL = {
+    "core": core.figures,
+    "admission": admission.figures,
+    "startup": startup.figures,
+    "memory": memory.figures,
+    "plugin": plugin.figures,
+    "populate": populate.figures,
+    "scale": scale.figures,
+}
+_LONG = {"memory-long": memory.long_figures, "scale-full": scale.full_figures}  # minutes each: only by their names
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="just bench")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(_ALL)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(_ALL)}, by default all; or {', '.join(_LONG)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     chosen = parser.parse_args()
-    unknown = [name for name in chosen.names if name not in _ALL]
+    known = _ALL | _LONG
+    unknown = [name for name in chosen.names if name not in known]
     if unknown:
-        parser.error(f"{unknown[0]!r} is not one of {', '.join(_ALL)}")
+        parser.error(f"{unknown[0]!r} is not one of {', '.join(known)}")
     figures: list[Figure] = []
     print(f"{'name':44} {'ours':>8} {'unit':6} {'baseline':>8} {'unit':6}  {'ratio':>6}  spread")
     for name in chosen.names or _ALL:
-        for figure in _ALL[name]():
+        for figure in known[name]():
             figures.append(figure)
             print(_row(figure))
     if chosen.json:

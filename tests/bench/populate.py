@@ -1,0 +1,189 @@
+"""``--role init`` against ``cp -a`` of the same tree and against writing as many bytes to the same disk.
+
+The trees are made below TMPDIR, or /var/tmp, which is usually on a disk; give it what the volumes of a pod are on. A
+time ends when the command does, as a pod sees it: the kernel writes to the disk after that, for all three alike. What
+is left to write from earlier rounds is written before each.
+
+Each round has directories of its own, deleted after all rounds of a figure: the kernel goes on for a while with what
+was deleted. That takes up to 7 GB.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench import trees
+from tests.bench.measure import Figure, compare, process_milliseconds
+
+ROUNDS = 5
+_REST_SECONDS = 2.0
+OLD_DISTROS = 8  # the old integration copied all of them into every pod
+_STEP = 1 << 20  # bytes
+_SERVERS = "servers:\n- addresses:\n  - 10.202.122.248:56001\n"
+# As on volumes that are two mounts: no link leads from one to the other.
+_SEPARATE = """
+import sys
+from bitfusiond.populate import content
+content.WAYS = content.WAYS[1:]
+from bitfusiond.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+_SHARED = ("-m", "bitfusiond")
+
+
+def figures() -> Iterator[Figure]:
+    """A tree like the client's, one of many small files, a tiny one."""
+    with _bench() as bench:
+        yield from bench.tree("350 MB, 3,000 files", trees.like_the_client)
+        yield from bench.tree("81 MB, 20,000 files", trees.many_small)
+        yield from bench.tiny()
+
+
+class _Bench:
+    """Directories below ``root``, each new."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._rounds = root / "rounds"
+        self._rounds.mkdir()
+        self._tokens = root / "tokens"
+        self._tokens.mkdir()
+        for name, text in {"ca.crt": "x\n", "client.yaml": "x\n", "servers.conf": _SERVERS}.items():
+            (self._tokens / name).write_text(text)
+
+    def tree(self, name: str, make: Callable[[Path], int]) -> Iterator[Figure]:
+        image = self._root / name
+        size = make(image)
+        separate = ("-c", _SEPARATE)
+
+        def against(what: str, baseline: str, other: Callable[[], float], ours: tuple[str, ...] = _SHARED) -> Figure:
+            figure = compare(f"{what}{name}", "s", lambda: self._init(image, *ours), baseline, other, ROUNDS)
+            self._clear()
+            return figure
+
+        yield against("init, ", "cp -a of the distro", lambda: self._cp(image))
+        yield against("init, ", "cp -a of the distro and of its opt", lambda: self._cp_both(image))
+        yield against("opt in another volume, ", "cp -a of both", lambda: self._cp_both(image), separate)
+        yield against("init, ", "writing the bytes", lambda: self._write(size))
+        volumes = self._volumes()
+        self._init(image, volumes=volumes)
+        yield compare(
+            f"second run, {name}",
+            "ms",
+            lambda: self._init(image, volumes=volumes) * 1e3,
+            "python -c pass",
+            lambda: process_milliseconds("-c", "pass"),
+            ROUNDS,
+        )
+
+    def tiny(self) -> Iterator[Figure]:
+        image = self._root / "tiny"
+        trees.tiny(image)
+        yield compare(
+            "init of three files, exec to exit",
+            "ms",
+            lambda: self._init(image) * 1e3,
+            "python -c pass",
+            lambda: process_milliseconds("-c", "pass"),
+            21,
+        )
+        yield self._bytes(image)
+
+    def _bytes(self, image: Path) -> Figure:
+        """What a pod's volumes hold afterwards, against what the old integration put there: `cp -a` of it all."""
+        for package in trees.PACKAGES[1:]:
+            shutil.copytree(image / trees.PACKAGE, image / package)
+        volumes = self._volumes()
+        self._init(image, volumes=volumes)
+        old = self._new()
+        subprocess.run(["cp", "-a", f"{image}/.", old / "distro"], check=True)
+        subprocess.run(["cp", "-a", image / trees.PACKAGE / "opt/bitfusion", old / "opt"], check=True)
+        ours = _allocated(volumes / "distro", volumes / "opt")
+        return Figure(
+            f"kB on the disk, one distro of {OLD_DISTROS}",
+            "kB",
+            ours / 1e3,
+            "all distros and the opt of one",
+            _allocated(old) / 1e3,
+            ours / _allocated(old),
+            ours / _allocated(old),
+            ours / _allocated(old),
+        )
+
+    def _init(self, image: Path, *how: str, volumes: Path | None = None) -> float:
+        volumes = volumes or self._volumes()
+        options = {
+            "--role": "init",
+            "--client-os": "ubuntu18",
+            "--client-version": "450",
+            "--distros": image,
+            "--distro-target": volumes / "distro",
+            "--opt-target": volumes / "opt",
+            "--tokens": self._tokens,
+            "--client-dir": volumes / "client",
+        }
+        words = [str(word) for pair in options.items() for word in pair]
+        return _seconds(sys.executable, *(how or _SHARED), *words)
+
+    def _cp(self, image: Path) -> float:
+        return _seconds("cp", "-a", f"{image}/{trees.PACKAGE}", str(self._new()))
+
+    def _cp_both(self, image: Path) -> float:
+        new = self._new()
+        tree = image / trees.PACKAGE
+        return _seconds("sh", "-c", f"cp -a {tree} {new}/distro && cp -a {tree}/opt/bitfusion {new}/opt")
+
+    def _write(self, size: int) -> float:
+        """One file of zeros."""
+        step = bytes(_STEP)
+        path = self._new() / "file"
+        os.sync()
+        began = time.perf_counter()
+        with path.open("wb", buffering=0) as file:
+            for _ in range(size // _STEP):
+                file.write(step)
+        return time.perf_counter() - began
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._rounds)
+        self._rounds.mkdir()
+        os.sync()
+        time.sleep(_REST_SECONDS)
+
+    def _volumes(self) -> Path:
+        volumes = self._new()
+        (volumes / "client").mkdir()
+        return volumes
+
+    def _new(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._rounds))
+
+
+@contextmanager
+def _bench() -> Iterator[_Bench]:
+    root = Path(tempfile.mkdtemp(prefix="bitfusiond-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    try:
+        yield _Bench(root)
+    finally:
+        shutil.rmtree(root)
+
+
+def _seconds(*command: str) -> float:
+    os.sync()
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def _allocated(*directories: Path) -> int:
+    """Bytes on the disk: a file with two names counts once."""
+    found = [path.lstat() for directory in directories for path in directory.rglob("*") if not path.is_dir()]
+    return sum({info.st_ino: info.st_blocks * 512 for info in found}.values())
