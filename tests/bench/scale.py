@@ -26,6 +26,7 @@ import pytest
 from tests.bench.clients import Result
 from tests.bench.measure import Figure, paired, resident_megabytes
 from tests.bench.scale_cluster import FLOOR, NOBODY, OURS, ScaleCluster, cluster, floor
+from tests.cluster.webhook import Replica
 from tests.fakes.processes import wait_until
 
 CONNECTIONS = (1, 8)
@@ -119,6 +120,7 @@ def _measured(nodes: int, namespaces: int, rounds: int) -> Iterator[Figure]:
         yield Figure("resident, the most until then", "MB", _peak_megabytes(pid))
         yield Figure("CPU of a start, all nodes listed", "s", start)
         yield from _at_rest(on, pid, min(nodes, HEARTBEATS))
+        yield from _later_replica(on, replica)
 
 
 def _first_pods(on: ScaleCluster, namespaces: int) -> Iterator[Figure]:
@@ -146,7 +148,7 @@ def _window(on: ScaleCluster, pid: int, kind: _Kind, connections: int) -> _Windo
 
 
 def _rows(rounds: list[dict[_Kind, _Window]], connections: int) -> Iterator[Figure]:
-    where = f"{connections} connection{'s' if connections > 1 else ''}"
+    where = _over(connections)
 
     def row(
         name: str,
@@ -173,7 +175,7 @@ def _rows(rounds: list[dict[_Kind, _Window]], connections: int) -> Iterator[Figu
     for path in rounds[0][_OURS].waited:
         yield median(f"{path} by the API server's clock", "ms", partial(_waited, path))
     yield row("CPU of the API server", "ms/pod", lambda window: window.api_server)
-    yield row("CPU of the API server", "ms/pod", lambda window: window.api_server, _FLOOR)
+    yield row("the same with one that allows everything", "ms/pod", lambda window: window.api_server, _FLOOR)
     yield row("CPU of etcd", "ms/pod", lambda window: window.etcd)
     yield median("CPU of the webhook", "ms/pod", lambda each: each[_OURS].webhook)
     yield median("CPU of the webhook, did not opt in", "ms/pod", lambda each: each[_OURS_PLAIN].webhook)
@@ -192,6 +194,30 @@ def _at_rest(on: ScaleCluster, pid: int, heartbeats: int) -> Iterator[Figure]:
     used = _cpu_seconds(pid) - before - idle * (time.monotonic() - began)
     yield Figure("CPU of the webhook for a node's heartbeat", "ms", used / heartbeats * 1e3)
     yield Figure("a node's heartbeat on the watch", "kB", on.node_bytes() / 1e3)
+
+
+def _later_replica(on: ScaleCluster, first: Replica) -> Iterator[Figure]:
+    """How much comes to a second replica: the API server keeps the connections that it has."""
+    with on.replica() as second:
+        on.installation.publish()
+        time.sleep(SETTLE_SECONDS)
+        for connections in CONNECTIONS:
+            before = _answered(first), _answered(second)
+            on.create_pods(OURS, opted_in=True, connections=connections, seconds=WINDOW_SECONDS)
+            more = [now - then for now, then in zip((_answered(first), _answered(second)), before, strict=True)]
+            share = more[1] / sum(more) * 100
+            yield Figure(f"calls to a replica that came later, {_over(connections)}", "%", share)
+
+
+def _answered(replica: Replica) -> float:
+    lines = replica.get("/metrics")[1].splitlines()
+    return sum(
+        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("bitfusiond_admission_requests_total")
+    )
+
+
+def _over(connections: int) -> str:
+    return f"{connections} connection{'s' if connections > 1 else ''}"
 
 
 def _percentile(share: float, window: _Window) -> float:
