@@ -16,6 +16,7 @@ _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _DEEPEST = 200
 # Nor has it a bound on what aliases of aliases multiply to.
 _LARGEST = 1_000_000
+_CHARACTERS = 32  # of a text count as one value more
 
 # YAML takes a no-break space for a letter. At these places of a line it was meant to be a space.
 _NO_BREAK_SPACE = re.compile(r"^[ -]*\u00a0|:\u00a0", re.MULTILINE)
@@ -113,7 +114,7 @@ def load(text: str) -> list[Any]:
             if node is not None and _size(node, {}) > _LARGEST:
                 raise ValueError(f"not YAML: its aliases expand to more than {_LARGEST} values")
         documents = _construct(text)
-        return [json.loads(json.dumps(document)) for document in documents if document is not None]
+        return [_json(document) for document in documents if document is not None]
     except yaml.YAMLError as error:
         if _NO_BREAK_SPACE.search(text):
             raise ValueError(_pasted(text)) from None
@@ -123,6 +124,13 @@ def load(text: str) -> list[Any]:
     except RecursionError:
         raise ValueError("not YAML: nested too deeply") from None
     except TypeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _json(document: object) -> Any:
+    try:
+        return json.loads(json.dumps(document, allow_nan=False))
+    except ValueError as error:  # .inf and .nan, an alias to what is around it, a number of 5,000 digits
         raise ValueError(f"not JSON: {error}") from None
 
 
@@ -149,12 +157,16 @@ def _check(text: str) -> None:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values ``node`` holds once its aliases are copies; each anchor is counted once and multiplied."""
+    """How many values ``node`` holds once its aliases are copies; each anchor is counted once and multiplied.
+
+    A long text is several.
+    """
     if id(node) not in known:
         known[id(node)] = 1  # also for an alias to what is around it, which is refused later
         children = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
         inside = sum(_size(child, known) for child in children) if isinstance(node, yaml.CollectionNode) else 0
-        known[id(node)] = 1 + inside
+        text = 0 if isinstance(node, yaml.CollectionNode) else len(node.value) // _CHARACTERS
+        known[id(node)] = 1 + inside + text
     return known[id(node)]
 
 

@@ -162,9 +162,12 @@ def test_what_an_anchor_repeats_is_apart() -> None:
         pytest.param("x: &x {a: 1}\ny: {<<: *x, b: 1, b: 1}", "the key 'b' is there twice", id="twice beside a merge"),
         pytest.param("? [a]\n: 1\n", "a key must be a string", id="a list as a key"),
         pytest.param("a: *nobody", "found undefined alias", id="an alias of nothing"),
-        pytest.param("&a [*a]", "", id="an alias of itself"),
+        pytest.param("&a [*a]", "not JSON: ", id="an alias of itself"),
         pytest.param("a: !!python/object:os.system x", "could not determine a constructor", id="a Python object"),
         pytest.param("a: !!binary aGk=", "not JSON: ", id="bytes"),
+        pytest.param("a: [.inf]", "not JSON: ", id="a number that JSON has not"),
+        pytest.param("a: 1e999", "not JSON: ", id="a number that is too large"),
+        pytest.param(f"a: 0x{'f' * 5000}", "not JSON: ", id="a number of very many digits"),
         pytest.param("a: \x00", "control characters are not allowed", id="NUL"),
         pytest.param("a: \x1b[0m", "control characters are not allowed", id="a control character"),
         pytest.param("[" * 100_000, "not YAML: nested too deeply (more than 200 levels)", id="100,000 lists"),
@@ -219,6 +222,12 @@ def test_aliases_of_aliases_are_bounded() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
         manifest.load("\n".join(lines))
+
+
+def test_a_long_text_counts_as_often_as_it_is_repeated() -> None:
+    text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 10_000)}]\n"
+    with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
+        manifest.load(text)
 
 
 @pytest.mark.parametrize(

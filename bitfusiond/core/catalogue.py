@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bitfusiond.core import raw
+
 BINARY = "/usr/bin/bitfusion"  # in every tree
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
 
@@ -59,7 +61,8 @@ class Catalogue:
             ) from None
 
     def choices(self) -> str:
-        return "choose one of " + ", ".join(f"{os}/{version}" for os, version in self.clients) + " (os/version)"
+        pairs = ", ".join(raw.shown(f"{os}/{version}") for os, version in self.clients)
+        return f"choose one of {pairs} (os/version)"
 
 
 def parse(document: object) -> Catalogue:
@@ -77,7 +80,7 @@ def parse(document: object) -> Catalogue:
         if client is None:
             continue
         if (client.os, client.version) in clients:
-            problems.append(f"{where}: a second client for {client.os}/{client.version}")
+            problems.append(f"{where}: a second client for {raw.shown(f'{client.os}/{client.version}')}")
         clients[client.os, client.version] = client
     default = _default(document.get("Default"), clients, problems)
     problems += [
@@ -110,7 +113,7 @@ def _client(entry: Any, where: str, problems: list[str]) -> Client | None:
         problems.append(f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}")
         return None
     if not posixpath.normpath(library).startswith(tree + "/"):
-        problems.append(f"{where}.EnvVariable must be a directory below {tree}, not {library!r}")
+        problems.append(f"{where}.EnvVariable must be a directory below {raw.shown(tree)}, not {library!r}")
         return None
     return Client(os, version, binary, library)
 
@@ -123,6 +126,6 @@ def _default(value: Any, clients: Mapping[tuple[str, str], Client], problems: li
         return None
     pair = (str(value["os"]), str(value["version"]))
     if pair not in clients:
-        problems.append(f"Default: there is no client for {pair[0]}/{pair[1]} in BitfusionClients")
+        problems.append(f"Default: there is no client for {raw.shown('/'.join(pair))} in BitfusionClients")
         return None
     return pair

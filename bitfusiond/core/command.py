@@ -14,6 +14,7 @@ from bitfusiond.core.request import Demand
 
 _SHELL = "/bin/bash"
 _CLIENT = "bitfusion"
+_BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
 _RUN = re.compile(r"\s+run(?:\s|$)")
 _INSIDE = re.compile(r"(?:^|[\s/;&|(])bitfusion\s+run(?:\s|$)")
 
@@ -51,15 +52,15 @@ def wrap(command: Sequence[str], args: Sequence[str], client: Sequence[str]) -> 
 
     Raises CommandError where there is nothing to run, or where args would not reach the program.
     """
-    if not command or not command[0].strip():
+    if not command or not command[0].strip(_BLANKS):
         raise CommandError(
             "command", "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
         )
     client = [_literal(word) for word in client]
     if _is_client(command[0]):
         return Wrapped([client[0], *command[1:]], keeps_args=True)
-    if len(command) == 1 and command[0].split() != [command[0]]:
-        return _one_string(command[0].strip(), args, client)
+    if len(command) == 1 and not set(_BLANKS).isdisjoint(command[0]):
+        return _one_string(command[0].strip(_BLANKS), args, client)
     return Wrapped(_argument_list([*command, *args], client))
 
 
@@ -84,13 +85,13 @@ def _argument_list(argv: list[str], client: Sequence[str]) -> list[str]:
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
     before, script, after = argv[:index], argv[index], argv[index + 1 :]
-    plain = shell.is_plain(script.strip())
+    plain = shell.is_plain(script.strip(_BLANKS))
     if _CLIENT in script:
         start, end = shell.first_program(script)
         if _is_client(script[start:end]) and (plain or _RUN.match(script, end)):
             return [*before, script[:start] + shlex.quote(client[0]) + script[end:], *after]
     if plain:
-        return [*before, f"{shlex.join(client)} {script.strip()}", *after]
+        return [*before, f"{shlex.join(client)} {script.strip(_BLANKS)}", *after]
     return [*client, *before, script, *after]
 
 

@@ -14,6 +14,7 @@ from bitfusiond.core.patch import Operation, pointer
 from bitfusiond.core.request import GpuContainer, Mode, PodRequest
 from bitfusiond.core.template import Template
 
+_MOST_PROBLEMS = 100
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
 
@@ -35,15 +36,17 @@ class Patch:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
 class Refusal:
-    """The pod is wrong; every problem names its field, the value and what is allowed."""
+    """The pod is wrong; every problem names its field, the value and what is allowed. Each is there once."""
 
-    problems: list[str]
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
 
     @property
     def message(self) -> str:
-        return "; ".join(self.problems)
+        """All of them, but of very many only the first: the API server has to take the answer."""
+        more = len(self.problems) - _MOST_PROBLEMS
+        return "; ".join(self.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bitfusiond.core import raw
 from bitfusiond.core.catalogue import BINARY
 
 SUFFIXES = (".deb", ".rpm")
@@ -51,7 +52,7 @@ def parse(file: str) -> Package:
     form, wanted = next((form for suffix, form in _FORMS.items() if file.endswith(suffix)), (None, ""))
     match = form.fullmatch(file) if form else None
     if match is None:
-        raise PackageError(f"{file}: not the name of a client package: it must be {' or '.join(NAMES)}")
+        raise PackageError(f"{raw.shown(file)}: not the name of a client package: it must be {' or '.join(NAMES)}")
     if match["arch"] != wanted:
         raise PackageError(f"{file}: is for the processor {match['arch']}: take the package for {wanted}")
     # Ubuntu's four digits are year and month; the catalogue has the year alone.

@@ -38,6 +38,8 @@ _FILTER_KEYS = {
     )
 } | {"server.dirver-version": "server.driver-version"}  # as the README of the 0.4 integration spells it
 
+_LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
+
 _ARCHITECTURE_LABELS = ("kubernetes.io/arch", "beta.kubernetes.io/arch")
 _OS_LABELS = ("kubernetes.io/os", "beta.kubernetes.io/os")
 
@@ -151,6 +153,9 @@ def _filters(annotations: dict[str, Any], problems: list[str]) -> tuple[str, ...
         return ()
     if not isinstance(value, str):
         _not_a_string(names.CLIENT_FILTER, value, problems)
+        return ()
+    if len(value) > _LONGEST_FILTER:
+        problems.append(f"{path}: has {len(value)} characters: at most {_LONGEST_FILTER} are allowed")
         return ()
     try:
         words = shlex.split(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +88,11 @@ def _resources(container: dict[str, Any], path: str, problems: list[str]) -> Non
         where = f"{path}.resources.{section}"
         for resource, amount in raw.mapping(resources, section, where, problems).items():
             if resource.startswith(names.DOMAIN):
-                problems.append(f"{where}[{resource}]: this container must not hold GPU shares")
+                problems.append(f"{where}[{raw.shown(resource)}]: this container must not hold GPU shares")
             try:
                 quantity.parse(amount)
             except ValueError as error:
-                problems.append(f"{where}[{resource}]: {raw.shown(amount)} is {error}")
+                problems.append(f"{where}[{raw.shown(resource)}]: {raw.shown(amount)} is {error}")
 
 
 def _mounts(container: dict[str, Any], path: str, volumes: set[str], problems: list[str]) -> list[dict[str, Any]]:
@@ -104,8 +105,9 @@ def _mounts(container: dict[str, Any], path: str, volumes: set[str], problems: l
             problems.append(f"{where}.mountPath: {raw.shown(mount.get('mountPath'))} is not an absolute path")
     paths = [posixpath.normpath(mount["mountPath"]) for mount in mounts if isinstance(mount.get("mountPath"), str)]
     problems += [
-        f"{path}.volumeMounts: {each} is there twice"
-        for each in sorted({each for each in paths if paths.count(each) > 1})
+        f"{path}.volumeMounts: {raw.shown(each)} is there twice"
+        for each, count in sorted(Counter(paths).items())
+        if count > 1
     ]
     return mounts
 
@@ -119,7 +121,7 @@ def _names(items: list[dict[str, Any]], path: str, problems: list[str], *, label
         elif label and not _LABEL.fullmatch(name):
             problems.append(f"{path}[{index}].name: {raw.shown(name)} is not of lower-case letters, digits and -")
         elif name in found:
-            problems.append(f"{path}[{index}].name: {name} is there twice")
+            problems.append(f"{path}[{index}].name: {raw.shown(name)} is there twice")
         else:
             found.add(name)
     return found

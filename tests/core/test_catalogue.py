@@ -74,6 +74,9 @@ def test_clients_before_version_4_want_reachable(version: str, wants: bool) -> N
         ({"BitfusionClients": [_entry(BinaryPath="/../usr/bin/bitfusion")]}, "BinaryPath must be"),
         ({"BitfusionClients": [_entry(EnvVariable="/lib")]}, f"EnvVariable must be a directory below {TREE}, not '/lib'"),
         ({"BitfusionClients": [_entry(EnvVariable=f"{TREE}/../x")]}, "EnvVariable must be a directory below"),
+        ({"BitfusionClients": [_entry(BinaryPath="/a\nb/usr/bin/bitfusion")]}, 'EnvVariable must be a directory below "/a\\nb"'),
+        ({"BitfusionClients": [_entry(OSVersion="a\nb")] * 2}, 'a second client for "a\\nb/450"'),
+        ({"BitfusionClients": [_entry()], "Default": {"os": "a\nb", "version": 1}}, 'there is no client for "a\\nb/1"'),
         ({"BitfusionClients": [_entry()], "Default": "x"}, "Default must be a mapping of os and version, not 'x'"),
         (
             {"BitfusionClients": [_entry()], "Default": {"os": "centos7", "version": "450"}},

@@ -229,6 +229,7 @@ def test_populate_is_as_large_as_the_largest_container(requests_and_limits: list
         ({"runAsUser": 1000}, {}, {"runAsUser": 1000, "runAsNonRoot": True}, True),
         ({"runAsUser": 1000}, {"runAsUser": 2000}, {"runAsUser": 2000, "runAsNonRoot": True}, True),
         ({"runAsNonRoot": True}, {}, {"runAsNonRoot": True}, True),
+        ({"runAsGroup": float("inf")}, {}, {"runAsUser": 0}, False),  # what 1e999 is read as; no JSON could say it
         ({"runAsUser": 7, "runAsGroup": 8}, {}, {"runAsUser": 7, "runAsNonRoot": True, "runAsGroup": 8}, True),
     ],
 )  # fmt: skip

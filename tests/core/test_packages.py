@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitfusiond import configfiles
-from bitfusiond.core import catalogue, packages
+from bitfusiond.core import catalogue, packages, raw
 from bitfusiond.core.packages import PackageError
 
 LIBRARIES = "opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib"
@@ -56,7 +56,9 @@ def test_the_packaged_catalogue_is_what_its_packages_make() -> None:
 def test_another_name_is_refused_with_the_names_that_are_right(file: str) -> None:
     with pytest.raises(PackageError) as error:
         packages.parse(file)
-    assert str(error.value).startswith(f"{file}: not the name of a client package: it must be bitfusion-client-OS_")
+    assert str(error.value).startswith(
+        f"{raw.shown(file)}: not the name of a client package: it must be bitfusion-client-OS_"
+    )
     assert "such as bitfusion-client-centos7-4.5.0-4.x86_64.rpm" in str(error.value)
 
 

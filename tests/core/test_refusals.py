@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
+from bitfusiond.core.mutate import Refusal
 from bitfusiond.core.validate import validate
 from tests.pods import admitted, container, pod, problems, rules, verdict
 
@@ -94,6 +95,10 @@ def _annotated(key: str, value: Any) -> Pod:
         (
             _annotated(names.CLIENT_FILTER, "server.colour=red"),
             f"metadata.annotations[bitfusion-client/filter]: server.colour is not a filter key: {_ALLOWED_KEYS}",
+        ),
+        (
+            _annotated(names.CLIENT_FILTER, "server.addr=" + "1" * 4096),
+            "metadata.annotations[bitfusion-client/filter]: has 4108 characters: at most 4096 are allowed",
         ),
         (
             _annotated(names.CLIENT_FILTER, "bf-server"),
@@ -247,3 +252,21 @@ def test_a_value_of_another_type_never_raises(place: str, value: Any) -> None:
 def test_a_pod_of_another_shape_never_raises(odd: Pod) -> None:
     verdict(odd)
     verdict({"metadata": {"annotations": {names.MANAGEMENT: "all"}}, **odd})
+
+
+@pytest.mark.parametrize(
+    "given", [pod(initContainers=5), _annotated(names.CLIENT_FILTER, "a a"), pod(container(env=[1]), volumes=3)]
+)
+def test_no_problem_is_said_twice(given: Pod) -> None:
+    found = problems(given)
+    assert len(set(found)) == len(found)
+
+
+def test_of_very_many_problems_the_first_are_said_and_the_others_counted() -> None:
+    """An answer of megabytes is none that the API server takes."""
+    result = verdict(pod(*[container({A: 0}, name=f"c{index}") for index in range(150)]))
+    assert isinstance(result, Refusal)
+    assert len(result.problems) == 150
+    assert result.message.endswith(
+        "spec.containers[99].resources.limits[bitfusion.io/gpu-amount]: 0 is not an integer of at least 1; and 50 more"
+    )

@@ -52,6 +52,9 @@ def _changed(path: str, value: object) -> dict[str, Any]:
         (_changed("initContainers.0.resources", {"limits": "x"}), "initContainers[0].resources.limits: must be an object, not x"),
         (_changed("initContainers.0.resources", {"limits": {"cpu": "x"}}), "initContainers[0].resources.limits[cpu]: x is not a quantity"),
         (_changed("initContainers.0.resources", {"limits": {"bitfusion.io/gpu": 1}}), "this container must not hold GPU shares"),
+        (_changed("containers.0.env", [{"name": "A\nB"}, {"name": "A\nB"}]), 'containers[0].env[1].name: "A\\nB" is there twice'),
+        (_changed("initContainers.0.resources", {"limits": {"a\n": "x"}}), 'resources.limits["a\\n"]: x is not a quantity'),
+        (_changed("containers.0.volumeMounts", [{"name": "bitfusion-distro", "mountPath": "/a\nb"}] * 2), '"/a\\nb" is there twice'),
         (_changed("volumes.1.name", "bitfusion-distro"), "volumes[1].name: bitfusion-distro is there twice"),
     ],
 )  # fmt: skip
