@@ -66,17 +66,20 @@ def _content(path: Path) -> bytes:
 def _servers_conf(content: bytes, *, wants_reachable: bool) -> bytes:
     """``content`` as the client can read it; a file that the client can read already stays as it is, byte for byte.
 
-    Raises ValueError if the client needs the field ``reachable`` and the file does not allow to add it. For a client
-    that does not, a warning is enough: it may understand more than we do.
+    Raises ValueError for what is not YAML, which no client can read, and if the client needs the field ``reachable``
+    and the file does not allow to add it. To a client that does not, what is not as documented may mean more than it
+    does to us: a warning is enough.
     """
     try:
         document, text = _parse(content.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    try:
         added = tokens.with_reachable(document)
     except ValueError as error:
-        problem = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         if wants_reachable:
-            raise ValueError(f"{problem}; this client needs the field reachable in it") from None
-        _log.warning("servers.conf is not as documented", problem=problem)
+            raise ValueError(f"{error}; this client needs the field reachable in it") from None
+        _log.warning("servers.conf is not as documented", problem=str(error))
         return content
     if wants_reachable and added is not None:
         import yaml  # noqa: PLC0415 - few clients need it

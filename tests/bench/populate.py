@@ -60,7 +60,7 @@ class _Bench:
             (self._tokens / name).write_text(text)
 
     def tree(self, name: str, make: Callable[[Path], int]) -> Iterator[Figure]:
-        image = self._root / name
+        image = Path(tempfile.mkdtemp(dir=self._root))
         size = make(image)
         separate = ("-c", _SEPARATE)
 
@@ -85,7 +85,7 @@ class _Bench:
         )
 
     def tiny(self) -> Iterator[Figure]:
-        image = self._root / "tiny"
+        image = Path(tempfile.mkdtemp(dir=self._root))
         trees.tiny(image)
         yield compare(
             "init of three files, exec to exit",

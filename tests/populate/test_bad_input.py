@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,33 @@ def test_a_volume_that_cannot_be_written_to_is_told(pod: Pod, volume: str) -> No
 
     assert message.startswith(f"{locked}/")
     assert message.endswith(": Permission denied")
+
+
+@pytest.fixture
+def read_only(pod: Pod) -> Iterator[Path]:
+    """A filesystem that is mounted read-only as the volume of the distro."""
+    volume = pod.distro_target
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(volume)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root can mount a filesystem: run the tests as root")
+    try:
+        yield volume
+    finally:
+        subprocess.run(["umount", volume], check=True)
+
+
+def test_a_volume_that_is_mounted_read_only_is_told(pod: Pod, read_only: Path) -> None:
+    message = pod.run().message
+
+    assert message.startswith(f"{read_only}/")
+    assert message.endswith(": Read-only file system")
+    assert nothing_was_copied(pod)
+
+
+def test_a_volume_without_a_writable_place_for_the_targets_is_told(pod: Pod, read_only: Path) -> None:
+    pod.distro_target = read_only / "distro"
+
+    assert pod.run().message == f"{pod.distro_target}: Read-only file system"
 
 
 def test_room_is_counted_for_each_filesystem_once(tmp_path: Path) -> None:

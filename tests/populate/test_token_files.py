@@ -89,9 +89,8 @@ def test_the_misprint_of_the_readme_is_repaired_and_told(pod: Pod, clients: Path
     assert result.event("repaired servers.conf")["problem"] == "no blank after `reachable:`"
 
 
-BROKEN = {
-    b"servers: a: b\n": "not YAML (line 1, column 11)",
-    b"\xff\xfe": "not UTF-8 text",
+UNREADABLE = {b"servers: a: b\n": "not YAML (line 1, column 11)", b"\xff\xfe": "not UTF-8 text"}
+STRANGE = {
     b"key: s3cret\n": "servers must be a list with at least one server, not missing",
     b"servers:\n- addresses:\n  - 10.0.0.1\n": (
         "servers[0].addresses[0]: '10.0.0.1' is not HOST:PORT with a port from 1 to 65535, for example "
@@ -100,7 +99,20 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize(("text", "problem"), BROKEN.items(), ids=["yaml", "text", "servers", "address"])
+@pytest.mark.parametrize("version", ["350", "450"])
+@pytest.mark.parametrize(("text", "problem"), UNREADABLE.items(), ids=["yaml", "text"])
+def test_a_servers_conf_that_is_not_yaml_is_refused(
+    pod: Pod, clients: Path, text: bytes, problem: str, version: str
+) -> None:
+    (pod.tokens / "servers.conf").write_bytes(text)
+
+    result = pod.run("--clients", str(clients), version=version)
+
+    assert result.message == f"--tokens: {pod.tokens}/servers.conf: {problem}"
+    assert [*pod.client_dir.iterdir(), *pod.distro_target.iterdir(), *pod.opt_target.iterdir()] == []
+
+
+@pytest.mark.parametrize(("text", "problem"), STRANGE.items(), ids=["servers", "address"])
 def test_a_servers_conf_that_cannot_be_given_the_field_is_refused(
     pod: Pod, clients: Path, text: bytes, problem: str
 ) -> None:
@@ -114,7 +126,7 @@ def test_a_servers_conf_that_cannot_be_given_the_field_is_refused(
     assert list(pod.client_dir.iterdir()) == []
 
 
-@pytest.mark.parametrize(("text", "problem"), BROKEN.items(), ids=["yaml", "text", "servers", "address"])
+@pytest.mark.parametrize(("text", "problem"), STRANGE.items(), ids=["servers", "address"])
 def test_for_a_client_that_needs_no_change_a_strange_servers_conf_is_a_warning(
     pod: Pod, text: bytes, problem: str
 ) -> None:
