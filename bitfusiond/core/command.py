@@ -57,10 +57,11 @@ def wrap(command: Sequence[str], args: Sequence[str], client: Sequence[str]) -> 
             "command", "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
         )
     client = [_literal(word) for word in client]
-    if _is_client(command[0]):
-        return Wrapped([client[0], *command[1:]], keeps_args=True)
+    # A whole line first: it may end in a path that looks like the client's.
     if len(command) == 1 and not set(_BLANKS).isdisjoint(command[0]):
         return _one_string(command[0].strip(_BLANKS), args, client)
+    if _is_client(command[0]):
+        return Wrapped([client[0], *command[1:]], keeps_args=True)
     return Wrapped(_argument_list([*command, *args], client))
 
 

@@ -105,6 +105,8 @@ TABLE = [
     # a shell takes it for a letter: the script is not plain, and keeps it
     ("no-break space", ["sh", "-c", "\u00a0python x"], [], [*CLIENT, "sh", "-c", "\u00a0python x"]),
     ("one string, a separator", [" \x1fpython x"], [], [*CLIENT, "/bin/bash", "-c", "\x1fpython x"]),
+    ("one string, a path like ours", ["python /x/bitfusion"], [], ["/bin/bash", "-c", f"{C} python /x/bitfusion"]),
+    ("the same with args", ["python /x/bitfusion"], ["y"], [*CLIENT, "python", "/x/bitfusion", "y"]),
     ("a program with a no-break space", ["my\u00a0tool"], ["x"], [*CLIENT, "my\u00a0tool", "x"]),
     # bitfusion somewhere else: the script is the user's, byte for byte
     *[
