@@ -50,6 +50,11 @@ check: setup
 bench *ARGS: setup
     @{{ bin }}/python -m tests.bench {{ ARGS }}
 
+# Look for inputs that break something, SECONDS for each target or one TARGET: just fuzz [TARGET] [SECONDS] [--keep].
+fuzz *ARGS: setup
+    @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ bin }}/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+    @{{ bin }}/python -m tests.fuzz {{ ARGS }}
+
 # Make the gRPC code of proto/ anew.
 proto: setup
     {{ bin }}/python -m tests.protoc .
