@@ -35,7 +35,7 @@ def _documents(of: Path) -> str:
             found += yaml.safe_load_all(path.read_text())
     options = kustomization.get("generatorOptions", {})
     for generator in kustomization.get("configMapGenerator", ()):
-        labels = {"labels": options["labels"] | generator.get("options", {}).get("labels", {})}
+        labels = {"labels": options["labels"]}
         found.append(
             {
                 "apiVersion": "v1",
@@ -82,7 +82,6 @@ def minor_version(kubectl: str) -> int:
     return int(re.sub(r"\D", "", version))
 
 
-def kustomize(kubectl: str, overlay: str) -> str:
+def kustomize(kubectl: str, place: Path) -> str:
     """What it prints. Raises CalledProcessError with its words in ``stderr``."""
-    command = [kubectl, "kustomize", str(directory(overlay))]
-    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    return subprocess.run([kubectl, "kustomize", str(place)], capture_output=True, check=True, text=True).stdout

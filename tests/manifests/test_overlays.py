@@ -66,16 +66,18 @@ def test_every_object_says_what_it_belongs_to(overlay: str) -> None:
         assert names.MANAGED_BY not in labels
 
 
-@each_overlay
+@pytest.mark.parametrize(
+    "place", [*map(overlays.directory, OVERLAYS), MANIFESTS / "monitoring"], ids=lambda it: it.name
+)
 @pytest.mark.parametrize("which", [0, 1], ids=["kubectl-of-the-api-server", "kubectl-of-this-machine"])
-def test_kubectl_prints_the_same(overlay: str, which: int) -> None:
+def test_kubectl_prints_the_same(place: Path, which: int) -> None:
     found = overlays.kubectls()
     if len(found) <= which:
         pytest.skip("install kubectl, or name a directory with one in KUBEBUILDER_ASSETS, to run this")
-    if overlay == "community" and overlays.minor_version(found[which]) < 21:
+    if place.name == "community" and overlays.minor_version(found[which]) < 21:
         pytest.skip("kubectl before 1.21 knows no directory under resources; nor has it a cluster for this overlay")
-    printed = list(yaml.safe_load_all(overlays.kustomize(found[which], overlay)))
-    assert sorted(map(canonical, printed)) == sorted(map(canonical, overlays.overlay(overlay)))
+    printed = list(yaml.safe_load_all(overlays.kustomize(found[which], place)))
+    assert sorted(map(canonical, printed)) == sorted(map(canonical, overlays.documents(place)))
 
 
 def canonical(document: Json) -> str:
