@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -37,6 +37,12 @@ class Result:
 
     milliseconds: list[float]
     seconds: float
+
+    @classmethod
+    def of(cls, parts: Iterable[Result]) -> Result:
+        """Several, as one."""
+        parts = list(parts)
+        return cls([each for part in parts for each in part.milliseconds], sum(part.seconds for part in parts))
 
     @property
     def rate(self) -> float:
