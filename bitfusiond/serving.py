@@ -199,9 +199,11 @@ class _Connection(TCPServer):
         data, self._unsent = self._unsent, b""
         try:
             if data:
-                with trio.fail_after(SEND_SECONDS):
+                with trio.move_on_after(SEND_SECONDS) as sending:
                     await self.stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                if sending.cancelled_caught:
+                    self.life.cancel()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.life.cancel()
         finally:
             self.send_lock.release()
