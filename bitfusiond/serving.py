@@ -8,14 +8,14 @@ hypercorn's HTTP/1.1 code in a task of its own that can only end itself.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import h11
 import trio
@@ -45,6 +45,10 @@ HANDSHAKE_SECONDS = 10.0
 SEND_SECONDS = 10.0
 LINGER_SECONDS = 1.0
 BACKLOG = 1024
+# What accept() says where a connection could be had and the means for it are lacking.
+_SHORT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SHORT_PAUSE_SECONDS = 0.1
+_SHORT_REPEAT_SECONDS = 10.0
 TEXT = "text/plain; charset=utf-8"
 
 _log = logs.Log("serving")
@@ -297,6 +301,31 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
+async def _accept(
+    listener: trio.SocketListener,
+    connection: Callable[[trio.SocketStream], Awaitable[None]],
+    connections: trio.Nursery,
+) -> NoReturn:
+    """Each connection becomes a task of ``connections``, until cancelled, which closes the listener.
+
+    trio.serve_listeners writes a traceback ten times a second for as long as file descriptors are lacking.
+    """
+    said_at = -math.inf
+    async with listener:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORT_OF_MEANS:
+                    raise
+                if trio.current_time() - said_at >= _SHORT_REPEAT_SECONDS:
+                    said_at = trio.current_time()
+                    _log.error("new connections must wait", error=error.strerror)
+                await trio.sleep(_SHORT_PAUSE_SECONDS)
+            else:
+                connections.start_soon(connection, stream)
+
+
 async def serve(
     application: Application,
     sock: socket.socket,
@@ -331,10 +360,9 @@ async def serve(
 
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            await accepting.start(partial(trio.serve_listeners, connection, [listener], handler_nursery=connections))
+            accepting.start_soon(_accept, listener, connection, connections)
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()
-        await listener.aclose()
         await context.end()
         connections.cancel_scope.deadline = trio.current_time() + graceful_seconds

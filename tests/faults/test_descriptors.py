@@ -1,0 +1,53 @@
+"""No file descriptor is left: what is connected is served on, and whoever waits is served when one is free again."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import trio
+
+from bitfusiond import settings
+from tests.cluster.webhook import Replica
+from tests.faults.beside import BODY, asked
+from tests.webhook import client
+from tests.webhook.conftest import Pki
+
+MORE = 20  # descriptors, beyond those that it has
+HOLDING = 60  # connections: so many that they do not fit
+SECONDS = 5.0
+
+
+def open_files(replica: Replica) -> int:
+    return len(list(Path(f"/proc/{replica.process.pid}/fd").iterdir()))
+
+
+async def test_it_serves_on_without_descriptors_and_as_ever_when_they_are_back(replica: Replica, pki: Pki) -> None:
+    address, context = settings.address(replica.address), pki.client("http/1.1")
+    waiting: list[str] = []
+
+    async def waits() -> None:
+        async with client.connect(address, context) as connection:
+            waiting.append(str((await connection.post("/mutate", BODY)).status))
+
+    async with asked(address, context, new=False):
+        limit = open_files(replica) + MORE
+        resource.prlimit(replica.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        async with AsyncExitStack() as held:
+            for _ in range(HOLDING):
+                await held.enter_async_context(await trio.open_tcp_stream(address.host, address.port))
+            await trio.sleep(0.5)
+            assert open_files(replica) == limit
+            async with trio.open_nursery() as nursery:
+                for _ in range(MORE // 2):
+                    nursery.start_soon(waits)
+                await trio.sleep(SECONDS)
+                assert waiting == []
+                await held.aclose()
+    said = replica.said("new connections must wait")
+    print(f"  {len(waiting)} of {MORE // 2} that had to wait were answered; {len(said)} lines in {SECONDS:g} s")  # noqa: T201
+    assert waiting == ["200"] * (MORE // 2)
+    assert 1 <= len(said) <= SECONDS
+    assert said[0]["error"] == "Too many open files"
+    assert replica.get("/healthz") == (200, "ok\n")
