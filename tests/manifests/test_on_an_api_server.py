@@ -1,4 +1,4 @@
-"""The oldest API server that legacy and tkgi are for: 1.20, with PodSecurityPolicy on, as plans of TKGi can have it."""
+"""The oldest API server that legacy and tkgi are for, 1.20: what it takes, and what it then does."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.apiserver import APIServer, started
+from bitfusiond.core import names
+from tests.cluster.apiserver import APIServer, Refused, started
 from tests.cluster.webhook import write_kubeconfig
 from tests.fakes.processes import wait_until
 from tests.manifests import overlays
 from tests.manifests.overlays import Json
+
+OPTED_IN = {names.MANAGEMENT: "all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,8 @@ class Cluster:
         return {line.split(" ", 1)[1] for line in printed.splitlines()}
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@contextmanager
+def oldest(directory: Path, *options: str) -> Iterator[Cluster]:
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver, etcd and kubectl to run this")
@@ -49,11 +53,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     minor = overlays.minor_version(str(kubectl))
     if minor > 24:
         pytest.skip(f"KUBEBUILDER_ASSETS has Kubernetes 1.{minor}, and this is about versions up to 1.24")
-    directory = tmp_path_factory.mktemp("manifests")
-    with started(Path(assets), directory, "--enable-admission-plugins=PodSecurityPolicy") as api:
+    with started(Path(assets), directory, *options) as api:
         found = Cluster(api, kubectl, write_kubeconfig(directory / "kubeconfig", api))
         namespace = overlays.one(overlays.overlay("legacy"), "Namespace", "bwki")
         found.apply([namespace])  # a dry run puts nothing into a namespace that is not there
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with oldest(tmp_path_factory.mktemp("policies"), "--enable-admission-plugins=PodSecurityPolicy") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def unattended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """With the configurations of the overlay legacy, and no webhook behind them."""
+    with oldest(tmp_path_factory.mktemp("unattended")) as found:
+        found.api.create("/api/v1/namespaces", {"metadata": {"name": "team"}})
+        found.apply([each for each in given("legacy") if each["kind"].endswith("WebhookConfiguration")])
+        # The API server takes up configurations a moment after they are written.
+        wait_until(lambda: refusal(found, "team", labels=OPTED_IN) != "", "configurations that hold")
         yield found
 
 
@@ -70,6 +90,33 @@ def test_it_takes_every_object(cluster: Cluster, overlay: str) -> None:
 def test_it_takes_every_object_by_server_side_apply(cluster: Cluster, overlay: str) -> None:
     applied = cluster.apply(given(overlay), "--server-side", "--dry-run=server")
     assert applied == {"serverside-applied (server dry run)"}
+
+
+def refusal(cluster: Cluster, namespace: str, **metadata: dict[str, str]) -> str:
+    """Why a pod with this metadata is refused; empty: it is admitted."""
+    document = {"metadata": {"name": "p", **metadata}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    try:
+        cluster.api.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", document)
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+def test_while_nobody_answers_only_pods_with_the_label_are_refused(unattended: Cluster) -> None:
+    assert refusal(unattended, "team") == ""
+    assert refusal(unattended, "team", annotations=OPTED_IN) == ""
+    assert 'failed calling webhook "bwkimua-labelled.bitfusion.io"' in refusal(unattended, "team", labels=OPTED_IN)
+
+
+def test_while_nobody_answers_our_own_pods_start(unattended: Cluster) -> None:
+    assert refusal(unattended, "bwki", labels=OPTED_IN, annotations=OPTED_IN) == ""
+
+
+def test_a_namespace_with_the_label_has_nothing_to_do_with_us(unattended: Cluster) -> None:
+    """As kube-system must have it before 1.21."""
+    exempt = {"metadata": {"name": "exempt", "labels": {"bitfusion.io/admission": "ignore"}}}
+    unattended.api.create("/api/v1/namespaces", exempt)
+    assert refusal(unattended, "exempt", labels=OPTED_IN) == ""
 
 
 def pod(overlay: str, kind: str, name: str) -> Json:
