@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cluster.apiserver import APIServer, Refused
 
 Json = dict[str, Any]
@@ -20,6 +22,7 @@ Json = dict[str, Any]
 APPS = "/apis/apps/v1"
 WEBHOOK = f"{APPS}/namespaces/bwki/deployments/bitfusion-webhook-deployment"
 PLUGIN = f"{APPS}/namespaces/kube-system/daemonsets/bitfusion-device-plugin"
+REPLICA_SETS = f"{APPS}/namespaces/bwki/replicasets"
 _MERGE = "application/merge-patch+json"
 
 
@@ -43,7 +46,15 @@ class Operator:
     kubeconfig: Path
     kubectl: Path
 
-    def run(self, command: str, *arguments: str, **variables: str) -> Result:
+    @classmethod
+    def of_environment(cls, kubeconfig: Path) -> Operator:
+        """With the kubectl that lies beside the API server's program."""
+        kubectl = Path(os.environ["KUBEBUILDER_ASSETS"]) / "kubectl"
+        if not kubectl.exists():
+            pytest.skip("KUBEBUILDER_ASSETS holds no kubectl: put one there to run this")
+        return cls(kubeconfig, kubectl)
+
+    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         environment = {
             **{key: value for key, value in os.environ.items() if key in {"PATH", "HOME"}},
             "KUBECONFIG": str(self.kubeconfig),
@@ -51,15 +62,18 @@ class Operator:
             "TIMEOUT": "20",
             **variables,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "bitfusiond.operate", command, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        words = [sys.executable, "-m", "bitfusiond.operate", command, *arguments]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, command: str, *arguments: str, **variables: str) -> Result:
+        return ended(self.start(command, *arguments, **variables))
+
+
+def ended(process: subprocess.Popen[str]) -> Result:
+    """What became of a command."""
+    with process:
+        out, err = process.communicate(timeout=180)
+    return Result(process.returncode, out, err)
 
 
 def found(api: APIServer, path: str) -> Json | None:
@@ -79,7 +93,7 @@ def rolled_out(api: APIServer, *, nodes: int = 1) -> None:
         if workload is None:
             continue
         if "deletionTimestamp" in workload["metadata"]:
-            _patch(api, path, {"metadata": {"finalizers": None}})
+            _orphan(api, path, workload)
             continue
         generation = workload["metadata"]["generation"]
         status: Json = {"observedGeneration": generation}
@@ -91,6 +105,17 @@ def rolled_out(api: APIServer, *, nodes: int = 1) -> None:
             status |= dict.fromkeys((*of, "numberReady"), nodes) | {"numberMisscheduled": 0}
         if any(workload["status"].get(key) != value for key, value in status.items()):
             _patch(api, f"{path}/status", {"status": status})
+
+
+def _orphan(api: APIServer, path: str, workload: Json) -> None:
+    """The garbage collector: what the workload made stays, and forgets it."""
+    if path == WEBHOOK:
+        for each in api.request("GET", REPLICA_SETS)["items"]:
+            if any(
+                owner["uid"] == workload["metadata"]["uid"] for owner in each["metadata"].get("ownerReferences", [])
+            ):
+                _patch(api, f"{REPLICA_SETS}/{each['metadata']['name']}", {"metadata": {"ownerReferences": None}})
+    _patch(api, path, {"metadata": {"finalizers": None}})
 
 
 def _patch(api: APIServer, path: str, body: Mapping[str, Any]) -> None:

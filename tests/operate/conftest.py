@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,4 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
 @pytest.fixture
 def operator(api: APIServer, tmp_path: Path) -> Operator:
     """Runs the commands as an administrator of ``api``."""
-    kubectl = Path(os.environ["KUBEBUILDER_ASSETS"]) / "kubectl"
-    if not kubectl.exists():
-        pytest.skip("KUBEBUILDER_ASSETS holds no kubectl: put one there to run this")
-    return Operator(write_kubeconfig(tmp_path / "kubeconfig", api), kubectl)
+    return Operator.of_environment(write_kubeconfig(tmp_path / "kubeconfig", api))

@@ -11,7 +11,7 @@ import pytest
 
 from bitfusiond.core import names
 from tests.cluster.apiserver import APIServer
-from tests.cluster.webhook import MUTATING, VALIDATING, Installation, secret_path
+from tests.cluster.webhook import MUTATING, VALIDATING, Installation
 from tests.operate.cluster import PLUGIN, WEBHOOK, Operator, controllers, found
 from tests.operate.tokens import put_tokens, remove_tokens
 
@@ -52,46 +52,33 @@ def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
     assert "RESOURCE_NUMS: 500 (as it runs)" in result.lines
     assert not [line for line in result.lines if line.endswith((": made", ": changed"))], result.out
     assert _versions(api) == before
-
-
-def test_the_ca_bundle_that_the_webhook_wrote_survives_a_deploy(
-    api: APIServer, operator: Operator, cluster: Installation
-) -> None:
-    assert operator.run("deploy").status == 0
     webhook = api.request("GET", f"{MUTATING}/bwki-webhook-cfg")["webhooks"][0]
-    assert webhook["clientConfig"]["caBundle"]
+    assert webhook["clientConfig"]["caBundle"], "what the webhook wrote there survives"
 
 
-def test_images_of_another_registry_are_used_everywhere(
-    api: APIServer, operator: Operator, cluster: Installation
+def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
+    api: APIServer, operator: Operator, cluster: Installation, tmp_path: Path
 ) -> None:
-    result = operator.run("deploy", IMAGE_REPO="registry.example:5000/gpu", IMAGE_TAG="9.9")
+    packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
+    text = packaged + '\nDefault: {os: ubuntu18, version: "450"}\n'
+    (tmp_path / "clients.yaml").write_text(text)
+    given = {"IMAGE_REPO": "registry.example:5000/gpu", "IMAGE_TAG": "9.9", "CLIENTS": str(tmp_path / "clients.yaml")}
+    result = operator.run("deploy", **given)
     assert result.status == 0, result.err
     for path in (WEBHOOK, PLUGIN):
         (container,) = api.request("GET", path)["spec"]["template"]["spec"]["containers"]
         assert container["image"] == "registry.example:5000/gpu/bitfusiond:9.9"
     template = api.request("GET", "/api/v1/namespaces/bwki/configmaps/bwki-webhook-configmap")["data"]
     assert "image: registry.example:5000/gpu/bitfusion-client:9.9" in template["sidecarconfig.yaml"]
-
-
-def test_a_catalogue_that_was_given_stays_until_another_is_given(
-    api: APIServer, operator: Operator, cluster: Installation, tmp_path: Path
-) -> None:
-    text = (
-        Path("bitfusiond/data/bitfusion-client-config.yaml").read_text() + '\nDefault: {os: ubuntu18, version: "450"}\n'
-    )
-    (tmp_path / "clients.yaml").write_text(text)
-    assert operator.run("deploy", CLIENTS=str(tmp_path / "clients.yaml")).status == 0
     result = operator.run("deploy")
     assert "client catalogue: as it runs" in result.out
     path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
-    assert api.request("GET", path)["data"]["bitfusion-client-config.yaml"] == text
+    assert api.request("GET", path)["data"]["bitfusion-client-config.yaml"] == text, "it stays until another is given"
 
 
 def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
     api: APIServer, operator: Operator, cluster: Installation
 ) -> None:
-    assert operator.run("deploy").status == 0
     before = _versions(api)
     remove_tokens(api)
     try:
@@ -136,9 +123,3 @@ def test_a_program_that_is_not_there_is_named(operator: Operator) -> None:
     result = operator.run("deploy", KUBECTL="kubectl-of-nobody")
     assert result.status == 2
     assert "KUBECTL: 'kubectl-of-nobody' is not there" in result.err
-
-
-def test_secrets_are_where_they_were(api: APIServer, operator: Operator, cluster: Installation) -> None:
-    assert operator.run("deploy").status == 0
-    for name in names.TOKEN_SECRETS.values():
-        assert found(api, secret_path("kube-system", name)) is not None

@@ -13,9 +13,10 @@ from tests.cluster.webhook import namespace, secret_path
 SERVERS = "servers:\n- addresses:\n  - 192.0.2.1:56001\n"
 
 
-def token_files(servers: str = SERVERS) -> dict[str, bytes]:
-    ca = trustme.CA().cert_pem.bytes()
-    return {names.CA_CRT: ca, names.CLIENT_YAML: b"client: 1\n", names.SERVERS_CONF: servers.encode()}
+def token_files(client: str = "one", servers: str = SERVERS) -> dict[str, bytes]:
+    """A token like those that can be downloaded; another ``client`` and ``servers`` make another token."""
+    content = {names.CLIENT_YAML: f"client: {client}\n", names.SERVERS_CONF: servers}
+    return {names.CA_CRT: trustme.CA().cert_pem.bytes()} | {file: text.encode() for file, text in content.items()}
 
 
 def put_tokens(api: APIServer, of: str = "kube-system", files: dict[str, bytes] | None = None) -> None:

@@ -1,0 +1,256 @@
+"""What the commands decide, from objects as values: no cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trustme
+
+from bitfusiond.core import names
+from bitfusiond.errors import ConfigurationError
+from bitfusiond.operate import checks, legacy04, proof, render, rollout, settings, takeover
+from bitfusiond.operate.kubectl import Ref, objects_in
+from bitfusiond.operate.proof import Outcome
+from bitfusiond.operate.report import NOTE, OK, WRONG
+from bitfusiond.operate.verify import nodes, pods, webhooks
+from bitfusiond.webhook.certificates import authority
+
+Json = dict[str, Any]
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+
+
+# --- what an operator can say ---------------------------------------------------------------------------------------
+
+
+def test_every_variable_that_is_wrong_is_named_with_what_is_allowed() -> None:
+    with pytest.raises(ConfigurationError) as error:
+        settings.resolve({"IMAGE_TAG": "a b", "TOTAL_GPU_MEMORY": "16G", "K8S_PLATFORM": "gke", "IMAGE_REPO": "X:1"})
+    for part in ("IMAGE_TAG: 'a b'", "TOTAL_GPU_MEMORY: '16G'", "one of community, legacy, tkgi", "IMAGE_REPO: 'X:1'"):
+        assert part in str(error.value)
+
+
+def test_an_empty_variable_is_one_that_is_not_given() -> None:
+    assert settings.resolve(dict.fromkeys(("TOTAL_GPU_MEMORY", "K8S_PLATFORM"), "")) == settings.resolve({})
+    assert settings.resolve({}).total_gpu_memory is None
+    assert settings.resolve({"TOTAL_GPU_MEMORY": "0"}).total_gpu_memory == 0
+
+
+@pytest.mark.parametrize(("version", "platform"), [((1, 20), "legacy"), ((1, 27), "legacy"), ((1, 28), "community")])
+def test_an_api_server_without_match_conditions_gets_the_legacy_overlay(
+    version: tuple[int, int], platform: str
+) -> None:
+    assert checks.platform("community", version)[0] == platform
+    assert checks.platform("tkgi", version) == ("tkgi", None)
+
+
+def test_a_version_with_a_plus_is_read() -> None:
+    assert checks.version_of({"major": "1", "minor": "28+"}) == (1, 28)
+
+
+# --- what kubectl prints --------------------------------------------------------------------------------------------
+
+
+def test_one_object_several_and_a_list_are_read_alike() -> None:
+    assert objects_in("") == []
+    assert objects_in('{"kind": "A"}\n{"kind": "B"}') == [{"kind": "A"}, {"kind": "B"}]
+    assert objects_in('{"kind": "List", "items": [{"kind": "A"}]}') == [{"kind": "A"}]
+
+
+# --- manifests ------------------------------------------------------------------------------------------------------
+
+
+def test_what_makes_the_api_server_ask_comes_last_and_the_workloads_after_what_they_need() -> None:
+    kinds = ("MutatingWebhookConfiguration", "Deployment", "Service", "PriorityClass")
+    stages = render.stages([{"kind": kind} for kind in kinds])
+    assert [each["kind"] for each in stages.all] == ["PriorityClass", "Deployment", "Service", kinds[0]]
+
+
+def test_images_of_others_stay_as_they_are() -> None:
+    values = render.Values("r/x", "1", 0, 1000)
+    document = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"image": "busybox:1", "text": f"a {OURS} b"}}
+    spec = render.substituted(document, values)["spec"]
+    assert spec == {"image": "busybox:1", "text": "a r/x/bitfusion-client:1 b"}
+
+
+OURS = "docker.io/bitfusiondeviceplugin/bitfusion-client:0.5.0"
+
+
+# --- over a 0.4 -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_controller_made_goes_with_it_and_a_binding_of_somebody_else_stays() -> None:
+    owned = {"kind": "Pod", "metadata": {"name": "p", "ownerReferences": [{"controller": True}]}}
+    orphan = {"kind": "ReplicaSet", "metadata": {"name": "rs"}}
+    left = legacy04.left([owned, orphan], {legacy04.BINDING: {"roleRef": {"name": "view"}}, legacy04.PLUGIN: {}})
+    assert [each.what for each in left.removals] == [Ref("ReplicaSet", "rs", "bwki"), legacy04.PLUGIN]
+    admin = legacy04.left([], {legacy04.BINDING: {"roleRef": {"name": "cluster-admin"}}})
+    assert [each.what for each in admin.removals] == [legacy04.BINDING]
+
+
+def test_a_cluster_without_04_has_nothing_of_it() -> None:
+    assert legacy04.left([], {}) == legacy04.Left([], [])
+
+
+def test_a_common_name_is_told_and_not_removed() -> None:
+    left = legacy04.left([], {legacy04.POLICY: {}})
+    assert left.removals == []
+    assert "kubectl delete podsecuritypolicy privileged" in left.notes[0]
+
+
+def test_a_service_changes_its_selector_in_one_step() -> None:
+    wanted = {"kind": "Service", "spec": {"selector": {"a": "new"}, "ports": [{"port": 443}]}}
+    current = {"spec": {"selector": {"app": "bwki"}, "ports": [{"port": 443, "targetPort": 8443}]}}
+    assert takeover.operations(current, wanted) == [{"op": "add", "path": "/spec/selector", "value": {"a": "new"}}]
+    assert takeover.operations(wanted, wanted) == []
+
+
+def test_webhooks_of_another_overlay_are_taken_out_by_name() -> None:
+    wanted = {"kind": "MutatingWebhookConfiguration", "webhooks": [{"name": "a"}]}
+    current = {"webhooks": [{"name": "b"}, {"name": "a"}, {"name": "c"}]}
+    removed = [each["path"] for each in takeover.operations(current, wanted) if each["op"] == "remove"]
+    assert removed == ["/webhooks/2", "/webhooks/0"]
+
+
+def test_the_secret_of_our_ca_starts_with_the_ca_that_is_trusted_today_and_only_then() -> None:
+    foreign = trustme.CA().cert_pem.bytes()
+    secret = takeover.certificate_secret({"data": {"cert.pem": "eA=="}}, foreign, 0)
+    assert secret is not None
+    vault = authority.decode(secret["data"])
+    assert [authority.is_ours(each) for each in vault.trusted] == [True, False]
+    assert takeover.certificate_secret(secret, foreign, 0) is None, "ours already"
+    assert takeover.certificate_secret(None, b"", 0) is None, "nobody is trusted"
+
+
+# --- rollout --------------------------------------------------------------------------------------------------------
+
+
+def deployment(**status: int) -> Json:
+    return {"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("workload", "done"),
+    [
+        (deployment(observedGeneration=2, replicas=2, updatedReplicas=2, availableReplicas=2), True),
+        (deployment(observedGeneration=1, replicas=2, updatedReplicas=2, availableReplicas=2), False),
+        (deployment(observedGeneration=2, replicas=3, updatedReplicas=2, availableReplicas=2), False),
+        (deployment(observedGeneration=2, replicas=2, updatedReplicas=1, availableReplicas=2), False),
+        ({"kind": "DaemonSet", "metadata": {"generation": 1}, "spec": {}, "status": {}}, False),
+    ],
+)
+def test_a_status_older_than_the_spec_or_a_pod_of_the_old_one_is_not_done(workload: Json, done: bool) -> None:
+    assert rollout.progress(workload)[2] is done
+
+
+def test_a_pod_that_is_not_ready_says_why() -> None:
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "r/x:1"'}}
+    pod = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"containerStatuses": [{"state": waiting}]}}
+    assert rollout.explain([pod], []) == ['pod p on n: ImagePullBackOff: Back-off pulling image "r/x:1"']
+
+
+def test_a_pod_whose_container_is_silent_is_told_by_its_last_event() -> None:
+    pod = {"metadata": {"name": "p"}, "spec": {}, "status": {}}
+    events = [
+        {"involvedObject": {"name": "p"}, "reason": "Unhealthy", "message": "503", "lastTimestamp": "2026-01-02"},
+        {"involvedObject": {"name": "p"}, "reason": "FailedMount", "message": "no", "lastTimestamp": "2026-01-01"},
+    ]
+    assert rollout.explain([pod], events) == ["pod p: Unhealthy: 503"]
+    assert rollout.explain([], [{"involvedObject": {"name": "rs"}, "reason": "FailedCreate", "message": "quota"}]) == [
+        "FailedCreate: quota"
+    ]
+
+
+def test_a_node_that_is_not_ready_is_not_waited_for() -> None:
+    here: list[Json] = [{"metadata": {"name": "a"}, "status": READY}, {"metadata": {"name": "b"}, "status": {}}]
+    plugins: list[Json] = [{"spec": {"nodeName": name}, "status": {}} for name in ("a", "b")]
+    assert rollout.absent_nodes(plugins, here) == ["b"]
+
+
+# --- the proof ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        ('admission webhook "bwkimua.bitfusion.io" denied the request: x', Outcome.REFUSED),
+        ('Internal error occurred: failed calling webhook "bwkimua-labelled.bitfusion.io": x509', Outcome.UNREACHABLE),
+        ('admission webhook "policy.example" denied the request: x', Outcome.OTHER),
+        ('pods "p" is forbidden: exceeded quota: q', Outcome.OTHER),
+    ],
+)
+def test_who_refused_the_pod_is_told_from_the_api_servers_words(message: str, outcome: Outcome) -> None:
+    assert proof.judge_error(message).outcome is outcome
+
+
+def test_a_namespace_that_may_not_have_tokens_is_no_fault() -> None:
+    message = 'admission webhook "bwkimua.bitfusion.io" denied the request: pods of x may not receive Bitfusion tokens'
+    assert proof.judge_error(message).good
+
+
+def test_a_pod_that_came_back_as_it_went_was_not_asked_about() -> None:
+    stored = proof.pod("default", ("ubuntu18", "450"))
+    assert proof.judge(stored).outcome is Outcome.NOT_ASKED
+
+
+# --- nodes, quotas, configurations ----------------------------------------------------------------------------------
+
+METRICS = """# HELP x
+bitfusiond_plugin_registered {registered}
+bitfusiond_plugin_health{{health="Healthy",reason="1 of 2 servers accept connections"}} 1.0
+bitfusiond_plugin_servers{{reachable="true"}} 1.0
+bitfusiond_plugin_servers{{reachable="false"}} {unreachable}
+"""
+
+
+def look(shares: str | None, text: str | None) -> tuple[str, str]:
+    status = READY | {"allocatable": {names.GPU: shares} if shares else {}}
+    plugin = {"metadata": {"name": "plugin-n", "namespace": "kube-system"}, "spec": {"nodeName": "n"}, "status": READY}
+    row = nodes.look([{"metadata": {"name": "n"}, "status": status}], [plugin], {"n": text} if text else {})[0]
+    return row.state, row.detail
+
+
+def test_a_server_that_cannot_be_reached_is_told_by_the_plugins_metrics() -> None:
+    assert look("1000", METRICS.format(registered="1.0", unreachable="0.0"))[0] == OK
+    state, detail = look("1000", METRICS.format(registered="1.0", unreachable="1.0"))
+    assert state == WRONG
+    assert "1 of 2 Bitfusion servers cannot be reached: 1 of 2 servers accept" in detail
+    assert "not registered" in look("1000", METRICS.format(registered="0.0", unreachable="0.0"))[1]
+
+
+def test_a_node_is_judged_without_metrics_too() -> None:
+    assert look("1000", None)[0] == OK
+    assert "0 allocatable" in look("0", None)[1]
+    assert "not registered with its kubelet" in look(None, None)[1]
+
+
+def test_metrics_that_a_network_policy_bars_are_a_note() -> None:
+    plugin = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": READY}
+    node = {"metadata": {"name": "n"}, "status": READY | {"allocatable": {names.GPU: "1"}}}
+    assert [row.state for row in nodes.look([node], [plugin], {"n": None})] == [OK, NOTE]
+
+
+def test_a_quota_with_the_useless_key_is_wrong_and_one_with_room_is_not() -> None:
+    def quota(used: str, **hard: str) -> Json:
+        metadata = {"name": "q", "namespace": "n"}
+        status = {"used": {f"requests.{names.GPU}": used}}
+        return {"kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}, "status": status}
+
+    assert [row.state for row in pods.quotas([quota("99", **{f"requests.{names.GPU}": "100"})])] == [OK]
+    assert [row.state for row in pods.quotas([quota("1k", **{f"requests.{names.GPU}": "1000"})])] == [WRONG]
+    assert [row.state for row in pods.quotas([quota("0", **{f"limits.{names.GPU}": "100"})])] == [WRONG]
+    assert pods.quotas([quota("0", cpu="1")]) == []
+
+
+def test_a_ca_bundle_without_the_ca_that_signs_is_wrong() -> None:
+    service = {"namespace": "bwki", "name": "bwki-webhook-svc", "path": "/mutate", "port": 443}
+    webhook = {"name": "a", "clientConfig": {"service": service}, "failurePolicy": "Fail"}
+    wanted = {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]}
+    row = webhooks.configuration(wanted, wanted, None)
+    assert (row.state, "caBundle is empty" in row.detail) == (WRONG, True)
+
+
+def test_certificate_files_of_another_issuer_need_no_secret() -> None:
+    container = {"args": ["--role", "webhook", "--tls-cert", "/c", "--tls-key", "/k"]}
+    assert not webhooks.self_managed({"spec": {"template": {"spec": {"containers": [container]}}}})
+    assert webhooks.look([], {}, None, 0, self_managed=False) == []
