@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.core.copyplan import Entry, Plan, UncopyableError, decide, shortfall
+from bitfusiond.core.copyplan import Entry, Plan, UncopyableError, batches, decide, is_much, shortfall
 
 DIRECTORY, FILE, LINK = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777
 
@@ -152,3 +152,24 @@ def test_a_tree_that_is_whole_needs_nothing(tree: dict[str, tuple[int, int, int,
     plan = decide(wanted, listed(wanted))
     assert [*plan.remove, *plan.directories, *plan.files, *plan.links, *plan.further_names] == []
     assert shortfall(wanted, listed(wanted)) is None
+
+
+def test_batches_hold_each_file_once_the_large_ones_alone_and_first() -> None:
+    small = [Entry(f"a/{n}", 0o100644, 10, 512, 0, 0, 0, 0, (1, n), 1) for n in range(300)]
+    other = Entry("b/x", 0o100644, 10, 512, 0, 0, 0, 0, (1, 900), 1)
+    large = [Entry(f"a/large{n}", 0o100644, n << 20, n << 20, 0, 0, 0, 0, (1, 1000 + n), 1) for n in (1, 3, 2)]
+
+    made = batches([*small, *large, other])
+
+    assert [[each.size >> 20 for each in batch] for batch in made[:3]] == [[3], [2], [1]]
+    assert sorted(each for batch in made for each in batch) == sorted([*small, *large, other])
+    assert all(len({each.path.rpartition("/")[0] for each in batch}) == 1 for batch in made)
+    assert [len(batch) for batch in made[3:]] == [256, 44, 1]
+
+
+def test_few_small_files_are_not_worth_a_second_process() -> None:
+    file = Entry("a", 0o100644, 1000, 4096, 0, 0, 0, 0, (1, 1), 1)
+
+    assert not is_much([file] * 100)
+    assert is_much([file] * 1000)
+    assert is_much([file._replace(size=40 << 20)])
