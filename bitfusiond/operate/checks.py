@@ -12,11 +12,13 @@ from bitfusiond.core.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
-from bitfusiond.operate.settings import COMMUNITY, LEGACY
+from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 
 TOKEN_NAMESPACE = "kube-system"  # noqa: S105 - a namespace
 # matchConditions of webhooks are on by default from here on.
 MATCH_CONDITIONS = (1, 28)
+# PodSecurityPolicy, for which the overlay tkgi is, ends before this one.
+NO_POLICIES = (1, 25)
 OLDEST = (1, 20)
 
 Version = tuple[int, int]
@@ -60,6 +62,9 @@ def platform(wanted: str, version: Version) -> tuple[str, str | None]:
     if wanted == COMMUNITY and version < MATCH_CONDITIONS:
         since = f"{MATCH_CONDITIONS[0]}.{MATCH_CONDITIONS[1]}"
         return LEGACY, f"the API server is {told}, which has no matchConditions (from {since}): using {LEGACY}"
+    if wanted == TKGI and version >= NO_POLICIES:
+        instead, _ = platform(COMMUNITY, version)
+        return instead, f"the API server is {told}, which has no PodSecurityPolicy: {TKGI} needs nothing of its own"
     return wanted, None
 
 

@@ -33,8 +33,9 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, running.WEBHOOK, settings.timeout, say)
     _apply(kubectl, stages.services, say)
     left = legacy04.find(kubectl)
-    if left.removals:
-        _endpoints_moved(kubectl, {each.what.name for each in left.removals}, settings.timeout, say)
+    owners = {each.what.name for each in left.removals if each.what.kind in {"ReplicaSet", "Pod"}}
+    if owners:
+        _endpoints_moved(kubectl, owners, settings.timeout, say)
     _apply(kubectl, stages.configurations, say)
     rollout.wait(kubectl, running.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)

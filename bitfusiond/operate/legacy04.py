@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 
 NAMESPACE = "bwki"
 PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", "kube-system")
@@ -21,6 +21,9 @@ POLICY = Ref("PodSecurityPolicy", "privileged")
 POLICY_ROLE = Ref("Role", "psp:privileged", "kube-system")
 # Of its webhook's pods, and so of the ReplicaSets that made them.
 WEBHOOK_LABEL = ("app", "bwki")
+# Of its plugin's pods; a label that others' pods have too, so the name of the container must fit as well.
+PLUGIN_LABEL = ("tier", "node")
+PLUGIN_CONTAINER = "bitfusion-device-plugin"
 # The keys of its certificate in the Secret that is the CA's now.
 CERTIFICATE_KEYS = ("cert.pem", "key.pem")
 
@@ -52,20 +55,21 @@ _SINGLE = {
 def find(kubectl: Kubectl) -> Left:
     """What of 0.4 is in the cluster now."""
     workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
+    workloads += kubectl.all("Pod", "-l", "=".join(PLUGIN_LABEL), namespace=PLUGIN.namespace)
     single = kubectl.existing([*_SINGLE, POLICY_ROLE])
     policy = kubectl.get(POLICY)  # a kind that Kubernetes has no longer
     return left(workloads, single | ({POLICY: policy} if policy else {}))
 
 
 def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
-    """From the ReplicaSets and pods of its webhook and the objects it made one of.
+    """From the ReplicaSets and pods of its webhook and plugin, and the objects it made one of.
 
     A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
     """
     removals = [
-        Removal(Ref(each["kind"], each["metadata"]["name"], NAMESPACE), "the webhook of 0.4")
+        Removal(ref(each), "of its webhook" if each["metadata"]["namespace"] == NAMESPACE else "of its plugin")
         for each in workloads
-        if not _controlled(each)
+        if not _controlled(each) and (each["metadata"]["namespace"] == NAMESPACE or _is_plugin(each))
     ]
     removals += [Removal(what, why) for what, why in _SINGLE.items() if what in single and _is_04(what, single[what])]
     return Left(removals, _notes(single))
@@ -73,6 +77,11 @@ def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
 
 def _controlled(document: Mapping[str, Any]) -> bool:
     return any(owner.get("controller") for owner in document["metadata"].get("ownerReferences") or [])
+
+
+def _is_plugin(pod: Json) -> bool:
+    """A pod that an earlier DaemonSet left: one of our name with another selector is deleted without its pods."""
+    return any(each["name"] == PLUGIN_CONTAINER for each in pod["spec"].get("containers") or [])
 
 
 def _is_04(what: Ref, document: Mapping[str, Any]) -> bool:

@@ -39,8 +39,8 @@ KINDS = (
     "ClusterRole",
     "PriorityClass",
 )
-# Of manifests/monitoring, where the cluster has these kinds and somebody applied them.
-MONITORING = ("PodMonitor", "ServiceMonitor", "PrometheusRule")
+# Kinds that not every cluster has: of the overlay tkgi, and of manifests/monitoring where somebody applied it.
+OPTIONAL = ("PodSecurityPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule")
 # By name, as those of 0.4 have no label and an operator may have taken it away.
 NAMED = (
     Ref("MutatingWebhookConfiguration", "bwki-webhook-cfg"),
@@ -82,7 +82,7 @@ def find(kubectl: Kubectl) -> tuple[list[Ref], list[str]]:
     found: list[Ref] = []
     problems = []
     looks: list[Callable[[], Iterable[Ref]]] = [
-        *(partial(_labelled, kubectl, kinds) for kinds in (",".join(KINDS), *MONITORING)),
+        *(partial(_labelled, kubectl, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
         lambda: kubectl.existing(NAMED),
         lambda: [removal.what for removal in legacy04.find(kubectl).removals],
     ]

@@ -41,7 +41,7 @@ def test_an_api_server_without_match_conditions_gets_the_legacy_overlay(
     version: tuple[int, int], platform: str
 ) -> None:
     assert checks.platform("community", version)[0] == platform
-    assert checks.platform("tkgi", version) == ("tkgi", None)
+    assert checks.platform("tkgi", version)[0] == ("tkgi" if version < (1, 25) else platform)
 
 
 def test_a_version_with_a_plus_is_read() -> None:
@@ -80,12 +80,21 @@ OURS = "docker.io/bitfusiondeviceplugin/bitfusion-client:0.5.0"
 
 
 def test_what_a_controller_made_goes_with_it_and_a_binding_of_somebody_else_stays() -> None:
-    owned = {"kind": "Pod", "metadata": {"name": "p", "ownerReferences": [{"controller": True}]}}
-    orphan = {"kind": "ReplicaSet", "metadata": {"name": "rs"}}
+    owned = {"kind": "Pod", "metadata": {"name": "p", "namespace": "bwki", "ownerReferences": [{"controller": True}]}}
+    orphan = {"kind": "ReplicaSet", "metadata": {"name": "rs", "namespace": "bwki"}}
     left = legacy04.left([owned, orphan], {legacy04.BINDING: {"roleRef": {"name": "view"}}, legacy04.PLUGIN: {}})
     assert [each.what for each in left.removals] == [Ref("ReplicaSet", "rs", "bwki"), legacy04.PLUGIN]
     admin = legacy04.left([], {legacy04.BINDING: {"roleRef": {"name": "cluster-admin"}}})
     assert [each.what for each in admin.removals] == [legacy04.BINDING]
+
+
+def test_a_pod_that_an_earlier_plugin_left_goes_and_others_with_its_label_stay() -> None:
+    def pod(container: str) -> Json:
+        metadata = {"name": container, "namespace": "kube-system"}
+        return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": container}]}}
+
+    left = legacy04.left([pod("bitfusion-device-plugin"), pod("kube-flannel")], {})
+    assert [each.what.name for each in left.removals] == ["bitfusion-device-plugin"]
 
 
 def test_a_cluster_without_04_has_nothing_of_it() -> None:
