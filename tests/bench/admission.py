@@ -1,8 +1,8 @@
 """Admissions over HTTPS: the executable on mutated pods, against the smallest servers on the same hypercorn.
 
-The webhook runs with ``--kubeconfig none``, real TLS and its log in a file. The two floors read each request and answer
-``{}``: one on hypercorn's own ``serve``, one on ours. All take turns in short windows, as machines are noisy; the CPU
-time of the server for a request is the steadiest of the figures.
+The webhook runs with ``--kubeconfig none``, real TLS and a log that is read. The two floors read each request and
+answer ``{}``: one on hypercorn's own ``serve``, one on ours. All take turns in short windows, as machines are noisy; the
+CPU time of the server for a request is the steadiest of the figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,6 @@ import trustme
 from bitfusiond.settings import Address, address
 from tests.bench.load import Load, Result
 from tests.bench.measure import Figure, paired
-from tests.fakes.processes import running
 from tests.pods import NAMESPACE, example
 from tests.webhook.client import review
 
@@ -100,22 +100,18 @@ def prepared() -> Iterator[Path]:
 @contextmanager
 def webhook(directory: Path, *flags: str) -> Iterator[Server]:
     """The executable, with the certificate of ``directory`` and ``flags``."""
-    log = directory / "webhook.log"
     files = ["--tls-cert", str(directory / "tls.crt"), "--tls-key", str(directory / "tls.key")]
     command = [sys.executable, "-m", "bitfusiond", "--role", "webhook", "--listen", "127.0.0.1:0", *files]
-    with running(
-        [*command, "--observe", "none", "--kubeconfig", "none", "--drain-seconds", "0", *flags], log
-    ) as process:
-        yield Server(process.pid, _listening(log, process), directory)
-
-
-def _listening(log: Path, process: subprocess.Popen[bytes]) -> Address:
-    while process.poll() is None:
-        for line in log.read_text().splitlines():
-            if '"listening"' in line:
-                return address(json.loads(line)["address"])
-        time.sleep(0.002)
-    raise RuntimeError(log.read_text())
+    command += ["--observe", "none", "--kubeconfig", "none", "--drain-seconds", "0", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        try:
+            line = json.loads(process.stderr.readline())
+            # As a container runtime does: somebody reads the log all the time.
+            threading.Thread(target=deque[bytes](maxlen=0).extend, args=(process.stderr,)).start()
+            yield Server(process.pid, address(line["address"]), directory)
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -117,24 +117,29 @@ def _run(load: Load) -> Result:
         poll.register(connection.socket, select.EPOLLIN)
     for connection in connections.values():
         connection.ask()
-    began = time.perf_counter() + _WARM_UP_SECONDS
-    ends = began + load.seconds if load.requests is None else float("inf")
+    _answers(poll, connections, _WARM_UP_SECONDS, None)
+    cpu, began = cpu_seconds(load.pid), time.perf_counter()
+    taken = _answers(poll, connections, load.seconds, load.requests)
+    seconds, cpu = time.perf_counter() - began, cpu_seconds(load.pid) - cpu
+    percentiles = statistics.quantiles(taken, n=100)
+    return Result(len(taken) / seconds, percentiles[49] * 1e3, percentiles[98] * 1e3, cpu / len(taken) * 1e6)
+
+
+def _answers(
+    poll: select.epoll, connections: dict[int, _Connection], seconds: float, requests: int | None
+) -> list[float]:
+    """The seconds that each answer took, for ``seconds`` or until there are ``requests`` of them."""
     taken: list[float] = []
-    cpu = -1.0
-    now = 0.0
-    while now < ends and (load.requests is None or len(taken) < load.requests):
+    now = time.perf_counter()
+    ends = now + seconds
+    while len(taken) < requests if requests is not None else now < ends:
         for number, _ in poll.poll():
             connection = connections[number]
             if connection.answered():
                 now = time.perf_counter()
-                if now >= began:
-                    if cpu < 0:
-                        cpu, began = cpu_seconds(load.pid), now
-                    taken.append(now - connection.began)
+                taken.append(now - connection.began)
                 connection.ask()
-    seconds, cpu = time.perf_counter() - began, cpu_seconds(load.pid) - cpu
-    percentiles = statistics.quantiles(taken, n=100)
-    return Result(len(taken) / seconds, percentiles[49] * 1e3, percentiles[98] * 1e3, cpu / len(taken) * 1e6)
+    return taken
 
 
 if __name__ == "__main__":
