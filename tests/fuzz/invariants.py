@@ -224,4 +224,6 @@ def plain(script: str) -> bool:
     words = script.split()
     if not words or not _PLAIN.issuperset(script) or words[0] in _NOT_PROGRAMS:
         return False
-    return shlex.split(script, comments=True) == words and "=" not in words[0].partition("/")[0]
+    variable, equals, _ = words[0].partition("=")
+    assigns = bool(equals) and variable.removesuffix("+").isidentifier()
+    return shlex.split(script, comments=True) == words and not assigns
