@@ -1,8 +1,8 @@
 """Admissions over HTTPS: the executable on mutated pods, against the smallest servers on the same hypercorn.
 
 The webhook runs with ``--kubeconfig none``, real TLS and a log that is read. The two floors read each request and
-answer ``{}``: one on hypercorn's own ``serve``, one on ours. All take turns in short windows, as machines are noisy; the
-CPU time of the server for a request is the steadiest of the figures.
+answer ``{}``: one on the ``serve`` of hypercorn, one on ours. All take turns in short windows, as machines are noisy;
+the CPU time of the server for a request is the steadiest of the figures.
 """
 
 from __future__ import annotations
