@@ -59,6 +59,7 @@ class _Config(Config):
 
     keep_alive_timeout = KEEP_ALIVE_SECONDS
     keep_alive_max_requests = 2**62
+    max_app_queue_size = 2  # pieces of a body, of 64 KiB each, for every client whose body must wait
     include_server_header = False
     accesslog = None
     errorlog = logging.getLogger("bitfusiond.serving")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,10 @@ from bitfusiond.core.validate import Largest, validate
 from bitfusiond.serving import Application, Receive, Scope, Send, respond
 
 BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
+# Bodies beyond this are read a few at a time: many clients that send one at once must not take all of the memory. A
+# pod's review has some kilobytes.
+LARGE_BODY = 2**17  # bytes
+_LARGE_AT_ONCE = 3
 DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
 ENDPOINTS = ("/mutate", "/validate")
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
@@ -90,6 +95,7 @@ class Admission:
             buckets=_BUCKETS,
             registry=metrics,
         )
+        self._large = trio.Semaphore(_LARGE_AT_ONCE)
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +113,8 @@ class Admission:
         status, body, content_type = 200, b"", "application/json"
         headers: list[tuple[bytes, bytes]] = []
         try:
-            answer = await self._admit(endpoint, decide, scope, receive)
+            async with AsyncExitStack() as held:
+                answer = await self._admit(endpoint, decide, scope, receive, held)
             if answer is None:
                 return  # the client is gone
             body = answer
@@ -121,10 +128,15 @@ class Admission:
         await respond(send, status, body, content_type, headers)
 
     async def _admit(
-        self, endpoint: str, decide: Callable[[Review], Awaitable[_Answer]], scope: Scope, receive: Receive
+        self,
+        endpoint: str,
+        decide: Callable[[Review], Awaitable[_Answer]],
+        scope: Scope,
+        receive: Receive,
+        held: AsyncExitStack,
     ) -> bytes | None:
         with trio.move_on_after(DEADLINE_SECONDS) as deadline:
-            body = await _read(receive)
+            body = await _read(receive, lambda: held.enter_async_context(self._large))
         if deadline.cancelled_caught:
             raise HTTPError(408, f"the request did not arrive within {DEADLINE_SECONDS:g} s")
         if body is None:
@@ -219,8 +231,10 @@ def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def _read(receive: Receive, large: Callable[[], Awaitable[None]]) -> bytes | None:
     """The whole body; None when the client went away. Raises HTTPError for one that is too large.
+
+    ``large()`` is waited for, once, before more than LARGE_BODY of it is read.
 
     Up to twice the limit is read and thrown away before that is said: to close on a client that still writes resets
     the connection, and the client loses the answer.
@@ -228,7 +242,11 @@ async def _read(receive: Receive) -> bytes | None:
     parts: list[bytes] = []
     size = 0
     more = True
+    waited = False
     while more and size <= 2 * BODY_LIMIT:
+        if size > LARGE_BODY and not waited:
+            await large()
+            waited = True
         event = await receive()
         if event["type"] == "http.disconnect":
             return None
