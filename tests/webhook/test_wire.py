@@ -84,6 +84,19 @@ async def test_pipelined_requests_are_answered_in_their_order(webhook: Webhook) 
     assert answers == [f"uid-{number}" for number in range(50)]
 
 
+async def test_an_answer_is_one_tls_record(webhook: Webhook) -> None:
+    """Head and body apart would be two system calls here and two packets on the wire."""
+    async with webhook.connect() as connection:
+        await connection.send(
+            head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
+        )
+        await connection.send(BODY)
+        record = await connection.stream.receive_some()
+    answered, _, body = bytes(record).partition(b"\r\n\r\n")
+    assert answered.startswith(b"HTTP/1.1 200")
+    assert json.loads(body)["response"]["allowed"] is True
+
+
 async def test_a_client_can_ask_for_the_connection_to_end(webhook: Webhook) -> None:
     async with webhook.connect() as connection:
         response = await connection.request("GET", "/healthz", headers={"Connection": "close"})
