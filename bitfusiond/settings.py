@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitfusiond.core import devices, names
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 
 Parser = Callable[[str], Any]
@@ -76,6 +76,8 @@ def integer(lowest: int, highest: int | None = None) -> Parser:
 
 
 def device_count(value: str) -> int:
+    from bitfusiond.core import devices  # noqa: PLC0415 - of the plugin alone, and settings are of every role
+
     highest = devices.largest_size()
     try:
         return int(integer(1, highest)(value))

@@ -33,6 +33,7 @@ KINDS = (
     "Service",
     "ConfigMap",
     "PodDisruptionBudget",
+    "HorizontalPodAutoscaler",
     "NetworkPolicy",
     "ServiceAccount",
     "Role",
