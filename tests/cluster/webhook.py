@@ -16,7 +16,8 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -244,12 +245,13 @@ class Installation:
 
     @contextmanager
     def endpoints_follow(self) -> Iterator[None]:
-        """The endpoints controller."""
+        """The endpoints controller, which outlives its API server."""
         over = threading.Event()
 
         def follow() -> None:
             while not over.wait(_PROBE_SECONDS):
-                self.publish()
+                with suppress(OSError, HTTPException, Refused):
+                    self.publish()
 
         thread = threading.Thread(target=follow)
         thread.start()

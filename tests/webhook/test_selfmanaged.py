@@ -313,13 +313,13 @@ async def test_an_expired_ca_never_serves_and_is_made_anew(
 
 
 @pytest.mark.parametrize("jump", [-86400.0, -10.0, 10.0, 70.0, 500.0, 86400.0])
-async def test_after_a_jump_of_the_clock_all_is_well_within_a_poll(
+async def test_after_a_jump_of_the_clock_all_is_well_within_two_seconds(
     cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, jump: float
 ) -> None:
     async with running(cluster, clock, 2) as replicas:
         await ready(*replicas)
         clock.offset += jump
-        await trio.sleep(POLL * 3)
+        await trio.sleep(2)
         assert [replica.ready_reason() for replica in replicas] == [None, None]
         accepted(cluster, clock, *replicas)
 

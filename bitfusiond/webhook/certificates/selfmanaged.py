@@ -43,6 +43,9 @@ EXPIRY = "bitfusiond_certificate_expiry_seconds"
 POLL_SECONDS = 60.0
 # Between two looks at the cluster, so that a fight over a caBundle with somebody else stays slow.
 _BREATH_SECONDS = 0.25
+# How often the clock is looked at, and how far it may go otherwise than time does.
+_CLOCK_SECONDS = 1.0
+_JUMP_SECONDS = 5.0
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _REPEAT_SECONDS = 300.0
 _LOOKS = 10
@@ -91,8 +94,11 @@ class SelfManagedCertificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For the next handshake. Without a certificate that is valid now, one with which every handshake fails."""
-        if self._loaded is None or self._leaf is None or not self._leaf.span.covers(self._clock()):
+        """For the next handshake. Without a certificate that has not expired, one with which every handshake fails.
+
+        One that is not valid yet was valid when it was made: our clock was set back, and the API server's may be right.
+        """
+        if self._loaded is None or self._leaf is None or self._clock() >= self._leaf.span.not_after:
             return self._no_certificate
         return self._loaded
 
@@ -120,6 +126,7 @@ class SelfManagedCertificate:
             nursery.start_soon(self._watch, SECRETS, self._namespace, self._secret_name)
             for target in self._targets:
                 nursery.start_soon(self._watch, target.resource, None, target.name)
+            nursery.start_soon(self._notice_jumps)
             task_status.started()
             failures = 0
             while True:
@@ -146,6 +153,16 @@ class SelfManagedCertificate:
 
         state = self.watches[resource]
         await follow(self._cluster, resource, namespace=namespace, name=name, listed=wake, changed=wake, state=state)
+
+    async def _notice_jumps(self) -> None:
+        """Wake up when the clock was set: what was valid a moment ago may not be valid now."""
+        offset = self._clock() - trio.current_time()
+        while True:
+            await trio.sleep(_CLOCK_SECONDS)
+            before, offset = offset, self._clock() - trio.current_time()
+            if abs(offset - before) > _JUMP_SECONDS:
+                _log.warning("the clock jumped", seconds=round(offset - before))
+                self._wake.set()
 
     async def _look_until_done(self) -> bool:
         for _ in range(_LOOKS):
