@@ -1,9 +1,9 @@
 """Make the virtual environment that runs this as small as the image can have it, and compile what is left.
 
 ``python slim.py LIST BYTECODE`` is run by the Containerfile with the environment's own Python. LIST is
-``unused.toml``; the directory BYTECODE gets what is missing of the standard library's bytecode, under the paths where
-Python looks for it. Prints what each step took away. Of a package's record, name, version and licence stay: whoever
-scans an image or passes it on wants them.
+``unused.toml``; the directory BYTECODE gets the standard library's bytecode, as far as bitfusiond imports it, under the
+paths where Python looks for it. Prints what each step took away. Of a package's record, name, version and licence stay:
+whoever scans an image or passes it on wants them.
 """
 
 # ruff: noqa: S603, S607, T201 - a build step: it runs the tools of the build stage and prints what it did
@@ -59,7 +59,7 @@ def main(list_file: str, bytecode: str) -> None:
         before = after
     print(f"{before:6.1f} MB")
     _compile_standard_library(Path(bytecode))
-    print(f"{_megabytes(Path(bytecode)):+6.1f} MB bytecode that the base's standard library lacks")
+    print(f"{_megabytes(Path(bytecode)):+6.1f} MB bytecode of the standard library")
 
 
 def _drop_distributions(names: Iterable[str], keep: list[str]) -> None:
@@ -110,11 +110,11 @@ def _compile() -> None:
 
 
 def _compile_standard_library(out: Path) -> None:
-    """Some bases ship none, python:slim among them: each start would compile some 200 modules, and keep nothing."""
+    """python:slim ships none: each start would compile some 200 modules, and be allowed to keep nothing of it."""
     out.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run([sys.executable, "-B", "-c", LIST_IMPORTED], check=True, stdout=subprocess.PIPE)
     for source, cached in json.loads(listed.stdout):
-        if source.endswith(".py") and not Path(cached).exists():
+        if source.endswith(".py") and not Path(source).is_relative_to(SITE):
             # Dated, not unchecked: a base with another patch level of Python takes its own source instead.
             py_compile.compile(source, f"{out}{cached}", source, doraise=True)
 
