@@ -108,8 +108,6 @@ def _make_packages(work: Path) -> Path:
     clients.mkdir()
     for name in CLIENTS:
         tree = make_distro(work / "trees", name, (HERE / "bitfusion").read_text())
-        # A real client is for everybody; only for root there is nothing in it.
-        _run(["chmod", "-R", "a+rX", tree], os.environ)
         make = packages.deb if name.endswith(".deb") else packages.rpm
         make(tree, clients, name)
     return clients
