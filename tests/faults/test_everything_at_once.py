@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.apiserver import APIServer
-from tests.cluster.load import Load, creating_pods
+from tests.cluster.load import KILLED_IN_A_HANDSHAKE, Load, creating_pods
 from tests.cluster.pair import Pair, pair
 from tests.cluster.webhook import Replica, namespace, put_sources, routed, secret_path
 from tests.faults.schedule import Schedule
@@ -67,6 +67,7 @@ def said(both: Pair, event: str) -> int:
     return sum(len(replica.said(event)) for replica in both.all)
 
 
+@pytest.mark.filterwarnings(KILLED_IN_A_HANDSHAKE)
 def test_load_with_every_fault_loses_no_pod(api: APIServer, tmp_path: Path) -> None:
     schedule = Schedule(["replica", "API server", "tokens", "clock", "certificate Secret"], SECONDS)
     tokens = 0

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tests.cluster.apiserver import APIServer, Program
-from tests.cluster.load import Load, creating_pods
+from tests.cluster.load import KILLED_IN_A_HANDSHAKE, Load, creating_pods
 from tests.cluster.webhook import installed, namespace, routed
 from tests.fakes.kubelet import Kubelet
 from tests.faults.schedule import Schedule
@@ -139,6 +139,7 @@ async def test_kubelet_and_plugin_killed_in_random_order_lose_no_device(director
     assert "Traceback" not in (tmp_path / "plugin.log").read_text()
 
 
+@pytest.mark.filterwarnings(KILLED_IN_A_HANDSHAKE)
 async def test_kubelet_plugin_and_api_server_killed_in_random_order_lose_no_device_and_no_pod(
     directory: Path, tmp_path: Path
 ) -> None:

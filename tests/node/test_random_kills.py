@@ -1,4 +1,4 @@
-"""The real kubelet, the plugin and the API server stopped in random order: a pod runs through it, and no share is lost."""
+"""Kubelet, plugin and API server of a real node stopped in random order: a pod runs through it, no share is lost."""
 
 from __future__ import annotations
 
