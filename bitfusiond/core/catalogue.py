@@ -80,7 +80,9 @@ def parse(document: object) -> Catalogue:
         if client is None:
             continue
         if (client.os, client.version) in clients:
-            problems.append(f"{where}: a second client for {raw.shown(f'{client.os}/{client.version}')}")
+            problems.append(
+                f"{where}: a second client for {raw.shown(f'{client.os}/{client.version}')}: keep one of them"
+            )
         clients[client.os, client.version] = client
     default = _default(document.get("Default"), clients, problems)
     problems += [

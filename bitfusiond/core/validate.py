@@ -109,11 +109,11 @@ def _fits_a_node(groups: Mapping[str, list[dict[str, Any]]], largest: Largest, p
     for resource in sorted(key for key in asked if key.startswith(names.DOMAIN)):
         amount = _effective(groups, resource)
         if resource not in largest:
-            problems.append(f"Resource validation failed: no node has {resource}")
+            problems.append(f"Resource validation failed: no node has {resource}: its device plugin must run on one")
         elif amount > largest[resource]:
             problems.append(
                 f"Resource validation failed: the pod asks for {_number(amount)} of {resource}, the largest node has"
-                f" {largest[resource]}"
+                f" {largest[resource]}: ask for less"
             )
 
 

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[chosen.command][1](settings.resolve(os.environ), chosen)
     except Failure as error:
-        _say(f"{chosen.command}: {' '.join(str(error).split())}", sys.stderr)
+        _say(f"{chosen.command}: {error}", sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         _say(f"{chosen.command}: stopped; it can be run again", sys.stderr)

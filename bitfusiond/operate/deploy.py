@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import adoption, checks, legacy04, proof, render, rollout, running, takeover
+from bitfusiond.operate import adoption, checks, legacy04, proof, render, report, rollout, running, takeover
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.rollout import Say
 from bitfusiond.operate.settings import Settings
@@ -58,7 +58,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Sta
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
     problems = checks.permissions(kubectl)
     if problems:
-        raise Failure("nothing was changed: " + "; ".join(problems))
+        raise Failure(report.listed("nothing was changed", problems))
     sources = checks.token_secrets(kubectl)
     problems = [*checks.namespace(kubectl.get(NAMESPACE)), *checks.tokens(sources)]
     try:
@@ -66,7 +66,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Sta
     except ConfigurationError as error:
         problems.append(str(error))
     if problems:
-        raise Failure("nothing was changed: " + "; ".join(problems))
+        raise Failure(report.listed("nothing was changed", problems))
     for line in notes:
         say(line)
     return render.build(kubectl, platform, values), sources

@@ -1,4 +1,4 @@
-"""What verify and uninstall print: a table of what was looked at; for what is wrong the reason and the next command."""
+"""What the commands print: of several problems each on a line; a table of what was looked at, with the next command."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def table(rows: Sequence[Row]) -> list[str]:
         if row.fix:
             lines.append(f"{'':{width}}         -> {row.fix}")
     return lines
+
+
+def listed(heading: str, problems: Sequence[str]) -> str:
+    """The message of a Failure that has several reasons: one behind the heading, more on a line each."""
+    lines = [" ".join(problem.split()) for problem in problems]
+    if len(lines) == 1:
+        return f"{heading}: {lines[0]}"
+    return "\n".join([f"{heading}:", *(f"  - {line}" for line in lines)])
 
 
 def wrong(rows: Iterable[Row]) -> int:

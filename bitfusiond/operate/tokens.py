@@ -8,7 +8,7 @@ from pathlib import Path
 from bitfusiond.core import names
 from bitfusiond.core.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import adoption, tokenfiles
+from bitfusiond.operate import adoption, report, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, ref
 from bitfusiond.operate.rollout import Say
@@ -56,7 +56,7 @@ def read(directory: Path) -> dict[str, bytes]:
         else:
             problems += tokenfiles.problems(name, files[name])
     if problems:
-        raise ConfigurationError(f"{directory}: {'; '.join(problems)}; nothing was written")
+        raise ConfigurationError(report.listed(f"nothing was written, {directory} is not a whole token", problems))
     return files
 
 

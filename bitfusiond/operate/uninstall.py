@@ -13,7 +13,7 @@ from functools import partial
 from bitfusiond.core import names
 from bitfusiond.core.copies import BY_SECRET
 from bitfusiond.errors import Failure
-from bitfusiond.operate import adoption, legacy04, render, rollout, running, takeover
+from bitfusiond.operate import adoption, legacy04, render, report, rollout, running, takeover
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.rollout import Say
@@ -157,5 +157,5 @@ def _check(kubectl: Kubectl, failures: list[str], say: Say) -> None:
     failures += [f"{what} is left: look at its finalizers in `kubectl get {what.words} -o yaml`" for what in left]
     failures += [each for each in problems if each not in failures]
     if failures:
-        raise Failure("; ".join(failures))
+        raise Failure(report.listed("not everything is gone", failures))
     say("nothing of bitfusiond is left. Pods that run keep running; a new one that asks for gpu-* will stay Pending.")

@@ -91,14 +91,16 @@ def test_more_than_any_one_node_has_is_refused() -> None:
     verdict = _validate(_asking(91, 11), LARGEST)
     assert isinstance(verdict, Refusal)
     assert verdict.problems == [
-        "Resource validation failed: the pod asks for 1001 of bitfusion.io/gpu, the largest node has 1000"
+        "Resource validation failed: the pod asks for 1001 of bitfusion.io/gpu, the largest node has 1000: ask for less"
     ]
 
 
 def test_a_resource_that_no_node_has_is_refused() -> None:
     verdict = _validate(_asking(50), {})
     assert isinstance(verdict, Refusal)
-    assert verdict.problems == ["Resource validation failed: no node has bitfusion.io/gpu"]
+    assert verdict.problems == [
+        "Resource validation failed: no node has bitfusion.io/gpu: its device plugin must run on one"
+    ]
 
 
 def test_containers_count_together_and_init_containers_alone() -> None:

@@ -9,7 +9,7 @@ import trustme
 
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, legacy04, proof, render, rollout, settings, takeover
+from bitfusiond.operate import checks, legacy04, proof, render, report, rollout, settings, takeover
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome
 from bitfusiond.operate.report import NOTE, OK, WRONG
@@ -46,6 +46,18 @@ def test_an_api_server_without_match_conditions_gets_the_legacy_overlay(
 
 def test_a_version_with_a_plus_is_read() -> None:
     assert checks.version_of({"major": "1", "minor": "28+"}) == (1, 28)
+
+
+# --- what is printed when something is wrong --------------------------------------------------------------------------
+
+
+def test_several_problems_stand_on_a_line_each() -> None:
+    assert report.listed("nothing was changed", ["one"]) == "nothing was changed: one"
+    assert report.listed("nothing was changed", ["one", "a\n  long one"]).splitlines() == [
+        "nothing was changed:",
+        "  - one",
+        "  - a long one",
+    ]
 
 
 # --- what kubectl prints --------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
         assert result.status == 1
         assert "nothing was changed" in result.err
         for name in names.TOKEN_SECRETS.values():
-            assert f"kube-system/{name}" in result.err
+            assert f"\n  - Secret kube-system/{name}" in result.err, "each on its own line"
         assert "just tokens DIR" in result.err
         assert _versions(api) == before
     finally:
