@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -85,8 +84,6 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
                 )
             )
             _log.info("listening", address=str(address))
-            # What is there now stays to the end: the garbage collector need not look through it again and again.
-            gc.freeze()
             health.ready()
             await stop.wait()
             health.not_ready("stopping")
