@@ -21,7 +21,7 @@ from tests.cluster.webhook import installed, namespace, routed
 from tests.fakes.kubelet import Kubelet
 from tests.faults.schedule import Schedule
 
-SECONDS = 20.0
+SECONDS = 12.0
 DEVICES = 1000
 RATE = 20.0
 # The plugin looks at its sockets every 0.75 s and tries again within seconds; a busy machine starts Python slowly.
@@ -89,10 +89,11 @@ async def kill_at_random(
 ) -> None:
     one_at_a_time = trio.Lock()
 
-    async def kill_api_server() -> None:
+    async def kill_api_server(task_status: trio.TaskStatus[None]) -> None:
         assert api is not None
         assert load is not None
         async with one_at_a_time:
+            task_status.started()
             await trio.to_thread.run_sync(restart, api, load)
 
     async with trio.open_nursery() as nursery:
@@ -108,7 +109,7 @@ async def kill_at_random(
                 case "kubelet and plugin":
                     await node.kill_both(down)
                 case "API server":
-                    nursery.start_soon(kill_api_server)  # the next one is killed meanwhile
+                    await nursery.start(kill_api_server)  # others are killed meanwhile
             if schedule.random.random() < 0.7:  # else the next one is killed before this one is back
                 await node.check(fault)
         await node.check("the last kill")
