@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import math
+import random
 import socket
 import ssl
 from collections import deque
@@ -21,6 +22,8 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -41,6 +44,10 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 # The API server keeps idle webhook connections for 90 s (IdleConnTimeout of Go's default transport). Closing one
 # from our side while a request is on its way loses that request, so ours must live longer.
 KEEP_ALIVE_SECONDS = 120.0
+# A Service chooses a replica for each new connection, not for each request, and the API server keeps its connections
+# for as long as it uses them: without an end of their own a replica that came later would never be asked.
+CONNECTION_SECONDS = 300.0
+_SPREAD = 0.2  # of it, either way, so that connections of one moment do not all end in another
 HANDSHAKE_SECONDS = 10.0
 SEND_SECONDS = 10.0
 LINGER_SECONDS = 1.0
@@ -67,6 +74,17 @@ class _Config(Config):
 
 class _Http1(H11Protocol):
     """HTTP/1.1 and nothing that a client could talk it into: a wish to upgrade may be ignored (RFC 9110, 7.8)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not a secret, so a plain random number will do.
+        self._old_at = trio.current_time() + CONNECTION_SECONDS * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and trio.current_time() >= self._old_at:
+            # With an answer: a connection that closes without a word may lose the request that is on its way.
+            event.headers.append((b"connection", b"close"))
+        await super().stream_send(event)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """No HTTP/2, neither by its preface nor by an upgrade."""
@@ -169,7 +187,7 @@ class _Connection(TCPServer):
                     self.config,
                     self.context,
                     tasks,
-                    self.state,  # type: ignore[arg-type]
+                    self.state,
                     isinstance(self.stream, TLSStream),
                     client,
                     server,

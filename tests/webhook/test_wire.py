@@ -74,6 +74,19 @@ async def test_an_idle_connection_ends_at_last(webhook: Webhook, monkeypatch: py
         assert await connection.rest() == b""
 
 
+async def test_an_old_connection_ends_with_an_answer(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the API server connects anew, and perhaps to a replica that came later."""
+    monkeypatch.setattr(serving, "CONNECTION_SECONDS", 0.3)
+    async with webhook.connect() as connection:
+        young = await connection.request("GET", "/healthz")
+        assert young.headers.get("connection") is None
+        await trio.sleep(0.4)
+        old = await connection.ask("/mutate", review(pods.pod()))
+        assert old.status == 200
+        assert old.headers.get("connection") == "close"
+        assert await connection.rest() == b""
+
+
 async def test_pipelined_requests_are_answered_in_their_order(webhook: Webhook) -> None:
     bodies = [json.dumps(review(pods.pod(), uid=f"uid-{number}")).encode() for number in range(50)]
     async with webhook.connect() as connection:
