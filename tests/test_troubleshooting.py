@@ -1,0 +1,185 @@
+"""docs/troubleshooting.md has every message by its words, and none that nothing says any more.
+
+In the tables whose first column is headed "the message", what stands in backquotes there is an entry: the fixed words
+of a message, with ``...`` for what varies between them. The messages are found in the source (:func:`said`): what is
+raised, returned, put among the problems of an input, warned of in a log, or shown by ``just verify``. Whoever adds a
+message adds a row.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.core import test_refusals
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "troubleshooting.md"
+PACKAGE = ROOT / "bitfusiond"
+SCRIPT = ROOT / "image" / "images"
+
+VARIES = "\0"  # stands in a message for what is known only when it is said
+TELLING = 8  # fixed characters of an entry; one with fewer would stand for too much
+LEAST = 16  # fixed characters; what has fewer is part of another message, and nobody would look for it
+# Calls by which something is said: onto a list of problems, into a log, as a refusal, as an exception.
+SAYING = re.compile(r"^append$|^warning$|^error$|^exception$|^_not_registered$|Missing$|Refuse$|Failure$|Error$")
+# What holds a message, or several.
+NAMES = {"problems", "missing", "failures", "problem", "message", "detail", "why", "reason"}
+# Returned, but told to nobody as a message.
+SILENT = {"  --version  print the version and exit", "bitfusiond webhook CA ", "Lists and watches that failed."}
+# What begins so is a command that a message advises, or that is run.
+COMMANDS = ("kubectl ", "just ")
+
+
+def said(tree: ast.AST) -> Iterator[ast.expr]:
+    """Each text of a ``raise``, a ``return``, ``problems += ...`` and its like, and of the calls that tell a user."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Raise(exc=ast.Call(args=parts)):
+                pass
+            case ast.Call(func=ast.Name(id="Row"), args=[_, ast.Name(id="WRONG" | "NOTE"), detail, *_]):
+                parts = [detail]
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=parts) if SAYING.search(called):
+                pass
+            case ast.AugAssign(target=target, value=value) | ast.Assign(targets=[target], value=value) if NAMES & {
+                name.id for name in ast.walk(target) if isinstance(name, ast.Name)
+            }:
+                parts = [value]
+            case ast.Return(value=ast.expr() as value):
+                parts = [value]
+            case _:
+                continue
+        for part in parts:
+            yield from texts(part)
+
+
+def texts(node: ast.AST) -> Iterator[ast.expr]:
+    """The strings and f-strings in ``node``, each as a whole."""
+    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        yield node
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from texts(child)
+
+
+def worded(text: ast.expr, known: dict[str, object]) -> str:
+    """``text`` as it is said: names of the module that are constants by their value, all else as VARIES."""
+    if isinstance(text, ast.Constant):
+        return text.value.decode(errors="replace") if isinstance(text.value, bytes) else str(text.value)
+    if isinstance(text, ast.JoinedStr):
+        return "".join(worded(part, known) for part in text.values)
+    assert isinstance(text, ast.FormattedValue)
+    if not isinstance(text.value, ast.Name | ast.Attribute):
+        return VARIES
+    try:
+        value = eval(compile(ast.Expression(text.value), "", "eval"), dict(known))
+    except (NameError, AttributeError):
+        return VARIES
+    return str(value) if isinstance(value, str | int) else VARIES
+
+
+@cache
+def literals() -> frozenset[str]:
+    """Every text in the package, messages and all others, and those of image/images."""
+    found = set(re.findall(r'(?:fail|echo) "([^"]*)"', SCRIPT.read_text()))
+    for known, tree in _modules():
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in docstrings:
+                found.add(worded(node, known))
+    return frozenset({re.sub(r"\$\w+", VARIES, text) for text in found})
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """What :func:`said` finds, and what image/images fails with."""
+    found = {re.sub(r"\$\w+", VARIES, text) for text in re.findall(r'fail "([^"]*)"', SCRIPT.read_text())}
+    for known, tree in _modules():
+        found |= {worded(text, known) for text in said(tree)}
+    return tuple(sorted(text for text in found if _is_message(text)))
+
+
+def _is_message(text: str) -> bool:
+    words = text.replace(VARIES, "")
+    return len(words) >= LEAST and " " in words.strip() and not text.startswith(COMMANDS) and text not in SILENT
+
+
+def _modules() -> Iterator[tuple[dict[str, object], ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if "v1beta1" not in name:
+            yield vars(importlib.import_module(name)), ast.parse(path.read_text())
+
+
+@cache
+def entries() -> tuple[str, ...]:
+    found: list[str] = []
+    ours = False
+    for line in PAGE.read_text().splitlines():
+        if not line.startswith("|"):
+            ours = False
+        elif line.startswith("| the message |"):
+            ours = True
+        elif ours:
+            found += re.findall(r"`([^`]+)`", line.split(" | ")[0])
+    return tuple(found)
+
+
+def describes(entry: str, text: str) -> bool:
+    """Whether the fixed words of ``entry`` stand in ``text``, in their order."""
+    at = 0
+    for words in entry.split("..."):
+        at = text.find(words, at)
+        if at < 0:
+            return False
+        at += len(words)
+    return True
+
+
+def fixed(entry: str) -> int:
+    return len(entry.replace("...", "").strip(" :;,"))
+
+
+def test_every_message_is_in_the_page() -> None:
+    known = [entry for entry in entries() if fixed(entry) >= TELLING]
+    missing = [text.replace(VARIES, "...") for text in messages() if not any(describes(each, text) for each in known)]
+    assert not missing, f"{PAGE.name} needs a row for:\n" + "\n".join(missing)
+
+
+def test_a_refused_user_finds_the_words_that_kubectl_prints() -> None:
+    table = vars(test_refusals.test_a_wrong_pod_is_refused_in_these_words)["pytestmark"][0].args[1]
+    known = [entry for entry in entries() if fixed(entry) >= TELLING]
+    assert len(table) > 30
+    assert not [text for _, text in table if not any(describes(entry, text) for entry in known)]
+
+
+def test_every_entry_of_the_page_is_said_somewhere() -> None:
+    stale = [entry for entry in entries() if not any(describes(entry, text) for text in literals())]
+    assert not stale, f"nothing says any more what {PAGE.name} has:\n" + "\n".join(stale)
+
+
+def test_a_message_that_is_made_up_is_in_no_row() -> None:
+    """The rows could fit everything: then no message would ever be missing."""
+    for text in ("spec.containers[0].colour: red is not blue: paint it", f"the moon is {VARIES} km away: come nearer"):
+        assert not [entry for entry in entries() if fixed(entry) >= TELLING and describes(entry, text)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/operating.md", "docs/troubleshooting.md"])
+def test_links_to_and_from_the_page_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{path} in {name}"
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor} in {name}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are called in links, as GitHub makes it: lower case, without signs, - for a blank."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
