@@ -6,6 +6,7 @@ Measured on two processors with files of 4 kB: two threads take twice as long as
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -91,8 +92,8 @@ class _OverError(Exception):
 class _Queue:
     """The numbers below ``count``, each for one process only.
 
-    They are in a file without a name: processes share a file's position after a fork, and a read moves it on. It
-    never blocks, and a process that dies takes nothing away but the number that it has.
+    They are in a file without a name: processes share a file's position after a fork, and a read moves it on. A process
+    that dies takes nothing away but the number that it has: its lock ends with it.
     """
 
     def __init__(self, count: int) -> None:
@@ -102,7 +103,13 @@ class _Queue:
         os.lseek(self._file, 0, os.SEEK_SET)
 
     def next(self) -> int | None:
-        number = os.read(self._file, _NUMBER.size)
+        # To read and to move on are one step for files of a filesystem, but not for this kind: two processes may read
+        # the same number.
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        try:
+            number = os.read(self._file, _NUMBER.size)
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
         return _NUMBER.unpack(number)[0] if number else None
 
     def close(self) -> None:

@@ -73,6 +73,14 @@ def test_each_batch_is_done_once_by_one_of_the_processes(tmp_path: Path) -> None
     assert reported[-1] <= sum(range(300))
 
 
+def test_processes_in_a_hurry_never_take_the_same_batch() -> None:
+    def work(batch: int, tally: Tally) -> None:
+        tally.ways["done"] += 1
+
+    with Stop() as stop:
+        assert crew.share(range(20_000), work, 4, stop) == Counter(done=20_000)
+
+
 def test_no_process_is_made_where_one_is_enough() -> None:
     def work(batch: int, tally: Tally) -> None:
         tally.ways[str(os.getpid())] += 1
