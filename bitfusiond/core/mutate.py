@@ -14,7 +14,6 @@ from bitfusiond.core.patch import Operation, pointer
 from bitfusiond.core.request import GpuContainer, Mode, PodRequest
 from bitfusiond.core.template import Template
 
-_MOST_PROBLEMS = 100
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
 
@@ -41,12 +40,6 @@ class Refusal:
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = list(dict.fromkeys(problems))
-
-    @property
-    def message(self) -> str:
-        """All of them, but of very many only the first: the API server has to take the answer."""
-        more = len(self.problems) - _MOST_PROBLEMS
-        return "; ".join(self.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

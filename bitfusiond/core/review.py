@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bitfusiond.core import names
 from bitfusiond.core.patch import Operation
 
 _VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
 _LONGEST_WARNING = 120  # characters; the API server may cut longer ones
+_MOST_PROBLEMS = 100  # that one answer names
+_OF_A_FIELD = re.compile(r"(?P<field>(?:metadata|spec)(?:\.\w+|\[[^]]*\])*): (?P<message>.*)", re.DOTALL)
+# kubectl puts a field before every cause. What is wrong with no field of the pod (a missing token, a resource that no
+# node has) matters to it for the sake of this one; an operator's proof knows by it that the refusal is ours.
+OPTED_IN = f"metadata.annotations[{names.MANAGEMENT}]"
 
 
 class BadRequestError(ValueError):
@@ -106,10 +114,41 @@ def _cut(warning: str) -> str:
     return warning if len(warning) <= _LONGEST_WARNING else warning[: _LONGEST_WARNING - 3] + "..."
 
 
-def refuse(review: Review, message: str, code: int = 422, reason: str = "Invalid") -> bytes:
-    """The answer that refuses; kubectl shows ``message`` to the user."""
-    status = {"status": "Failure", "code": code, "reason": reason, "message": message}
+def refuse(review: Review, problems: Sequence[str]) -> bytes:
+    """The answer that refuses because of ``problems``.
+
+    They are there twice. A controller shows the message; kubectl shows the causes, and up to 1.23 nothing else of an
+    answer whose reason is Invalid.
+    """
+    named, more = _first(problems)
+    causes = [_cause(problem) for problem in [*named, *([more] if more else [])]]
+    status = {
+        "status": "Failure",
+        "code": 422,
+        "reason": "Invalid",
+        "message": message(problems),
+        "details": {"kind": "Pod", "name": review.name, "causes": causes},
+    }
     return _answer(review, {"uid": review.uid, "allowed": False, "status": status})
+
+
+def message(problems: Sequence[str]) -> str:
+    """All of them in one line, but of very many only the first."""
+    named, more = _first(problems)
+    return "; ".join(named) + (f"; {more}" if more else "")
+
+
+def _first(problems: Sequence[str]) -> tuple[Sequence[str], str]:
+    """Those that an answer names, as the API server has to take it, and words for the others."""
+    more = len(problems) - _MOST_PROBLEMS
+    return problems[:_MOST_PROBLEMS], f"and {more} more" if more > 0 else ""
+
+
+def _cause(problem: str) -> dict[str, str]:
+    """A StatusCause of Kubernetes' API. With its field before it, kubectl prints a ``problem`` word for word."""
+    found = _OF_A_FIELD.fullmatch(problem)
+    field, text = found.group("field", "message") if found else (OPTED_IN, problem)
+    return {"reason": "FieldValueInvalid", "field": field, "message": text}
 
 
 def _answer(review: Review, response: dict[str, Any]) -> bytes:

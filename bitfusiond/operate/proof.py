@@ -11,6 +11,7 @@ from typing import Any
 
 from bitfusiond.configfiles import CATALOGUE, load_yaml
 from bitfusiond.core import catalogue, names
+from bitfusiond.core.review import OPTED_IN
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
 
 # An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
@@ -19,6 +20,10 @@ _POLL_SECONDS = 1.0
 
 _OURS = re.compile(r'"\w+\.?[\w-]*\.bitfusion\.io"|bwkimua|bwkival')
 _DENIED = re.compile(r'admission webhook "(?P<webhook>[^"]+)" denied the request: (?P<why>.*)', re.DOTALL)
+# kubectl's words for the causes of a refusal: whose they are it does not say. That the annotation itself is wrong is
+# nobody's problem but ours, and what is wrong with no field of the pod comes under it too.
+_INVALID = re.compile(r'The Pod "[^"]*" is invalid:(?P<why>.*)')
+_LISTED = re.compile(r"[; ]+\* ")  # before each of several causes, once their lines are one
 _FAILED = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)": (?P<why>.*)', re.DOTALL)
 
 
@@ -118,6 +123,9 @@ def judge(stored: Mapping[str, Any]) -> Proof:
 def judge_error(message: str) -> Proof:
     """From the words of the API server."""
     message = " ".join(message.split())
+    if (found := _INVALID.search(message)) and OPTED_IN in found["why"]:
+        causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(found["why"])]
+        return Proof(Outcome.REFUSED, f"asked, refused by bitfusiond: {'; '.join(filter(None, causes))}")
     if (found := _DENIED.search(message)) and _OURS.search(found[0]):
         return Proof(Outcome.REFUSED, f"asked, refused by {found['webhook']}: {found['why']}")
     if (found := _FAILED.search(message)) and _OURS.search(found[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,13 +178,13 @@ class Admission:
         verdict = mutate(request.object, request.namespace, self._configuration())
         match verdict:
             case Refusal():
-                return _refused(request, "invalid pod", verdict.message)
+                return _refused(request, "invalid pod", verdict.problems)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
             case Patch():
                 problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
                 if problems:
-                    return _refused(request, "no tokens", "; ".join(problems))
+                    return _refused(request, "no tokens", problems)
                 return _Answer(review.allow(request, verdict.operations, verdict.warnings), "patched", "injected")
 
     async def _validate(self, request: Review) -> _Answer:
@@ -193,18 +193,18 @@ class Admission:
         verdict = validate(request.object, request.namespace, self._configuration(), self._surroundings.largest_node())
         match verdict:
             case Refusal():
-                return _refused(request, "invalid pod", verdict.message)
+                return _refused(request, "invalid pod", verdict.problems)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         # Again, and from memory nearly always: a pod that came with its status already was never mutated here.
         problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
         if problems:
-            return _refused(request, "no tokens", "; ".join(problems))
+            return _refused(request, "no tokens", problems)
         return _Answer(review.allow(request), "allowed", "complete")
 
 
-def _refused(request: Review, reason: str, message: str) -> _Answer:
-    return _Answer(review.refuse(request, message), "refused", reason, message)
+def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:
+    return _Answer(review.refuse(request, problems), "refused", reason, review.message(problems))
 
 
 def _closing(send: Send) -> Send:

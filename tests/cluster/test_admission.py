@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import yaml
 
 from bitfusiond.core import names
 from tests.cluster.apiserver import APIServer, Refused
+from tests.cluster.webhook import write_kubeconfig
 from tests.fakes.processes import running, wait_until
 from tests.pods import EXAMPLES, NAMESPACE, container, example, pod
 
@@ -129,6 +133,41 @@ def test_a_refusal_reaches_the_user_word_for_word(api: APIServer, webhook: Path)
         'admission webhook "bwkimua.bitfusion.io" denied the request: spec.containers[0].resources.limits'
         "[bitfusion.io/gpu-percent]: 101 is not an integer from 1 to 100"
     )
+
+
+PERCENT = "spec.containers[0].resources.limits[bitfusion.io/gpu-percent]: 150 is not an integer from 1 to 100"
+AMOUNT = "spec.containers[0].resources.limits[bitfusion.io/gpu-amount]: 0 is not an integer of at least 1"
+FILTER = "metadata.annotations[bitfusion-client/filter]: bf is not of the form key=value"
+LOST = "metadata.annotations[auto-management/bitfusion]: the pod opted in but was not injected, or another webhook took"
+WRONG = [
+    (pod(container({names.GPU_AMOUNT: "1", names.GPU_PERCENT: "150"})), f"{PERCENT}\n"),
+    (pod(container({names.GPU_AMOUNT: "0"}), annotations={names.CLIENT_FILTER: "bf"}), f"\n* {AMOUNT}\n* {FILTER}\n"),
+    (pod(annotations={names.STATUS: names.STATUS_INJECTED}), LOST),
+]
+
+
+@pytest.mark.parametrize(("given", "problems"), WRONG, ids=["one", "several", "of no field"])
+@pytest.mark.parametrize("where", ["KUBEBUILDER_ASSETS", "PATH"])
+def test_kubectl_prints_every_problem(
+    api: APIServer, webhook: Path, tmp_path: Path, where: str, given: dict[str, Any], problems: str
+) -> None:
+    """Of an answer that is Invalid and has no causes, kubectl up to 1.23 prints only that the request is invalid."""
+    kubectl = shutil.which("kubectl", path=os.environ[where])
+    if kubectl is None:
+        pytest.skip(f"put a kubectl into {where} to run this")
+    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api)
+    document = json.dumps({"apiVersion": "v1", "kind": "Pod", **given})
+    command = [kubectl, "--kubeconfig", str(kubeconfig), "create", "-n", NAMESPACE, "-f", "-"]
+    done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'The Pod "p" is invalid: {problems}')
+
+
+def test_a_refusal_of_very_many_problems_reaches_the_user(api: APIServer, webhook: Path) -> None:
+    wrong = pod(*[container({names.GPU_AMOUNT: "0"}, name=f"c{index}") for index in range(1000)])
+    with pytest.raises(Refused, match=r"; and 900 more$") as refused:
+        api.create(PODS, wrong)
+    assert len(refused.value.status["details"]["causes"]) == 101
 
 
 def test_a_pod_without_the_annotation_is_not_touched(api: APIServer, webhook: Path) -> None:

@@ -32,7 +32,7 @@ def _body(version: str = "v1", **changes: Any) -> bytes:
 def test_the_answer_is_in_the_version_of_the_question(version: str) -> None:
     """B3: apiVersion, kind and uid come back, as an API server that speaks v1 demands."""
     request = review.parse(_body(version))
-    for answer in (review.allow(request), review.refuse(request, "no")):
+    for answer in (review.allow(request), review.refuse(request, ["no"])):
         document = json.loads(answer)
         assert (document["apiVersion"], document["kind"]) == (f"admission.k8s.io/{version}", "AdmissionReview")
         assert document["response"]["uid"] == "u-1"
@@ -49,9 +49,44 @@ def test_an_allowing_answer_has_a_patch_only_where_there_is_one() -> None:
 
 
 def test_a_refusing_answer_says_why() -> None:
-    response = json.loads(review.refuse(review.parse(_body()), "because"))["response"]
-    status = {"status": "Failure", "code": 422, "reason": "Invalid", "message": "because"}
+    problems = [
+        "spec.containers[0].command: must be set",
+        "metadata.annotations[a/b, c/d]: x: y",
+        "Secret a/b is missing",
+    ]
+    response = json.loads(review.refuse(review.parse(_body()), problems))["response"]
+    causes = [
+        ("spec.containers[0].command", "must be set"),
+        ("metadata.annotations[a/b, c/d]", "x: y"),
+        ("metadata.annotations[auto-management/bitfusion]", "Secret a/b is missing"),
+    ]
+    details = {
+        "kind": "Pod",
+        "name": "p-",
+        "causes": [{"reason": "FieldValueInvalid", "field": field, "message": message} for field, message in causes],
+    }
+    status = {"status": "Failure", "code": 422, "reason": "Invalid", "message": "; ".join(problems), "details": details}
     assert response == {"uid": "u-1", "allowed": False, "status": status}
+
+
+@given(st.lists(st.text() | st.from_regex(r"(spec|metadata)[.a-z\[\]]*: .*")))
+def test_a_refusal_has_every_problem_word_for_word_in_its_message_and_among_its_causes(problems: list[str]) -> None:
+    """kubectl prints FIELD: MESSAGE of each cause, so a problem may only be split where it has such a form."""
+    status = json.loads(review.refuse(review.parse(_body()), problems))["response"]["status"]
+    assert status["message"] == "; ".join(problems)
+    printed = [f"{cause['field']}: {cause['message']}" for cause in status["details"]["causes"]]
+    assert [line.removeprefix(f"{review.OPTED_IN}: ") for line in printed] == [
+        problem.removeprefix(f"{review.OPTED_IN}: ") for problem in problems
+    ]
+
+
+def test_of_very_many_problems_the_first_are_said_and_the_others_counted() -> None:
+    """An answer of megabytes is none that the API server takes."""
+    problems = [f"spec.containers[{index}].name: wrong" for index in range(150)]
+    status = json.loads(review.refuse(review.parse(_body()), problems))["response"]["status"]
+    assert status["message"].endswith("spec.containers[99].name: wrong; and 50 more")
+    assert len(status["details"]["causes"]) == 101
+    assert status["details"]["causes"][-1]["message"] == "and 50 more"
 
 
 def test_what_is_read_from_a_request() -> None:

@@ -69,8 +69,9 @@ def _without(change: str) -> Pod:
 def test_a_pod_that_lost_a_part_is_refused_with_the_part(change: str, words: str) -> None:
     verdict = _validate(_without(change))
     assert isinstance(verdict, Refusal)
-    assert verdict.message.startswith("the pod opted in but was not injected, or another webhook took parts away: ")
-    assert words in verdict.message
+    assert len(verdict.problems) == 1
+    assert verdict.problems[0].startswith("the pod opted in but was not injected, or another webhook took parts away: ")
+    assert words in verdict.problems[0]
 
 
 def test_a_pod_that_was_never_mutated_is_refused() -> None:

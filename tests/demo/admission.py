@@ -20,7 +20,6 @@ from tests.demo.processes import Daemon
 from tests.demo.report import Step, expect, require
 
 DRAIN_SECONDS = 0.5
-WEBHOOK = "bwkimua.bitfusion.io"
 WRONG_PERCENT = "101"
 
 
@@ -93,7 +92,7 @@ async def _refuse(step: Step, api: apiserver.ApiServer) -> None:
     message, fix = str(status.get("message")), f"{WRONG_PERCENT} is not an integer from 1 to 100"
     require(fix in message, f"a message with {fix!r}", message)
     step.done(f"{EXAMPLES[0].file} with gpu-percent: {WRONG_PERCENT}: refused; its user reads:")
-    step.show([f'Error from server (Invalid): admission webhook "{WEBHOOK}" denied the request: {message}'])
+    step.show([f'The Pod "{wrong["metadata"]["name"]}" is invalid: {message}'])
 
 
 def _check(example: Example, before: Pod, after: Pod) -> None:

@@ -81,7 +81,7 @@ def decided(asked: review.Review, pod: dict[str, Any]) -> None:
     match verdict:
         case Refusal():
             invariants.told(verdict.problems)
-            _answered(asked, review.refuse(asked, verdict.message))
+            _answered(asked, review.refuse(asked, verdict.problems))
         case Untouched():
             _answered(asked, review.allow(asked))
         case Patch():

@@ -8,6 +8,7 @@ import pytest
 import trustme
 
 from bitfusiond.core import names
+from bitfusiond.core.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, legacy04, proof, render, report, rollout, settings, takeover
 from bitfusiond.operate.kubectl import Ref, objects_in
@@ -196,6 +197,8 @@ def test_a_node_that_is_not_ready_is_not_waited_for() -> None:
     [
         ('admission webhook "bwkimua.bitfusion.io" denied the request: x', Outcome.REFUSED),
         ('Internal error occurred: failed calling webhook "bwkimua-labelled.bitfusion.io": x509', Outcome.UNREACHABLE),
+        (f'The Pod "p" is invalid: {OPTED_IN}: Secret kube-system/s is missing', Outcome.REFUSED),
+        ('The Pod "p" is invalid: spec.initContainers[0].image: Required value', Outcome.OTHER),
         ('admission webhook "policy.example" denied the request: x', Outcome.OTHER),
         ('pods "p" is forbidden: exceeded quota: q', Outcome.OTHER),
     ],
@@ -204,9 +207,18 @@ def test_who_refused_the_pod_is_told_from_the_api_servers_words(message: str, ou
     assert proof.judge_error(message).outcome is outcome
 
 
-def test_a_namespace_that_may_not_have_tokens_is_no_fault() -> None:
-    message = 'admission webhook "bwkimua.bitfusion.io" denied the request: pods of x may not receive Bitfusion tokens'
-    assert proof.judge_error(message).good
+def test_all_causes_that_kubectl_lists_are_told() -> None:
+    message = f'The Pod "p" is invalid: \n* {OPTED_IN}: Secret a/b is missing\n* {OPTED_IN}: Secret a/c is missing'
+    told = "asked, refused by bitfusiond: Secret a/b is missing; Secret a/c is missing"
+    assert proof.judge_error(message).detail == told
+    assert proof.judge_error(message.replace("\n", "; ")).detail == told
+
+
+@pytest.mark.parametrize(
+    "who", ['admission webhook "bwkimua.bitfusion.io" denied the request', f'The Pod "p" is invalid: {OPTED_IN}']
+)
+def test_a_namespace_that_may_not_have_tokens_is_no_fault(who: str) -> None:
+    assert proof.judge_error(f"{who}: pods of x may not receive Bitfusion tokens").good
 
 
 def test_a_pod_that_came_back_as_it_went_was_not_asked_about() -> None:

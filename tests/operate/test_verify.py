@@ -97,6 +97,8 @@ def test_tokens_that_are_missing_or_do_not_parse_or_are_stale_are_found(api: API
         assert result.status == 1
         assert "WRONG" in row(result, f"Secret kube-system/{missing}")
         assert "-> just tokens DIR" in row(result, f"Secret kube-system/{missing}")
+        refusal = f"asked, refused by bitfusiond: Secret kube-system/{missing} with the key client.yaml is missing"
+        assert refusal in row(result, "a pod in default (dry run)")
         servers = row(result, "Secret kube-system/bitfusion-client-secret-servers.conf")
         assert "servers[0].addresses must be a list" in servers
         stale = row(result, "Secret team-stale/bitfusion-client-secret-ca.crt")
