@@ -35,14 +35,27 @@ class Watch:
         self._paths = paths
         self._seen = self._signatures()
 
-    async def follow(self, changed: Callable[[], None]) -> None:
-        """Call ``changed()`` whenever one of the files was changed, for ever; ends by cancellation."""
+    async def follow(self, load: Callable[[], None], failed: Callable[[Exception], None]) -> None:
+        """Call ``load()`` whenever one of the files was changed, for ever; ends by cancellation.
+
+        One that raises is called again at every poll: that no file descriptor was left, or the disk did not answer,
+        changes no file when it is over. ``failed`` is told of it where the words are not those of the last time.
+        """
+        loaded, told = True, ""
         while True:
             await trio.sleep(POLL_SECONDS)
             now = self._signatures()
             if now != self._seen:
                 self._seen = now
-                changed()
+                loaded, told = False, ""
+            if not loaded:
+                try:
+                    load()
+                    loaded = True
+                except Exception as error:  # noqa: BLE001 - whatever is in a file must not end the role
+                    if repr(error) != told:
+                        told = repr(error)
+                        failed(error)
 
     def _signatures(self) -> list[Signature | None]:
         return [signature(path) for path in self._paths]

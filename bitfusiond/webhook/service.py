@@ -36,17 +36,18 @@ class _Rules:
 
     async def follow(self) -> None:
         """Take up changed files, for ever."""
-        await self._watch.follow(self._reload)
+        await self._watch.follow(self._reload, self._not_reloaded)
 
     def _reload(self) -> None:
-        try:
-            self._current = self._load()
-        except ConfigurationError as error:
-            _log.error("configuration not taken up, keeping the last good one", message=str(error))
-        except Exception:  # noqa: BLE001 - an operator's file must not end the webhook, whatever is in it
-            _log.exception("configuration not taken up, keeping the last good one")
+        self._current = self._load()
+        _log.info("configuration taken up", files=[str(path) for path in self._files])
+
+    def _not_reloaded(self, error: Exception) -> None:
+        event = "configuration not taken up, keeping the last good one"
+        if isinstance(error, ConfigurationError):
+            _log.error(event, message=str(error))
         else:
-            _log.info("configuration taken up", files=[str(path) for path in self._files])
+            _log.exception(event)
 
     def _load(self) -> Configuration:
         exempt = names.EXEMPT_NAMESPACES | {self._settings.namespace}

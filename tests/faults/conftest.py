@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bitfusiond import configfiles
 from tests.cluster.webhook import Replica
 from tests.fakes.processes import running
 from tests.webhook.conftest import Pki
@@ -19,10 +20,19 @@ def pki(tmp_path: Path) -> Pki:
 
 
 @pytest.fixture
-def replica(tmp_path: Path, pki: Pki) -> Iterator[Replica]:
+def catalogue(tmp_path: Path) -> Path:
+    """The file of ``--clients``."""
+    file = tmp_path / "clients.yaml"
+    file.write_text(configfiles.packaged(configfiles.CATALOGUE))
+    return file
+
+
+@pytest.fixture
+def replica(tmp_path: Path, pki: Pki, catalogue: Path) -> Iterator[Replica]:
     """The executable, which in the end has logged no error of its own and stops with status 0 when it is told to."""
     options = ["--kubeconfig", "none", "--tls-cert", str(pki.cert), "--tls-key", str(pki.key), "--drain-seconds", "0"]
     here = ["--listen", "127.0.0.1:0", "--observe", "127.0.0.1:0", "--total-gpu-memory", "16000"]
+    here += ["--clients", str(catalogue)]
     log = tmp_path / "log"
     program = [sys.executable, "-W", "error", "-m", "bitfusiond", "--role", "webhook"]
     with running([*program, *options, *here], log) as process:

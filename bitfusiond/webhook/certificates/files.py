@@ -38,15 +38,14 @@ class FileCertificate:
 
     async def follow(self) -> None:
         """Take up changed files, for ever. Connections that are open keep what they agreed on."""
-        await self._watch.follow(self._reload)
+        await self._watch.follow(self._reload, self._not_reloaded)
 
     def _reload(self) -> None:
-        try:
-            self.context = self._load()
-        except ConfigurationError as error:
-            _log.error("certificate not taken up, keeping the last good one", message=str(error))
-        else:
-            _log.info("certificate taken up", path=str(self._cert))
+        self.context = self._load()
+        _log.info("certificate taken up", path=str(self._cert))
+
+    def _not_reloaded(self, error: Exception) -> None:
+        _log.error("certificate not taken up, keeping the last good one", message=str(error))
 
     def _load(self) -> ssl.SSLContext:
         for option, path in (("--tls-cert", self._cert), ("--tls-key", self._key)):
