@@ -157,9 +157,12 @@ def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
 
 
 class _Tree(NamedTuple):
-    """Paths relative to the tree's top; ``others`` are neither files, directories nor links."""
+    """Paths relative to the tree's top; ``others`` are neither files, directories nor links.
 
-    paths: frozenset[str]
+    ``needed`` has the modes and sizes of what every client has.
+    """
+
+    needed: dict[str, tuple[int, int]]
     directories: frozenset[str]
     others: tuple[str, ...]
     bytes: int
@@ -177,8 +180,9 @@ def _look(tree: Path) -> _Tree:
         total += size
         digest.update(os.fsencode(f"{name}\0{info.st_mode:o} {size} {info.st_mtime_ns} {info.st_nlink}\0{link}\0"))
     kinds = {name: stat.S_IFMT(info.st_mode) for name, info in infos.items()}
+    needed = {name: infos[name] for name in (packages.PROGRAM, packages.OPT) if name in infos}
     return _Tree(
-        frozenset(infos),
+        {name: (info.st_mode, info.st_size) for name, info in needed.items()},
         frozenset(name for name, kind in kinds.items() if kind == stat.S_IFDIR),
         tuple(sorted(name for name, kind in kinds.items() if kind not in {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})),
         total,
@@ -195,7 +199,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _check(package: Package, tree: _Tree) -> None:
-    problems = [f"{name} is missing in it" for name in packages.missing(tree.paths)]
+    problems = packages.shortcomings(tree.needed)
     problems += [f"{name} is neither a file, a directory nor a link" for name in tree.others]
     if problems:
         raise PackageError(f"{package.file}: not a whole client: {', '.join(problems)}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+SET_ID = stat.S_ISUID | stat.S_ISGID
 _COPYABLE = frozenset({stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
 
 
@@ -59,9 +60,10 @@ _MUCH = 32 << 20  # bytes: some ten milliseconds, several times what a process c
 class Plan:
     """Steps in the order in which they are to be taken; parents come before what is in them.
 
-    ``remove`` is what a killed run left half done, or what does not belong: children before parents. ``reopen`` are
-    directories that are there, to be made writable for the time of the copy. ``finish`` are all directories, children
-    before parents: owners, modes and times come last, since each name made inside sets a directory's time.
+    ``remove`` is what a killed run left half done, or what does not belong: a directory goes with all that is in it.
+    ``reopen`` are directories that are there, to be made writable for the time of the copy. ``finish`` are all
+    directories, children before parents: owners, modes and times come last, since each name made inside sets a
+    directory's time.
     """
 
     remove: list[Entry] = field(default_factory=list)
@@ -83,9 +85,9 @@ class Plan:
             entry.allocated if entry.is_sparse else -(-entry.size // block) * block for entry in self.files
         ) + block * len(self.directories)
 
-    @property
-    def inodes(self) -> int:
-        return len(self.files) + len(self.directories) + len(self.links)
+    def inodes(self, *, linked: bool = False) -> int:
+        """How many files, directories and links are to be made; ``linked`` files are names of some that are there."""
+        return (0 if linked else len(self.files)) + len(self.directories) + len(self.links)
 
 
 def decide(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> Plan:
@@ -94,30 +96,36 @@ def decide(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> Plan:
     A file that is there with the size, mode and time of the wanted one is whole, since its time is set last. Raises
     UncopyableError that names every path which cannot be copied.
     """
-    strange = [f"{entry.path} is {_kind(entry.mode)}" for entry in wanted if stat.S_IFMT(entry.mode) not in _COPYABLE]
-    if strange:
-        raise UncopyableError("; ".join(strange))
     plan = Plan()
     kept: set[str] = set()
+    strange: list[str] = []
     first_names: dict[tuple[int, int], Entry] = {}
     for entry in wanted:
+        kind = stat.S_IFMT(entry.mode)
+        if kind not in _COPYABLE:
+            strange.append(f"{entry.path} is {_kind(entry.mode)}")
+            continue
+        if kind == stat.S_IFDIR:
+            plan.finish.append(entry)
         there = present.get(entry.path)
-        first = first_names.setdefault(entry.inode, entry) if entry.is_file and entry.names > 1 else entry
+        first = first_names.setdefault(entry.inode, entry) if kind == stat.S_IFREG and entry.names > 1 else entry
         if there is not None and _whole(entry, there) and _one_file(first, entry, present, kept):
             kept.add(entry.path)
-            plan.kept += not entry.is_directory
-            if entry.is_directory and there.mode & stat.S_IRWXU != stat.S_IRWXU:
+            plan.kept += kind != stat.S_IFDIR
+            if kind == stat.S_IFDIR and there.mode & stat.S_IRWXU != stat.S_IRWXU:
                 plan.reopen.append(entry)
-        elif entry.is_directory:
+        elif kind == stat.S_IFDIR:
             plan.directories.append(entry)
-        elif entry.is_link:
+        elif kind == stat.S_IFLNK:
             plan.links.append(entry)
         elif first is not entry:
             plan.further_names.append((entry, first))
         else:
             plan.files.append(entry)
-    plan.remove = [entry for path, entry in present.items() if path not in kept][::-1]
-    plan.finish = [entry for entry in wanted if entry.is_directory][::-1]
+    if strange:
+        raise UncopyableError("; ".join(strange))
+    plan.remove = [entry for path, entry in present.items() if path not in kept]
+    plan.finish.reverse()
     return plan
 
 
@@ -163,8 +171,9 @@ def shortfall(wanted: Sequence[Entry], present: Mapping[str, Entry]) -> str | No
 def _whole(entry: Entry, there: Entry) -> bool:
     if entry.is_directory:
         return there.is_directory
-    return (entry.mode, entry.size, entry.modified, entry.target) == (
-        there.mode,
+    # A user who may not give a file its owner leaves set-id bits out; until the time is set they may be missing too.
+    return (entry.mode | SET_ID, entry.size, entry.modified, entry.target) == (
+        there.mode | SET_ID,
         there.size,
         there.modified,
         there.target,

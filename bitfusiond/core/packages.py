@@ -7,7 +7,8 @@ The names are those under which the clients are published, ``bitfusion-client-ub
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bitfusiond.core import raw
@@ -18,6 +19,8 @@ NAMES = (
     "bitfusion-client-OS_VERSION-RELEASE_amd64.deb, such as bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb",
     "bitfusion-client-OS-VERSION-RELEASE.x86_64.rpm, such as bitfusion-client-centos7-4.5.0-4.x86_64.rpm",
 )
+PROGRAM = BINARY.removeprefix("/")
+OPT = "opt/bitfusion"
 _ROOT = "/bitfusion"  # where a pod sees the trees, wherever they were unpacked
 _OS = r"bitfusion-client-(?P<os>[a-z]+)(?P<release>\d+)"
 _VERSION = r"(?P<version>\d+(\.\d+){2,})-[A-Za-z0-9.~+]+"
@@ -106,6 +109,17 @@ def _entry(package: Package, libraries: str) -> dict[str, str]:
     }
 
 
-def missing(paths: Collection[str]) -> list[str]:
-    """What a whole client has and this tree (its paths, relative to it) has not."""
-    return [name for name in (BINARY.removeprefix("/"), "opt/bitfusion") if name not in paths]
+def shortcomings(found: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What of PROGRAM and OPT a tree lacks: ``found`` has the mode and the size in bytes of what is there of them.
+
+    The program may be a link, such as one into OPT; where it leads to is the package's affair.
+    """
+    problems = [f"{name} is missing in it" for name in (PROGRAM, OPT) if name not in found]
+    mode, size = found.get(PROGRAM, (stat.S_IFLNK, 0))
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        problems.append(f"{PROGRAM} is not a file")
+    elif stat.S_ISREG(mode) and size == 0:
+        problems.append(f"{PROGRAM} is empty")
+    if not stat.S_ISDIR(found.get(OPT, (stat.S_IFDIR, 0))[0]):
+        problems.append(f"{OPT} is not a directory")
+    return problems

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from bitfusiond.core.copyplan import Entry
+from bitfusiond.core.copyplan import SET_ID, Entry
 from bitfusiond.errors import Failure
 
 # Without CAP_CHOWN only a no-op is allowed (EPERM); in a user namespace the owner may not exist at all (EINVAL).
@@ -25,21 +25,23 @@ def carry(entry: Entry, source: int | str, target: int | str) -> None:
 
     What is right already stays: most files are made with their owner and mode, and a look is cheaper than a change.
     The order matters: a change of owner takes set-id bits and file capabilities away, and the time comes last, as the
-    mark of a file that is whole. Raises Failure for a file of another size, OSError; owners and extended attributes
-    that we may not set are left out, as `cp -a` does.
+    mark of a file that is whole. Owners and extended attributes that we may not set are left out, and where the owner
+    is, set-id bits too, as `cp -a` does: they would run the program as somebody whom nobody meant. Raises Failure for a
+    file of another size, OSError.
     """
     made = os.stat(target)
     if entry.is_file and made.st_size != entry.size:
         raise Failure(f"{entry.path}: the copy has {made.st_size} bytes instead of {entry.size}")
-    mode = stat.S_IMODE(made.st_mode)
+    mode, wanted = stat.S_IMODE(made.st_mode), stat.S_IMODE(entry.mode)
     if (made.st_uid, made.st_gid) != (entry.uid, entry.gid):
-        _own(entry, target)
-        mode &= PLAIN
+        if not _own(entry, target):
+            wanted &= ~SET_ID
+        mode &= ~SET_ID
     for name in _attribute_names(source):
         if not name.startswith(_OF_THE_PLACE):
             _attribute(name, source, target)
-    if mode != stat.S_IMODE(entry.mode):
-        os.chmod(target, stat.S_IMODE(entry.mode))
+    if mode != wanted:
+        os.chmod(target, wanted)
     os.utime(target, ns=(entry.accessed, entry.modified))
 
 
@@ -49,12 +51,15 @@ def carry_to_link(entry: Entry, target: str) -> None:
     os.utime(target, ns=(entry.accessed, entry.modified), follow_symlinks=False)
 
 
-def _own(entry: Entry, target: int | str, *, follow: bool = True) -> None:
+def _own(entry: Entry, target: int | str, *, follow: bool = True) -> bool:
+    """Whether ``target`` now has its owner and group."""
     try:
         os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in _NOT_ALLOWED:
             raise
+        return False
+    return True
 
 
 def _attribute(name: str, source: int | str, target: int | str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import Failure
-from bitfusiond.populate import attributes
+from bitfusiond.populate import attributes, leftovers
 from bitfusiond.populate.crew import Tally
 
 # Ways, cheapest first. The first two take no space and always the whole file.
@@ -23,6 +22,8 @@ EMPTY = "empty"  # needs none
 WAYS = (HARD_LINK, REFLINK, COPY_FILE_RANGE, SENDFILE, READ_WRITE)
 SHARING = frozenset({HARD_LINK, REFLINK})
 
+PROBE, SAMPLE = ".bitfusiond-probe", ".bitfusiond-sample"  # what a killed run may leave in a volume
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FICLONE = 0x40049409  # linux/fs.h; the fcntl module names it from Python 3.12 on
 _STEP = 8 << 20  # bytes that one call may copy: how long a signal or a progress line may have to wait
 _BUFFER = 256 << 10
@@ -171,20 +172,26 @@ _STEPS: dict[str, Callable[[int, int, int, int], int]] = {
 
 
 def ways_between(sample: str, target: str, ways: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of ``ways`` that lead from the file ``sample``, which is not empty, into the directory ``target``.
+    """Those of ``ways`` that lead from the file ``sample`` into the directory ``target``.
 
-    Those that take no space are tried, since whether a copy needs room must be known before it begins. Raises OSError
-    if ``target`` cannot be written to.
+    Those that take no space are tried, since whether a copy needs room must be known before it begins. What is too full
+    to be tried needs room. Raises OSError if ``target`` cannot be written to.
     """
-    probe = os.path.join(target, ".bitfusiond-probe")
+    probe = f"{target}/{PROBE}"
     copier = Copier(ways)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(probe)  # a killed run's
     try:
         if not (HARD_LINK in ways and copier.link(sample, probe)):
             with open(sample, "rb") as reader, open(probe, "xb") as writer:
                 copier.clone(reader.fileno(), writer.fileno())
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return not_sharing(ways)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(probe)
+        leftovers.remove(probe)
     return copier.ways
+
+
+def not_sharing(ways: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of ``ways`` that take room."""
+    return tuple(way for way in ways if way not in SHARING)

@@ -8,10 +8,11 @@ import stat
 from bitfusiond.core.copyplan import Entry
 
 
-def of(location: str, name: str) -> list[Entry]:
+def of(location: str, name: str, *, closed: bool = False) -> list[Entry]:
     """What is at ``location``, its paths beginning with ``name``; parents before what is in them; empty if nothing is.
 
-    Raises OSError for what cannot be read.
+    With ``closed`` a directory that may not be read is listed as if it were empty: a workload may have made it under
+    another user. Raises OSError for what cannot be read.
     """
     try:
         top = _entry(name, location, os.lstat(location))
@@ -22,7 +23,12 @@ def of(location: str, name: str) -> list[Entry]:
     while pending:
         directory, prefix = pending.pop()
         # Names relative to an open directory: the kernel then does not walk down the whole path for each.
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except PermissionError:
+            if closed:
+                continue
+            raise
         try:
             with os.scandir(descriptor) as found:
                 for each in found:
@@ -34,24 +40,6 @@ def of(location: str, name: str) -> list[Entry]:
         finally:
             os.close(descriptor)
     return entries
-
-
-def names(location: str, name: str) -> set[str]:
-    """The paths of all that is at ``location``, as :func:`of` lists it. Most of the time of that is the look at each.
-
-    Raises OSError for what is not there or cannot be read.
-    """
-    found = {name}
-    pending = [(location, name)] if stat.S_ISDIR(os.lstat(location).st_mode) else []
-    while pending:
-        directory, prefix = pending.pop()
-        with os.scandir(directory) as inside:
-            for each in inside:
-                path = f"{prefix}/{each.name}"
-                found.add(path)
-                if each.is_dir(follow_symlinks=False):
-                    pending.append((each.path, path))
-    return found
 
 
 def _entry(path: str, location: str, info: os.stat_result, descriptor: int | None = None) -> Entry:

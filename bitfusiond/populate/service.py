@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gc
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bitfusiond import configfiles, logs
+from bitfusiond.core import packages
 from bitfusiond.core.catalogue import Client, UnknownClientError
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.populate import content, listing, space, tokens, trees
+from bitfusiond.populate import content, leftovers, listing, optlink, space, tokens, trees
 from bitfusiond.populate.stopping import Stop
 from bitfusiond.populate.trees import Tree
 from bitfusiond.settings import Init
 
-_OPT = "opt/bitfusion"
-_PROGRAM = "usr/bin/bitfusion"
 _log = logs.Log("populate")
 
 
@@ -48,34 +50,46 @@ def run(settings: Init) -> int:
 
 def _populate(settings: Init, stop: Stop) -> None:
     client = _client(settings)
-    problems = _directories(settings)
+    linked = optlink.fits(settings.opt_target, settings.distro_target)
+    problems = _directories(settings, linked=linked)
     wanted = _distro(settings, client, problems)
     token_files = tokens.read(settings.tokens, problems, wants_reachable=client.wants_reachable)
     if problems:
         raise Failure("; ".join(problems))
-    _make((settings.distro_target, settings.opt_target))
-    _copy(*_trees(settings, client.package, wanted), stop)
-    tokens.write(token_files, settings.client_dir)
+    targets = [settings.distro_target] if linked else [settings.distro_target, settings.opt_target]
+    _make(targets)
+    with _alone(settings.distro_target):
+        _clear(targets)
+        _copy(_trees(settings, client.package, wanted, linked=linked), stop)
+        if linked:
+            optlink.make(settings.opt_target, settings.distro_target / client.package / packages.OPT)
+        tokens.write(token_files, settings.client_dir)
 
 
 def _client(settings: Init) -> Client:
     """The entry of the catalogue: the one given, else the one that lies with the distros, else the packaged one.
 
-    Distros that an operator adds to the image are in no packaged catalogue.
+    Distros that an operator adds to the image are in no packaged catalogue. Raises ConfigurationError where the
+    catalogue given has no such client, Failure where the image has none: the pod was admitted by another catalogue.
     """
     beside = settings.distros / configfiles.CATALOGUE
     path = settings.clients or (beside if beside.is_file() else None)
     try:
         return configfiles.load_clients(path).find(settings.client_os, settings.client_version)
     except UnknownClientError as error:
-        raise ConfigurationError(f"--client-os, --client-version: {error}") from None
+        if path != beside:
+            raise ConfigurationError(f"--client-os, --client-version: {error}") from None
+        raise Failure(
+            f"--distros: {beside}: {error}: build the image with its package (PACKAGES=DIR just build-image), or "
+            "deploy the image's catalogue (CLIENTS=FILE just deploy): such a pod is then refused when it is created"
+        ) from None
 
 
-def _directories(settings: Init) -> list[str]:
-    """What is wrong with the volumes' directories."""
+def _directories(settings: Init, *, linked: bool) -> list[str]:
+    """What is wrong with the volumes' directories; opt may be to become a link."""
     problems = []
     for option, path in _volumes(settings).items():
-        if path.is_dir() or (option != "--client-dir" and _may_make(path)):
+        if (linked and option == "--opt-target") or path.is_dir() or (option != "--client-dir" and _may_make(path)):
             continue
         if path.exists():
             problem = "not a directory"
@@ -109,6 +123,30 @@ def _make(targets: Iterable[Path]) -> None:
         target.mkdir(mode=0o777, exist_ok=True)
 
 
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Holds the lock of ``directory``: two runs at once would take each other's hidden names away. Raises Failure."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            os.close(lock)
+            raise Failure(f"--distro-target: {directory}: another run is at work there: wait for its end") from None
+        # Not every filesystem has locks for directories; a pod has one run at a time anyway.
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _clear(targets: Iterable[Path]) -> None:
+    """Take away what a run left that was killed while it tried the ways."""
+    for target in targets:
+        for name in (content.PROBE, content.SAMPLE):
+            leftovers.remove(f"{target}/{name}")
+
+
 def _distro(settings: Init, client: Client, problems: list[str]) -> list[Entry]:
     """The listing of the client's tree in the image."""
     where = settings.distros / client.package
@@ -119,9 +157,9 @@ def _distro(settings: Init, client: Client, problems: list[str]) -> list[Entry]:
             f"in {settings.distros}: {_there(settings.distros)}"
         )
         return []
-    paths = {entry.path for entry in wanted}
-    lacking = [name for name in (_PROGRAM, _OPT) if f"{client.package}/{name}" not in paths]
-    problems += [f"--distros: {where} is not a whole client: {name} is missing in it" for name in lacking]
+    needed = {f"{client.package}/{name}": name for name in (packages.PROGRAM, packages.OPT)}
+    found = {needed[entry.path]: (entry.mode, entry.size) for entry in wanted if entry.path in needed}
+    problems += [f"--distros: {where} is not a whole client: {problem}" for problem in packages.shortcomings(found)]
     return wanted
 
 
@@ -133,28 +171,29 @@ def _there(distros: Path) -> str:
     return "there are " + ", ".join(there) if there else "there is none at all"
 
 
-def _trees(settings: Init, package: str, wanted: list[Entry]) -> tuple[Tree, Tree]:
-    """The distro, and what is below its ``opt/bitfusion``, which is taken from the distro's copy in its volume."""
+def _trees(settings: Init, package: str, wanted: list[Entry], *, linked: bool) -> list[Tree]:
+    """The distro, and where opt is a directory what is below its ``opt/bitfusion``, taken from the distro's copy."""
     target = str(settings.distro_target)
-    inside = f"{package}/{_OPT}/"
-    opt = [entry for entry in wanted if entry.path.startswith(inside)]
-    return (
-        trees.look("distro", package, str(settings.distros), "", target, wanted),
-        trees.look("opt", package, target, inside, str(settings.opt_target), opt),
-    )
+    found = [trees.look("distro", package, str(settings.distros), "", target, wanted)]
+    if not linked:
+        inside = f"{package}/{packages.OPT}/"
+        opt = [entry for entry in wanted if entry.path.startswith(inside)]
+        found.append(trees.look("opt", package, target, inside, str(settings.opt_target), opt))
+    return found
 
 
-def _copy(distro: Tree, opt: Tree, stop: Stop) -> None:
-    for tree in (distro, opt):
+def _copy(found: Iterable[Tree], stop: Stop) -> None:
+    planned: list[tuple[Tree, tuple[str, ...]]] = []
+    for tree in found:
         trees.clear(tree)
-    ways = {"distro": _distro_ways(distro), "opt": _opt_ways(distro.target, opt)}
-    space.check((tree.target, tree.plan, ways[tree.what][0] in content.SHARING) for tree in (distro, opt))
-    for tree in (distro, opt):
+        planned.append((tree, _distro_ways(tree) if tree.what == "distro" else _opt_ways(tree)))
+    space.check((tree.target, tree.plan, ways[0]) for tree, ways in planned)
+    for tree, ways in planned:
         stop.check()
         if tree.is_there:
             _log.info("already there", what=tree.what, package=tree.package, path=tree.target)
         else:
-            trees.fill(tree, ways[tree.what], stop)
+            trees.fill(tree, ways, stop)
 
 
 def _distro_ways(distro: Tree) -> tuple[str, ...]:
@@ -164,13 +203,18 @@ def _distro_ways(distro: Tree) -> tuple[str, ...]:
     return content.ways_between(distro.route(sample.path)[0], distro.target, ways) if sample else ways
 
 
-def _opt_ways(distro_target: str, opt: Tree) -> tuple[str, ...]:
-    # The distro's copy is not there yet: a file of our own beside it tells as much.
+def _opt_ways(opt: Tree) -> tuple[str, ...]:
     if not opt.plan.files:
         return content.WAYS
-    sample = Path(distro_target, ".bitfusiond-sample")
+    # The distro's copy is not there yet: a file of our own beside it tells as much, and an empty one needs no room.
+    sample = f"{opt.source}/{content.SAMPLE}"
     try:
-        sample.write_bytes(bytes(4096))
-        return content.ways_between(str(sample), opt.target, content.WAYS)
+        os.close(os.open(sample, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        if error.errno not in content.FULL:
+            raise
+        return content.not_sharing(content.WAYS)
+    try:
+        return content.ways_between(sample, opt.target, content.WAYS)
     finally:
-        sample.unlink(missing_ok=True)
+        os.unlink(sample)

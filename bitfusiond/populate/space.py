@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from bitfusiond.core.copyplan import Plan
 from bitfusiond.errors import Failure
+from bitfusiond.populate import content
 
 
 @dataclass(slots=True)
@@ -17,18 +18,18 @@ class _Need:
     inodes: int = 0
 
 
-def check(planned: Iterable[tuple[str, Plan, bool]]) -> None:
-    """``planned``: a directory, what is to be made in it, and whether the content of its files takes no room.
+def check(planned: Iterable[tuple[str, Plan, str]]) -> None:
+    """``planned``: a directory, what is to be made in it, and by which way of :mod:`content` its files come.
 
     Raises Failure that says what is missing, of each filesystem that is too full.
     """
     needs: dict[int, _Need] = {}
-    for directory, plan, shared in planned:
+    for directory, plan, way in planned:
         # Two volumes of a pod are most often two directories of one filesystem.
         need = needs.setdefault(os.stat(directory).st_dev, _Need())
         need.directories.append(directory)
-        need.inodes += plan.inodes
-        need.bytes += 0 if shared else plan.space(os.statvfs(directory).f_frsize)
+        need.inodes += plan.inodes(linked=way == content.HARD_LINK)
+        need.bytes += 0 if way in content.SHARING else plan.space(os.statvfs(directory).f_frsize)
     problems = [problem for need in needs.values() for problem in _problems(need)]
     if problems:
         raise Failure("; ".join(problems))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bitfusiond import configfiles, logs
 from bitfusiond.core import names, tokens
+from bitfusiond.errors import Failure
+from bitfusiond.populate import leftovers
 
 _MODES = {names.CLIENT_YAML: 0o600}  # it holds the key of the client
 _MODE = 0o644
@@ -38,7 +40,7 @@ def write(contents: Mapping[str, bytes], directory: Path) -> None:
 
     A file that differs is replaced, even if the client changed it: we run before the client, so what differs is left
     from before the pod's containers were made anew, and the Secret may hold a newer token by now. What a client adds
-    of its own, it adds again when it starts; a stale token it could not mend. Raises OSError.
+    of its own, it adds again when it starts; a stale token it could not mend. Raises Failure.
     """
     written = [name for name, content in contents.items() if _put(content, directory / name, _MODES.get(name, _MODE))]
     if written:
@@ -111,18 +113,25 @@ def _parse(text: str) -> tuple[object, str]:
 
 
 def _put(content: bytes, path: Path, mode: int) -> bool:
-    """Whether ``path`` had to be written to hold ``content`` with ``mode``. Raises OSError."""
+    """Whether ``path`` had to be written to hold ``content`` with ``mode``. Raises Failure."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        leftovers.remove(str(partial))  # a killed run's
+        if _holds(content, path, mode):
+            return False
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, mode)
+        partial.rename(path)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    return True
+
+
+def _holds(content: bytes, path: Path, mode: int) -> bool:
     try:
         info = path.lstat()
-        if stat.S_ISREG(info.st_mode) and stat.S_IMODE(info.st_mode) == mode and path.read_bytes() == content:
-            return False
+        return stat.S_ISREG(info.st_mode) and stat.S_IMODE(info.st_mode) == mode and path.read_bytes() == content
     except (FileNotFoundError, PermissionError):
-        pass
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # a killed run's
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        os.fchmod(descriptor, mode)
-    partial.rename(path)
-    return True
+        return False

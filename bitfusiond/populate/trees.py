@@ -6,27 +6,30 @@ makes a whole tree appear.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from bitfusiond import logs
 from bitfusiond.core import copyplan
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import Failure
-from bitfusiond.populate import attributes, files, listing
+from bitfusiond.populate import attributes, files, leftovers, listing
 from bitfusiond.populate.content import Copier
 from bitfusiond.populate.crew import Tally
 from bitfusiond.populate.stopping import Stop
 
+_LONGEST = 255 - len("..partial")  # bytes
 _log = logs.Log("populate")
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What is to be in a directory of a volume: ``wanted``, whose paths count from ``source``.
+    """What is to be in a directory of a volume; its paths count from ``source``.
 
     What of a path comes after ``inside`` is where it is to be in ``target``. ``plan`` covers the names at its top that
     are not there yet; ``damaged`` are those of them that are there and not whole.
@@ -37,7 +40,6 @@ class Tree:
     source: str
     inside: str
     target: str
-    wanted: Sequence[Entry]
     tops: tuple[str, ...]
     damaged: tuple[str, ...]
     plan: copyplan.Plan
@@ -49,7 +51,7 @@ class Tree:
     def staged(self, path: str) -> str:
         """Where ``path`` is until its tree is whole."""
         top, slash, rest = path[len(self.inside) :].partition("/")
-        return f"{self.target}/.{top}.partial{slash}{rest}"
+        return f"{self.target}/{_hidden(top)}{slash}{rest}"
 
     def route(self, path: str) -> tuple[str, str]:
         """From where to where ``path`` is copied."""
@@ -69,7 +71,7 @@ def look(what: str, package: str, source: str, inside: str, target: str, wanted:
     tops: list[str] = []
     damaged: list[str] = []
     for top, entries in _by_top(wanted, inside).items():
-        shown = listing.of(f"{target}/{top}", inside + top)
+        shown = listing.of(f"{target}/{top}", inside + top, closed=True)
         if shown:
             short = copyplan.shortfall(entries, {entry.path: entry for entry in shown})
             if short is None:
@@ -78,25 +80,26 @@ def look(what: str, package: str, source: str, inside: str, target: str, wanted:
             damaged.append(top)
         tops.append(top)
         rest += entries
-        present += shown or listing.of(f"{target}/.{top}.partial", inside + top)
+        present += shown or listing.of(f"{target}/{_hidden(top)}", inside + top, closed=True)
     try:
         plan = copyplan.decide(rest, {entry.path: entry for entry in present})
     except copyplan.UncopyableError as error:
         raise Failure(f"{source}: cannot copy the {what}: {error}") from None
-    return Tree(what, package, source, inside, target, rest, tuple(tops), tuple(damaged), plan)
+    return Tree(what, package, source, inside, target, tuple(tops), tuple(damaged), plan)
 
 
 def clear(tree: Tree) -> None:
     """Take away what is in the way of the plan. Raises OSError."""
     for top in tree.damaged:
         staged = tree.staged(tree.inside + top)
-        for leftover in reversed(listing.of(staged, tree.inside + top)):
-            _remove(leftover, tree.staged(leftover.path))
+        leftovers.remove(staged)
         os.rename(f"{tree.target}/{top}", staged)
     for entry in tree.plan.reopen:
         os.chmod(tree.staged(entry.path), stat.S_IRWXU)
     for entry in tree.plan.remove:
-        _remove(entry, tree.staged(entry.path))
+        # What a workload closed to us under another user may stay; were it in the way, the copy would say so.
+        with contextlib.suppress(PermissionError):
+            leftovers.remove(tree.staged(entry.path))
 
 
 def fill(tree: Tree, ways: tuple[str, ...], stop: Stop) -> None:
@@ -116,7 +119,7 @@ def fill(tree: Tree, ways: tuple[str, ...], stop: Stop) -> None:
     for entry in plan.finish:
         attributes.carry(entry, f"{tree.source}/{entry.path}", tree.staged(entry.path))
     stop.check()
-    _show(tree)
+    _show(tree, methods.total())
     _log.info(
         f"copied {tree.what}",
         package=tree.package,
@@ -129,26 +132,35 @@ def fill(tree: Tree, ways: tuple[str, ...], stop: Stop) -> None:
     )
 
 
-def _by_top(wanted: Sequence[Entry], inside: str) -> dict[str, list[Entry]]:
+def _by_top(wanted: Sequence[Entry], inside: str) -> dict[str, Sequence[Entry]]:
+    if not inside:
+        return {wanted[0].path: wanted}
     tops: dict[str, list[Entry]] = {}
     for entry in wanted:
         tops.setdefault(entry.path[len(inside) :].partition("/")[0], []).append(entry)
-    return tops
+    return {**tops}
 
 
-def _remove(entry: Entry, location: str) -> None:
-    if entry.is_directory:
-        os.rmdir(location)
-    else:
-        os.unlink(location)
+@cache
+def _hidden(top: str) -> str:
+    """Where the name itself has no room for ours (255 bytes are allowed), a digest of it stands for it."""
+    if len(os.fsencode(top)) > _LONGEST:
+        import hashlib  # noqa: PLC0415 - hardly ever
+
+        top = hashlib.sha256(os.fsencode(top)).hexdigest()
+    return f".{top}.partial"
 
 
-def _show(tree: Tree) -> None:
-    """Rename each top to its own name, after a last look that all is there: sizes were compared file by file."""
-    for top, entries in _by_top(tree.wanted, tree.inside).items():
-        staged = tree.staged(tree.inside + top)
-        made = listing.names(staged, tree.inside + top)
-        missing = next((entry.path for entry in entries if entry.path not in made), None)
-        if missing:
-            raise Failure(f"{tree.target}: the copy of the {tree.what} did not arrive whole: {missing} is missing")
-        os.rename(staged, f"{tree.target}/{top}")
+def _show(tree: Tree, copied: int) -> None:
+    """Rename each top to its own name, after a last look at how many files were made.
+
+    Each file is made under a name that was not there, and its size is compared when it is whole; what is left to be
+    found is a file that nobody made.
+    """
+    if copied != len(tree.plan.files):
+        raise Failure(
+            f"{tree.target}: the copy of the {tree.what} did not arrive whole: "
+            f"{copied} of {len(tree.plan.files)} files were made"
+        )
+    for top in tree.tops:
+        os.rename(tree.staged(tree.inside + top), f"{tree.target}/{top}")

@@ -37,7 +37,7 @@ def test_of_nothing_everything_is_to_be_made_and_parents_come_first() -> None:
     assert [each.path for each in plan.links] == ["t/l"]
     assert [(each.path, first.path) for each, first in plan.further_names] == [("t/d/other", "t/one")]
     assert [each.path for each in plan.finish] == ["t/d", "t"]
-    assert (plan.remove, plan.kept, plan.bytes, plan.inodes) == ([], 0, 10, 5)
+    assert (plan.remove, plan.kept, plan.bytes, plan.inodes()) == ([], 0, 10, 5)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_half_file_is_removed_and_copied_again(there: Entry) -> None:
     assert [each.path for each in plan.files] == ["t/f"]
 
 
-def test_what_does_not_belong_is_removed_children_first() -> None:
+def test_what_does_not_belong_is_removed() -> None:
     present = [entry("t", DIRECTORY), entry("t/x", DIRECTORY), entry("t/x/y", DIRECTORY), entry("t/x/y/z")]
     plan = decide([entry("t", DIRECTORY)], listed(present))
-    assert [each.path for each in plan.remove] == ["t/x/y/z", "t/x/y", "t/x"]
+    assert [each.path for each in plan.remove] == ["t/x", "t/x/y", "t/x/y/z"]
 
 
 def test_two_files_in_place_of_two_names_of_one_are_not_taken_for_it() -> None:
@@ -97,6 +97,16 @@ def test_a_shortfall_is_put_in_words(there: list[Entry], words: str) -> None:
 
 def test_a_link_that_points_elsewhere_is_a_shortfall() -> None:
     assert shortfall([entry("l", LINK, target="a")], listed([entry("l", LINK, target="b")])) == "l points elsewhere"
+
+
+def test_a_file_that_lost_its_set_id_bits_with_its_owner_is_whole() -> None:
+    plan = decide([entry("f", stat.S_IFREG | 0o4755)], listed([entry("f", stat.S_IFREG | 0o755)]))
+    assert (plan.kept, plan.files) == (1, [])
+
+
+def test_further_names_of_files_that_are_there_need_no_inode() -> None:
+    plan = Plan(files=[entry("f"), entry("g")], directories=[entry("d", DIRECTORY)], links=[entry("l", LINK)])
+    assert (plan.inodes(), plan.inodes(linked=True)) == (4, 2)
 
 
 def test_room_is_counted_in_blocks_and_not_for_holes() -> None:

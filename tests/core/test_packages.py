@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+
 import pytest
 
 from bitfusiond import configfiles
@@ -134,6 +136,27 @@ def test_the_document_points_to_where_a_pod_sees_the_tree_and_keeps_the_default(
     assert "Default" not in packages.document({package: LIBRARIES})
 
 
+FILE, DIRECTORY, LINK = (stat.S_IFREG, 5), (stat.S_IFDIR, 4096), (stat.S_IFLNK, 20)
+
+
+@pytest.mark.parametrize("program", [FILE, LINK])
+def test_a_program_and_a_directory_of_libraries_are_a_whole_client(program: tuple[int, int]) -> None:
+    assert packages.shortcomings({"usr/bin/bitfusion": program, "opt/bitfusion": DIRECTORY}) == []
+
+
 def test_what_a_whole_client_lacks_is_named() -> None:
-    assert packages.missing({"usr/bin/bitfusion", "opt/bitfusion", "opt/other"}) == []
-    assert packages.missing({"usr/bin", "opt/bitfusion-client"}) == ["usr/bin/bitfusion", "opt/bitfusion"]
+    assert packages.shortcomings({}) == ["usr/bin/bitfusion is missing in it", "opt/bitfusion is missing in it"]
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [(DIRECTORY, "is not a file"), ((stat.S_IFREG, 0), "is empty"), ((stat.S_IFIFO, 0), "is not a file")],
+)
+@pytest.mark.parametrize("libraries", [FILE, LINK])
+def test_what_a_whole_client_has_as_another_kind_is_named(
+    program: tuple[int, int], problem: str, libraries: tuple[int, int]
+) -> None:
+    assert packages.shortcomings({"usr/bin/bitfusion": program, "opt/bitfusion": libraries}) == [
+        f"usr/bin/bitfusion {problem}",
+        "opt/bitfusion is not a directory",
+    ]

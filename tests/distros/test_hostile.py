@@ -95,10 +95,18 @@ def test_a_link_that_is_replaced_by_what_it_hides_is_not_followed(place: Place) 
 
 
 @packages.needs_bsdtar
+def test_a_program_that_is_no_file_and_libraries_in_no_directory_are_refused(place: Place) -> None:
+    packages.hostile_deb([Member("./usr/bin/bitfusion", DIRECTORY), Member("./opt/bitfusion")], place.packages, DEB)
+    assert refused(place, DEB) == (
+        "not a whole client: usr/bin/bitfusion is not a file, opt/bitfusion is not a directory"
+    )
+
+
+@packages.needs_bsdtar
 def test_what_is_no_file_directory_or_link_is_refused(place: Place) -> None:
     """`init` could not copy it."""
     tree = [
-        Member("./usr/bin/bitfusion"),
+        Member("./usr/bin/bitfusion", content="the client"),
         Member("./opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib", DIRECTORY),
         Member("./opt/bitfusion/pipe", FIFO),
     ]

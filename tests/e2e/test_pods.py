@@ -45,11 +45,12 @@ def test_a_pod_of_the_readme_runs_to_its_end_under_the_client(
 ) -> None:
     document = benchmarks.example(example)
     assert deployed.create(document).status == 0
-    log = deployed.ended("bf-pkgs", namespace)
+    name = document["metadata"]["name"]
+    log = deployed.ended(name, namespace)
     assert f"bitfusion: {asked} -- python /benchmark/" in log
     assert "token files and libraries are in place\n" in log
     assert f"arguments: {json.dumps(_PROGRAM)}\n" in log
-    resources = deployed.get("pod", "bf-pkgs", namespace)["spec"]["containers"][0]["resources"]
+    resources = deployed.get("pod", name, namespace)["spec"]["containers"][0]["resources"]
     assert resources["limits"][_GPU] == resources["requests"][_GPU] == shares
 
 
@@ -125,11 +126,11 @@ def _object(kind: str, name: str, **spec: Any) -> dict[str, Any]:
 
 
 def test_libraries_of_opt_are_not_copied_a_second_time(deployed: Cluster, namespace: str) -> None:
-    script = "stat -c %h,%i /opt/bitfusion/VERSION /bitfusion/*/opt/bitfusion/VERSION"
-    assert deployed.create(pod("links", namespace, ["sh", "-c", script], deployed.pod_image, amount=1)).status == 0
-    first, second = deployed.ended("links", namespace).splitlines()[-2:]
+    """Both paths lead to one file; where opt is a link to a directory, as the kubelet lets it be, that has one name."""
+    script = "stat -c %d,%i /opt/bitfusion/VERSION /bitfusion/*/opt/bitfusion/VERSION"
+    assert deployed.create(pod("inodes", namespace, ["sh", "-c", script], deployed.pod_image, amount=1)).status == 0
+    first, second = deployed.ended("inodes", namespace).splitlines()[-2:]
     assert first == second
-    assert first.startswith("2,")
 
 
 def test_while_the_webhook_is_away_only_pods_that_opted_in_are_refused(deployed: Cluster, namespace: str) -> None:

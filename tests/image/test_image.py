@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -276,7 +277,9 @@ def test_a_workload_of_that_user_runs_its_program_under_the_client(client: Conta
 
 def test_a_client_that_the_image_lacks_is_named_with_those_that_it_has(client: Container) -> None:
     done = client.run("--role", "init", "--client-os", "centos8", "--client-version", "450")
-    assert done.returncode == 2
+    assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "there is no client for os 'centos8' version '450'" in line
-    assert "centos7/450, ubuntu18/450" in line
+    failed = json.loads(line)
+    assert failed["event"] == "failed"
+    assert "/bitfusion/bitfusion-client-config.yaml: there is no client for os 'centos8'" in failed["message"]
+    assert "choose one of centos7/450, ubuntu18/450" in failed["message"]

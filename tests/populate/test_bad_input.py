@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from bitfusiond.core.copyplan import Entry, Plan
 from bitfusiond.errors import Failure
-from bitfusiond.populate import space
+from bitfusiond.populate import content, space
 from tests.fakes.distro import make_distro
 from tests.populate.pod import PACKAGE, Pod, hidden, shown
 
@@ -60,6 +61,55 @@ def test_a_distro_that_lost_its_client_is_told(pod: Pod) -> None:
 
     assert pod.run().message == f"--distros: {pod.source} is not a whole client: usr/bin/bitfusion is missing in it"
     assert nothing_was_copied(pod)
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes", "problem"),
+    [
+        ("usr/bin/bitfusion", "directory", "usr/bin/bitfusion is not a file"),
+        ("usr/bin/bitfusion", "file", "usr/bin/bitfusion is empty"),
+        ("opt/bitfusion", "file", "opt/bitfusion is not a directory"),
+        ("opt/bitfusion", "link", "opt/bitfusion is not a directory"),
+    ],
+)
+def test_a_distro_whose_names_are_of_another_kind_is_told(pod: Pod, name: str, becomes: str, problem: str) -> None:
+    path = pod.source / name
+    path.rename(pod.directory / "elsewhere")
+    if becomes == "directory":
+        path.mkdir()
+    elif becomes == "file":
+        path.touch()
+    else:
+        path.symlink_to(pod.directory / "elsewhere")
+
+    assert pod.run().message == f"--distros: {pod.source} is not a whole client: {problem}"
+    assert nothing_was_copied(pod)
+
+
+def test_a_client_that_the_image_has_not_is_a_failure_with_the_list_and_the_remedy(pod: Pod) -> None:
+    """The pod was admitted by another catalogue: its own settings are right."""
+    beside = pod.catalogue({"os": "ubuntu18", "version": "450", "package": PACKAGE}).rename(
+        pod.distros / "bitfusion-client-config.yaml"
+    )
+
+    assert pod.run(os_name="centos8").message == (
+        f"--distros: {beside}: there is no client for os 'centos8' version '450'; choose one of ubuntu18/450 "
+        "(os/version): build the image with its package (PACKAGES=DIR just build-image), or deploy the image's "
+        "catalogue (CLIENTS=FILE just deploy): such a pod is then refused when it is created"
+    )
+    assert nothing_was_copied(pod)
+
+
+def test_two_runs_at_once_are_told(pod: Pod) -> None:
+    other = os.open(pod.distro_target, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        message = pod.run().message
+    finally:
+        os.close(other)
+
+    assert message == f"--distro-target: {pod.distro_target}: another run is at work there: wait for its end"
+    assert pod.run().status == 0
 
 
 def test_everything_that_is_missing_is_told_at_once(pod: Pod) -> None:
@@ -184,13 +234,15 @@ def test_room_is_counted_for_each_filesystem_once(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     one = Plan(files=[file])
 
-    space.check([(str(tmp_path / "a"), one, False)])
-    space.check([(str(tmp_path / "a"), one, False), (str(tmp_path / "b"), one, True)])
+    space.check([(str(tmp_path / "a"), one, content.COPY_FILE_RANGE)])
+    space.check([(str(tmp_path / "a"), one, content.COPY_FILE_RANGE), (str(tmp_path / "b"), one, content.HARD_LINK)])
     with pytest.raises(Failure, match=f"^not enough space for {tmp_path}/a and {tmp_path}/b: .* MB are still to be"):
-        space.check([(str(tmp_path / "a"), one, False), (str(tmp_path / "b"), one, False)])
+        space.check(
+            [(str(tmp_path / "a"), one, content.COPY_FILE_RANGE), (str(tmp_path / "b"), one, content.COPY_FILE_RANGE)]
+        )
 
 
 def test_the_holes_of_a_sparse_file_need_no_room(tmp_path: Path) -> None:
     sparse = Entry("file", 0o100644, 1 << 60, 4096, 0, 0, 0, 0, (1, 1), 1)
 
-    space.check([(str(tmp_path), Plan(files=[sparse]), False)])
+    space.check([(str(tmp_path), Plan(files=[sparse]), content.COPY_FILE_RANGE)])

@@ -141,13 +141,14 @@ def test_a_file_that_cannot_be_written_to_its_end_is_one_clear_line(pod: Pod) ->
 @pytest.fixture
 def small_disk(pod: Pod) -> Iterator[Path]:
     """A filesystem of 10 MiB as the volume of the distro."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(pod.distro_target)]
+    volume = pod.distro_target
+    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(volume)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("only root can mount a small filesystem")
     try:
-        yield pod.distro_target
+        yield volume
     finally:
-        subprocess.run(["umount", pod.distro_target], check=True)
+        subprocess.run(["umount", volume], check=True)
 
 
 def test_a_volume_that_is_too_small_is_found_before_anything_is_copied(pod: Pod, small_disk: Path) -> None:
@@ -165,6 +166,41 @@ def test_a_volume_that_is_too_small_is_found_before_anything_is_copied(pod: Pod,
     ballast.unlink()
     assert pod.run().status == 0
     assert whole(pod)
+
+
+def fill(directory: Path) -> None:
+    room = os.statvfs(directory)
+    with (directory / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
+    assert os.statvfs(directory).f_bavail == 0
+
+
+def test_a_volume_without_a_free_byte_is_told_with_what_it_lacks(pod: Pod, small_disk: Path) -> None:
+    fill(small_disk)
+
+    message = pod.run().message
+
+    assert message.startswith(f"not enough space for {small_disk}: 3.6 MB are still to be copied, 0.0 MB are free: ")
+    assert {path.name for path in small_disk.iterdir()} == {"ballast"}
+
+
+def test_a_volume_without_a_free_inode_is_told_with_what_it_lacks(pod: Pod, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,nr_inodes=64", small_disk], check=True)
+    for number in range(os.statvfs(small_disk).f_favail):
+        (small_disk / f"ballast {number}").touch()
+
+    message = pod.run().message
+
+    assert message.startswith(f"not enough space for {small_disk}: ")
+    assert message.endswith(" files and directories are still to be made, 0 inodes are free")
+
+
+def test_a_full_volume_of_the_token_files_is_told_with_the_file(pod: Pod, small_disk: Path) -> None:
+    """Both lie in the small volume here, the distro's in a large one."""
+    pod.client_dir, pod.distro_target = small_disk, pod.client_dir
+    fill(small_disk)
+
+    assert pod.run().message == f"{small_disk}/ca.crt: No space left on device"
 
 
 def test_a_disk_that_fills_up_meanwhile_is_one_clear_line(pod: Pod, small_disk: Path) -> None:
