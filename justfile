@@ -7,8 +7,12 @@ venv := env("VENV", ".venv")
 bin := venv / "bin"
 
 # What the images are called, and how they are made. Each can be a variable of the environment, or `just NAME=value RECIPE`.
-export IMAGE_REPO := env("IMAGE_REPO", "docker.io/bitfusiondeviceplugin")
-export IMAGE_TAG := env("IMAGE_TAG", `sed -n 's/^__version__ = "\(.*\)"$/\1/p' bitfusiond/__init__.py`)
+# Empty: the default, and for deploy what runs.
+IMAGE_REPO := env("IMAGE_REPO", "")
+IMAGE_TAG := env("IMAGE_TAG", "")
+repo := if IMAGE_REPO == "" { "docker.io/bitfusiondeviceplugin" } else { IMAGE_REPO }
+tag := if IMAGE_TAG == "" { `sed -n 's/^__version__ = "\(.*\)"$/\1/p' bitfusiond/__init__.py` } else { IMAGE_TAG }
+images := "env IMAGE_REPO=" + quote(repo) + " IMAGE_TAG=" + quote(tag) + " image/images"
 export PACKAGES := env("PACKAGES", "")
 export BASE := env("BASE", "")
 export BUILD_BASE := env("BUILD_BASE", "")
@@ -78,14 +82,14 @@ distros DIR OUT="distros": setup
 
 # Build the container images; PACKAGES=DIR, a directory of client packages, for bitfusion-client. ARGS go to the engine.
 build-image *ARGS:
-    @image/images build {{ ARGS }}
+    @{{ images }} build {{ ARGS }}
 
 # Push the container images that are built.
 push-image:
-    @image/images push
+    @{{ images }} push
 
 # What deploy, verify and uninstall can be told. Empty: what the cluster has stays, else the default. Not exported: some
-# are names of the daemons' own variables, and of nobody else's business.
+# are names of the daemons' own variables, and of nobody else's business. After the recipe's name they are taken too.
 K8S_PLATFORM := env("K8S_PLATFORM", "")
 TOTAL_GPU_MEMORY := env("TOTAL_GPU_MEMORY", "")
 RESOURCE_NUMS := env("RESOURCE_NUMS", "")
@@ -93,27 +97,33 @@ CLIENTS := env("CLIENTS", "")
 ADOPT := env("ADOPT", "")
 NAMESPACE := env("NAMESPACE", "")
 TIMEOUT := env("TIMEOUT", "")
-operate := "env K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
+operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_TAG) + \
+    " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
     " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + " ADOPT=" + quote(ADOPT) + \
     " NAMESPACE=" + quote(NAMESPACE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
     " -m bitfusiond.operate"
 
 # Install into the cluster of kubectl's context, or bring it up to date: checks, applies, waits, proves.
-deploy: setup
-    @{{ operate }} deploy
+[no-exit-message]
+deploy *VARIABLES: setup
+    @{{ operate }} deploy {{ VARIABLES }}
 
-# Print what deploy would apply.
-manifests: setup
-    @{{ operate }} manifests
+# Print what deploy would apply to an empty cluster; asks none, so that K8S_PLATFORM and all else must be given.
+[no-exit-message]
+manifests *VARIABLES: setup
+    @{{ operate }} manifests {{ VARIABLES }}
 
 # Look at every part of the installation; --namespace NAME looks at the pods and tokens of one namespace.
+[no-exit-message]
 verify *ARGS: setup
     @{{ operate }} verify {{ ARGS }}
 
 # Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay.
-uninstall: setup
-    @{{ operate }} uninstall
+[no-exit-message]
+uninstall *VARIABLES: setup
+    @{{ operate }} uninstall {{ VARIABLES }}
 
 # Make the token Secrets from the directory of an unpacked token, or bring them up to date.
+[no-exit-message]
 tokens DIR: setup
     @{{ operate }} tokens {{ quote(DIR) }}

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +20,11 @@ from bitfusiond.operate.verify import run as verify
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 = done, 1 = failed or something is wrong, 2 = wrong usage or variables."""
-    chosen = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # `just deploy TIMEOUT=60` says the same as `just TIMEOUT=60 deploy` and a variable of the environment.
+    given = [word for word in words if word.partition("=")[0] in _VARIABLES and "=" in word]
+    os.environ.update({name: value for name, _, value in (word.partition("=") for word in given)})
+    chosen = _parser().parse_args([word for word in words if word not in given])
     try:
         return _COMMANDS[chosen.command][1](settings.resolve(os.environ), chosen)
     except Failure as error:
@@ -53,7 +58,7 @@ def _deploy(chosen: Settings, _: argparse.Namespace) -> int:
 
 
 def _manifests(chosen: Settings, _: argparse.Namespace) -> int:
-    sys.stdout.write(manifest.dump(deploy.manifests(chosen)))
+    sys.stdout.write(manifest.dump(deploy.manifests(chosen, partial(_say, stream=sys.stderr))))
     return 0
 
 
@@ -83,6 +88,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[Settings, argparse.Namespace], int]]] 
     "uninstall": ("take bitfusiond out of the cluster", _uninstall),
     "tokens": ("make the token Secrets from an unpacked token, or bring them up to date", _tokens),
 }
+
+_VARIABLES = {"NAMESPACE", *(variable for variable, _, _ in settings.VARIABLES.values())}
 
 if __name__ == "__main__":
     sys.exit(main())

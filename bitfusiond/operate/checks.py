@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import UTC, datetime
 
 from bitfusiond.core import copies, names
 from bitfusiond.core.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
+from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 
+NAMESPACE = Ref("Namespace", names.NAMESPACE)
 TOKEN_NAMESPACE = "kube-system"  # noqa: S105 - a namespace
 # matchConditions of webhooks are on by default from here on.
 MATCH_CONDITIONS = (1, 28)
@@ -44,6 +45,13 @@ def version_of(server: Json) -> Version:
     return int(numbers[0][0]), int(numbers[1][0])
 
 
+def cluster(kubectl: Kubectl, say: Say) -> Version:
+    """Say which cluster is meant, before anything is done to it; its version."""
+    version = server_version(kubectl)
+    say(f"cluster: context {context(kubectl)}, API server {version[0]}.{version[1]}")
+    return version
+
+
 def context(kubectl: Kubectl) -> str:
     try:
         return kubectl.run("config", "current-context").strip()
@@ -68,60 +76,6 @@ def platform(wanted: str, version: Version) -> tuple[str, str | None]:
     return wanted, None
 
 
-_ADMIN: Sequence[tuple[str, str, str, str]] = (
-    # namespace, API group, resource, verb; applying needs create and patch
-    *(("", "", "namespaces", verb) for verb in ("create", "patch")),
-    *(("", "", "nodes", verb) for verb in ("list",)),
-    *(("", "", "secrets", verb) for verb in ("list", "patch")),
-    *(
-        ("bwki", "", each, verb)
-        for each in ("configmaps", "serviceaccounts", "services")
-        for verb in ("create", "patch")
-    ),
-    *(("bwki", "apps", "deployments", verb) for verb in ("create", "patch")),
-    *(("kube-system", "apps", "daemonsets", verb) for verb in ("create", "patch", "delete")),
-    *(
-        ("", "rbac.authorization.k8s.io", each, verb)
-        for each in ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
-        for verb in ("create", "patch")
-    ),
-    *(
-        ("", "admissionregistration.k8s.io", f"{each}webhookconfigurations", verb)
-        for each in ("mutating", "validating")
-        for verb in ("create", "patch")
-    ),
-    ("default", "", "pods", "create"),
-)
-
-
-def permissions(kubectl: Kubectl, needed: Iterable[tuple[str, str, str, str]] = _ADMIN) -> list[str]:
-    """What this user may not do and must: asked of the API server in one call."""
-    reviews = [
-        {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {
-                "resourceAttributes": {"namespace": namespace, "group": group, "resource": resource, "verb": verb}
-            },
-        }
-        for namespace, group, resource, verb in needed
-    ]
-    return denied(kubectl.create(reviews))
-
-
-def denied(reviews: Iterable[Json]) -> list[str]:
-    found = []
-    for review in reviews:
-        asked: dict[str, Any] = review["spec"]["resourceAttributes"]
-        if not review.get("status", {}).get("allowed"):
-            where = f" in {asked['namespace']}" if asked.get("namespace") else ""
-            group = f".{asked['group']}" if asked.get("group") else ""
-            found.append(f"{asked['verb']} {asked['resource']}{group}{where}")
-    if not found:
-        return []
-    return [f"your account may not: {', '.join(found)}; deploy as an administrator of the cluster (cluster-admin)"]
-
-
 def namespace(found: Json | None) -> list[str]:
     """Whether the namespace can be applied to."""
     if found is None or "deletionTimestamp" not in found["metadata"]:
@@ -140,16 +94,17 @@ def token_secrets(kubectl: Kubectl) -> dict[str, Json]:
 
 
 def tokens(secrets: dict[str, Json]) -> list[str]:
-    """What is wrong with the sources of the tokens."""
-    return [problem for token in TOKENS for problem in token_problems(token, secrets)]
+    """What is wrong with the sources of the tokens today."""
+    now = datetime.now(UTC)
+    return [problem for token in TOKENS for problem in token_problems(token, secrets, now)]
 
 
-def token_problems(token: Token, secrets: dict[str, Json]) -> list[str]:
+def token_problems(token: Token, secrets: dict[str, Json], now: datetime) -> list[str]:
     """What is wrong with the source of one token; its content is never quoted."""
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
     if isinstance(source, Missing):
         return [f"{source.message}, or all three with `just tokens DIR`"]
     return [
         f"Secret {source.origin}: {problem}; mend the file and run `just tokens DIR`"
-        for problem in tokenfiles.problems(token.file, tokenfiles.decoded(source.data))
+        for problem in tokenfiles.problems(token.file, tokenfiles.decoded(source.data), now)
     ]

@@ -11,15 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import adoption, checks, legacy04, proof, render, report, rollout, running, takeover
+from bitfusiond.operate import access, adoption, checks, legacy04, proof, render, report, rollout, running, takeover
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
-from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 
-NAMESPACE = Ref("Namespace", names.NAMESPACE)
-PROOF_NAMESPACE = "default"
+_UNCHANGED = "nothing was changed"
 _DELETION_SECONDS = 60.0
 
 
@@ -27,10 +25,10 @@ def run(settings: Settings, say: Say) -> None:
     """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
     kubectl = Kubectl(settings.kubectl)
     stages, sources = _checked(kubectl, settings, say)
-    old = kubectl.get_all(stages.all)
-    _prepare(kubectl, stages, old, say)
+    _keep_trust(kubectl, stages, say)
     _apply(kubectl, stages.base, say)
     rollout.wait(kubectl, running.WEBHOOK, settings.timeout, say)
+    _apply(kubectl, stages.plugin, say)
     _apply(kubectl, stages.services, say)
     left = legacy04.find(kubectl)
     owners = {each.what.name for each in left.removals if each.what.kind in {"ReplicaSet", "Pod"}}
@@ -41,53 +39,58 @@ def run(settings: Settings, say: Say) -> None:
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
     _adopt(kubectl, sources, settings.adopt, say)
-    say("deployed. Next: `just verify`; then a pod: kubectl create -f manifests/examples/pod.yaml")
+    say(
+        "deployed. Next: `just verify`; then a pod: kubectl create namespace tensorflow-benchmark;"
+        " kubectl create -f manifests/examples/pod.yaml"
+    )
 
 
-def manifests(settings: Settings) -> list[Json]:
-    """What deploy would apply, in its order, from what is given alone: for those who keep manifests in git."""
-    values, _ = running.choose(settings, running.Running())
-    return render.build(Kubectl(settings.kubectl), settings.platform, values).all
+def manifests(settings: Settings, say: Say) -> list[Json]:
+    """What a deploy with these settings would apply to an empty cluster, in its order. No cluster is asked.
+
+    ``say`` tells from what they are made: nothing of a cluster that runs is kept.
+    """
+    values, notes = running.choose(settings, running.Running())
+    say(f"manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: {settings.platform}")
+    for line in notes:
+        say(f"manifests: {line}")
+    return render.build(render.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
 def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Stages, dict[str, Json]]:
     """What is to be applied, and the token sources. Raises Failure with every problem, before anything is changed."""
-    version = checks.server_version(kubectl)
-    say(f"cluster: context {checks.context(kubectl)}, API server {version[0]}.{version[1]}")
+    version = checks.cluster(kubectl, say)
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
-    problems = checks.permissions(kubectl)
+    documents = render.fitting(render.overlay(kubectl, platform), platform, version)
+    problems = access.missing(kubectl, access.to_apply(documents), "deploy")
     if problems:
-        raise Failure(report.listed("nothing was changed", problems))
+        raise Failure(report.listed(_UNCHANGED, problems))
+    removals = [each.what for each in legacy04.find(kubectl).removals]
+    problems = access.missing(kubectl, access.to_delete(removals), "deploy")
     sources = checks.token_secrets(kubectl)
-    problems = [*checks.namespace(kubectl.get(NAMESPACE)), *checks.tokens(sources)]
+    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *checks.tokens(sources)]
     try:
         values, notes = running.choose(settings, running.read(kubectl))
     except ConfigurationError as error:
         problems.append(str(error))
     if problems:
-        raise Failure(report.listed("nothing was changed", problems))
+        raise Failure(report.listed(_UNCHANGED, problems))
     for line in notes:
         say(line)
-    return render.build(kubectl, platform, values), sources
+    return render.build(documents, values), sources
 
 
-def _prepare(kubectl: Kubectl, stages: render.Stages, old: Mapping[Ref, Json], say: Say) -> None:
-    """Take out of the way what an apply could not change, without ending a pod."""
+def _keep_trust(kubectl: Kubectl, stages: render.Stages, say: Say) -> None:
+    """Before our webhook starts: the CA of somebody else's that the API server asks today goes into our Secret."""
     secret = takeover.certificate_secret(
         kubectl.get(takeover.CERTIFICATES),
-        takeover.bundles(old[ref(each)] for each in stages.configurations if ref(each) in old),
+        takeover.bundles(kubectl.get_all(stages.configurations).values()),
         time.time(),
     )
     if secret is not None:
         kubectl.apply([secret])
         say(f"{takeover.CERTIFICATES}: made, with the CA that the webhook of today is trusted by")
-    for wanted in stages.base:
-        current = old.get(ref(wanted))
-        if current is not None and takeover.must_be_made_anew(current, wanted):
-            say(f"{ref(wanted)}: deleted without its pods, as its selector is another; made anew")
-            kubectl.delete(ref(wanted), "--cascade=orphan")
-            _gone(kubectl, ref(wanted))
 
 
 def _gone(kubectl: Kubectl, what: Ref) -> None:
@@ -105,9 +108,17 @@ def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
     """Apply, and say of each object whether it was made or changed; those that stay as they are in one line."""
     before = kubectl.get_all(documents)
     for wanted in documents:
-        if (current := before.get(ref(wanted))) and (operations := takeover.operations(current, wanted)):
-            kubectl.patch(ref(wanted), operations)
-            say(f"{ref(wanted)}: what an earlier installation left in it is gone")
+        what = ref(wanted)
+        if (current := before.get(what)) is None:
+            continue
+        if takeover.must_be_made_anew(current, wanted):
+            say(f"{what}: deleted without its pods, as its selector is another; made anew")
+            kubectl.delete(what, "--cascade=orphan")
+            _gone(kubectl, what)
+            del before[what]
+        elif operations := takeover.operations(current, wanted):
+            kubectl.patch(what, operations)
+            say(f"{what}: what an earlier installation left in it is gone")
     after = kubectl.apply(documents)
     unchanged = 0
     for what, document in after.items():
@@ -146,7 +157,7 @@ def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say
 
 def _prove(kubectl: Kubectl, stages: render.Stages, say: Say) -> None:
     configmap = next((each for each in stages.base if ref(each) == render.CATALOGUE_MAP), None)
-    answer = proof.wait(kubectl, PROOF_NAMESPACE, proof.client_of(configmap))
+    answer = proof.wait(kubectl, proof.NAMESPACE, proof.client_of(configmap))
     if not answer.good:
         raise Failure(f"everything is rolled out, but a pod by dry run: {answer.detail}; `just verify` says more")
     say(f"a pod by dry run: {answer.detail}")

@@ -17,6 +17,7 @@ from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
 # An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
 SETTLE_SECONDS = 30.0
 _POLL_SECONDS = 1.0
+NAMESPACE = "default"  # where nobody names another
 
 _OURS = re.compile(r'"\w+\.?[\w-]*\.bitfusion\.io"|bwkimua|bwkival')
 _DENIED = re.compile(r'admission webhook "(?P<webhook>[^"]+)" denied the request: (?P<why>.*)', re.DOTALL)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,20 @@ from bitfusiond import manifest
 from bitfusiond.configfiles import CATALOGUE, load_yaml
 from bitfusiond.core import catalogue
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
-from bitfusiond.operate.settings import DEFAULT_REPO
+from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 
 CATALOGUE_MAP = Ref("ConfigMap", "bwki-bitfusion-client-configmap", "bwki")
-# On that ConfigMap: its content came from CLIENTS, so a deploy without CLIENTS leaves it.
-CLIENTS_GIVEN = "bitfusion.io/clients-given"
+# On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
+# edited, and a deploy without CLIENTS leaves it.
+PACKAGED = "bitfusion.io/packaged-sha256"
+
+PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
+# A namespace with this label, value "ignore", is one about whose pods the API server does not ask.
+IGNORED = "bitfusion.io/admission"
+SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
 
 TOTAL_GPU_MEMORY = "TOTAL_GPU_MEMORY"
 RESOURCE_NUMS = "RESOURCE_NUMS"
@@ -45,24 +53,67 @@ class Stages:
     """The manifests in the order of a deploy.
 
     The API server must not ask a webhook that is not ready: it would refuse every pod that opted in. So what makes it
-    ask comes last, and the Service before it.
+    ask comes last, and the Service before it. The plugin comes when the webhook runs from the same image: an image that
+    no node can pull then costs nobody the plugin that works.
     """
 
     base: list[Json]
+    plugin: list[Json]
     services: list[Json]
     configurations: list[Json]
 
     @property
     def all(self) -> list[Json]:
-        return [*self.base, *self.services, *self.configurations]
+        return [*self.base, *self.plugin, *self.services, *self.configurations]
 
 
-def build(kubectl: Kubectl, platform: str, values: Values) -> Stages:
-    """Raises ConfigurationError where this is not run from a checkout, KubectlError where kustomize fails."""
+def overlay(kubectl: Kubectl, platform: str) -> list[Json]:
+    """The manifests of a platform as they are in the checkout.
+
+    Raises ConfigurationError where this is not run from a checkout, KubectlError where kustomize fails.
+    """
     directory = OVERLAYS / platform
     if not directory.is_dir():
         raise ConfigurationError(f"{directory} is not there: run this from a checkout of bitfusiond")
-    documents = manifest.load(kubectl.run("kustomize", str(directory)))
+    try:
+        return manifest.load(kubectl.run("kustomize", str(directory)))
+    except KubectlError as error:
+        raise KubectlError(
+            f"{error} (by kubectl {_version(kubectl)}; the overlay {COMMUNITY} needs 1.21 or later, for a cluster of"
+            f" Kubernetes 1.20 to 1.27 the overlay is {LEGACY}: K8S_PLATFORM)"
+        ) from None
+
+
+def _version(kubectl: Kubectl) -> str:
+    version = json.loads(kubectl.run("version", "--client", "-o", "json")).get("clientVersion") or {}
+    return str(version.get("gitVersion") or "of an unknown version")
+
+
+def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) -> list[Json]:
+    """``documents`` of an overlay, and what an API server of this version wants besides.
+
+    Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
+    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have.
+    """
+    if version < (1, 21):
+        return [*documents, {**SYSTEM_NAMESPACE, "metadata": {"name": "kube-system", "labels": {IGNORED: "ignore"}}}]
+    if platform != LEGACY:
+        return list(documents)
+    budgets = manifest.load((OVERLAYS / COMMUNITY / "disruption-budget.yaml").read_text("utf-8"))
+    if version < (1, 26):
+        for budget in budgets:  # a server-side apply takes no field that the API server does not know
+            del budget["spec"]["unhealthyPodEvictionPolicy"]
+    return [*documents, *budgets]
+
+
+def ignored(namespace: Mapping[str, Any] | None) -> bool:
+    """Whether the API server is told by a label not to ask about the pods of this namespace."""
+    labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
+    return bool(labels.get(IGNORED) == "ignore")
+
+
+def build(documents: Iterable[Json], values: Values) -> Stages:
+    """The manifests with the operator's values, in stages."""
     return stages([substituted(document, values) for document in documents])
 
 
@@ -74,7 +125,7 @@ def stages(documents: list[Json]) -> Stages:
 
     later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
     needed = [each for each in documents if each["kind"] not in later]
-    return Stages([*needed, *of(*_VARIABLE_OF)], of("Service"), of(*_CONFIGURATIONS))
+    return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
 
 
 def substituted(document: Json, values: Values) -> Json:
@@ -85,10 +136,16 @@ def substituted(document: Json, values: Values) -> Json:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
         for container in result["spec"]["template"]["spec"]["containers"]:
             container["env"] = with_variable(container.get("env") or [], variable, str(number))
-    if ref(result) == CATALOGUE_MAP and values.clients is not None:
-        result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
-        result["metadata"].setdefault("annotations", {})[CLIENTS_GIVEN] = "true"
+    if ref(result) == CATALOGUE_MAP:
+        if values.clients is None:
+            result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
+        else:
+            result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
     return result
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_variable(variables: list[Json], name: str, value: str) -> list[Json]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+Say = Callable[[str], None]
+"""Prints a line, at once."""
 
 OK, WRONG, NOTE = "ok", "WRONG", "note"
 

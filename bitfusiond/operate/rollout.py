@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bitfusiond.errors import Failure
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.report import Say
 
 POLL_SECONDS = 2.0
-
-Say = Callable[[str], None]
+_REVISION = "deployment.kubernetes.io/revision"
 
 
 def progress(workload: Mapping[str, Any]) -> tuple[int, int, bool]:
@@ -20,17 +21,26 @@ def progress(workload: Mapping[str, Any]) -> tuple[int, int, bool]:
     A status that is older than the spec says nothing.
     """
     status: Mapping[str, Any] = workload.get("status") or {}
+    wanted, updated = _wanted(workload), _updated(workload)
     if workload["kind"] == "DaemonSet":
-        wanted = status.get("desiredNumberScheduled", 0)
-        updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
-        surplus = False
+        available, surplus = status.get("numberAvailable", 0), False
     else:
-        wanted = workload["spec"].get("replicas", 1)
-        updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
-        surplus = status.get("replicas", 0) > wanted
+        available, surplus = status.get("availableReplicas", 0), status.get("replicas", 0) > wanted
     seen = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
     ready = min(updated, available) if seen else 0
     return ready, wanted, seen and ready >= wanted and not surplus
+
+
+def _wanted(workload: Mapping[str, Any]) -> int:
+    daemons: int = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
+    replicas: int = workload["spec"].get("replicas", 1)
+    return daemons if workload["kind"] == "DaemonSet" else replicas
+
+
+def _updated(workload: Mapping[str, Any]) -> int:
+    key = "updatedNumberScheduled" if workload["kind"] == "DaemonSet" else "updatedReplicas"
+    updated: int = (workload.get("status") or {}).get(key, 0)
+    return updated
 
 
 def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
@@ -53,13 +63,13 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
             say(f"{what}: {ready}/{wanted} ready, waiting")
         expired = time.monotonic() > deadline
         if expired or workload["kind"] == "DaemonSet":
-            pods, events = of_workload(kubectl, workload)
-            excused = absent_nodes(pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
+            seen = look(kubectl, workload)
+            excused = absent_nodes(seen.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
             if excused and wanted and ready + len(excused) >= wanted:
                 say(f"{what}: {ready}/{wanted} ready; not waiting for nodes that are not ready: {', '.join(excused)}")
                 return
             if expired:
-                raise Failure(_too_late(what, ready, wanted, timeout, explain(pods, events)))
+                raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, seen)))
         time.sleep(POLL_SECONDS)
 
 
@@ -71,25 +81,50 @@ def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Seque
     )
 
 
-def of_workload(kubectl: Kubectl, workload: Json) -> tuple[list[Json], list[Json]]:
-    """The pods of a Deployment or DaemonSet, and the warnings about them and about what makes them."""
-    namespace = workload["metadata"]["namespace"]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Of a Deployment or DaemonSet: its pods but those that are ending, the warnings about them and about what makes
+    them, and the name of what makes the pods of today's template: the DaemonSet, or a ReplicaSet (empty: none yet).
+    """
+
+    pods: list[Json]
+    events: list[Json]
+    maker: str
+
+
+def look(kubectl: Kubectl, workload: Json) -> Seen:
+    """What there is of a workload now."""
+    name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
     labels = ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
-    pods = kubectl.all("Pod", "-l", labels, namespace=namespace)
+    pods = [pod for pod in kubectl.all("Pod", "-l", labels, namespace=namespace) if not is_ending(pod)]
+    maker = name
+    if workload["kind"] == "Deployment":
+        maker = newest(workload, kubectl.all("ReplicaSet", "-l", labels, namespace=namespace))
     try:
         events = kubectl.all("Event", "--field-selector", "type=Warning", namespace=namespace)
     except KubectlError:
         events = []  # they only explain
-    prefix = f"{workload['metadata']['name']}-"
-    about = {pod["metadata"]["name"] for pod in pods}
+    about = {name, *(pod["metadata"]["name"] for pod in pods)}
     concerning = [
         each
         for each in events
-        if each["involvedObject"].get("name") in about
-        or each["involvedObject"].get("name", "").startswith(prefix)
-        or each["involvedObject"].get("name") == workload["metadata"]["name"]
+        if each["involvedObject"].get("name") in about or each["involvedObject"].get("name", "").startswith(f"{name}-")
     ]
-    return pods, concerning
+    return Seen(pods, sorted(concerning, key=_when), maker)
+
+
+def is_ending(document: Mapping[str, Any]) -> bool:
+    return "deletionTimestamp" in document["metadata"]
+
+
+def newest(deployment: Json, replica_sets: Iterable[Json]) -> str:
+    """The name of the ReplicaSet of the Deployment's template, by the revision that the controller writes into both."""
+    today = (deployment["metadata"].get("annotations") or {}).get(_REVISION)
+    for each in replica_sets:
+        if today is not None and (each["metadata"].get("annotations") or {}).get(_REVISION) == today:
+            name: str = each["metadata"]["name"]
+            return name
+    return ""
 
 
 def absent_nodes(pods: Iterable[Json], nodes: Iterable[Json]) -> list[str]:
@@ -103,24 +138,37 @@ def condition(document: Mapping[str, Any], kind: str) -> bool:
     return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
-def explain(pods: Iterable[Json], events: Iterable[Json]) -> list[str]:
+def explain(workload: Mapping[str, Any], seen: Seen) -> list[str]:
     """Why pods are not ready, one line each: what the containers say, else the last warning about the pod.
 
-    Where there are no pods at all: the last warning about what should make them (a quota, a policy).
+    Where there are fewer pods than there should be: the last word of what makes them (a quota, a policy), and how many
+    pods of an earlier template serve meanwhile.
     """
-    pods, events = list(pods), sorted(events, key=_when)
     lines = []
-    for pod in pods:
+    for pod in seen.pods:
         if condition(pod, "Ready"):
             continue
         name = pod["metadata"]["name"]
-        last = [each for each in events if each["involvedObject"].get("name") == name]
+        last = [each for each in seen.events if each["involvedObject"].get("name") == name]
         reason = _waiting(pod) or (_event(last[-1]) if last else f"{_phase(pod)}, no container says why")
         node = pod["spec"].get("nodeName")
         lines.append(f"pod {name}{f' on {node}' if node else ''}: {reason}")
-    if not pods and events:
-        lines.append(_event(events[-1]))
+    if _updated(workload) < _wanted(workload):
+        failed = [
+            each
+            for each in seen.events
+            if each.get("reason") == "FailedCreate" and each["involvedObject"].get("name") == seen.maker
+        ]
+        lines += [_event(each) for each in failed[-1:]]
+    if not seen.pods and not lines:
+        lines += [_event(each) for each in seen.events[-1:]]
+    if old := sum(condition(pod, "Ready") and not _made_by(pod, seen.maker) for pod in seen.pods):
+        lines.append(f"{old} old pod{'s still serve' if old > 1 else ' still serves'}")
     return lines
+
+
+def _made_by(pod: Json, maker: str) -> bool:
+    return any(owner["name"] == maker for owner in pod["metadata"].get("ownerReferences") or [])
 
 
 def _waiting(pod: Json) -> str | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bitfusiond.configfiles import CATALOGUE
+from bitfusiond import __version__
+from bitfusiond.configfiles import CATALOGUE, load_yaml, packaged
+from bitfusiond.core import catalogue
 from bitfusiond.operate import legacy04, render
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref
-from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.settings import DEFAULT_REPO, Settings
 
 WEBHOOK = Ref("Deployment", "bitfusion-webhook-deployment", "bwki")
 PLUGIN = Ref("DaemonSet", "bitfusion-device-plugin", "kube-system")
@@ -18,13 +22,19 @@ DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000
 
 
+_OUR_IMAGE = re.compile(r"(?P<repo>\S+)/bitfusiond(?::(?P<tag>[^@]+))?(?:@\S+)?")
+# As releases are tagged; an operator's own tag ("test") stays.
+_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:(?:a|b|rc|\.dev|\.post)[0-9]+)?")
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
-    """None: nothing is there to be kept."""
+    """None: nothing is there to be kept. ``image`` is that of the webhook, whosever it is."""
 
     total_gpu_memory: int | None = None
     resource_nums: int | None = None
     clients: str | None = None
+    image: str | None = None
 
 
 def read(kubectl: Kubectl) -> Running:
@@ -32,15 +42,24 @@ def read(kubectl: Kubectl) -> Running:
     return of(kubectl.get(WEBHOOK), plugin, kubectl.get(render.CATALOGUE_MAP))
 
 
-def of(webhook: Json | None, plugin: Json | None, catalogue: Json | None) -> Running:
+def of(webhook: Json | None, plugin: Json | None, clients: Json | None) -> Running:
     """From the objects; those of 0.4 have the same variables."""
-    annotations: Mapping[str, Any] = ((catalogue or {}).get("metadata") or {}).get("annotations") or {}
-    given = annotations.get(render.CLIENTS_GIVEN) == "true"
     return Running(
         _number(render.variable(webhook, render.TOTAL_GPU_MEMORY)),
         _number(render.variable(plugin, render.RESOURCE_NUMS)),
-        (catalogue or {}).get("data", {}).get(CATALOGUE) if given else None,
+        _clients(clients),
+        next((each["image"] for each in render.containers(webhook)), None) if webhook else None,
     )
+
+
+def _clients(configmap: Json | None) -> str | None:
+    """The catalogue in the cluster, where it is the operator's: from CLIENTS, or edited. That of 0.4 is replaced."""
+    metadata: Mapping[str, Any] = (configmap or {}).get("metadata") or {}
+    text: str | None = ((configmap or {}).get("data") or {}).get(CATALOGUE)
+    if text is None or render.PART_OF not in (metadata.get("labels") or {}).items():
+        return None
+    ours = {render.digest(packaged(CATALOGUE)), (metadata.get("annotations") or {}).get(render.PACKAGED)}
+    return None if render.digest(text) in ours else text
 
 
 def _number(value: str | None) -> int | None:
@@ -52,7 +71,8 @@ def choose(settings: Settings, now: Running) -> tuple[render.Values, list[str]]:
 
     What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
     """
-    notes = [f"images: {settings.image_repo}/bitfusiond:{settings.image_tag} and bitfusion-client of the same tag"]
+    repo, tag, why_images = images(settings, now.image)
+    notes = [f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why_images})"]
 
     def number(name: str, given: int | None, running: int | None, default: int) -> int:
         value = given if given is not None else running if running is not None else default
@@ -62,7 +82,36 @@ def choose(settings: Settings, now: Running) -> tuple[render.Values, list[str]]:
 
     total = number(render.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY)
     shares = number(render.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
-    clients = now.clients if settings.clients is None else render.catalogue_text(settings.clients)
-    if clients is not None:
-        notes.append(f"client catalogue: {settings.clients or 'as it runs (CLIENTS of an earlier deploy)'}")
-    return render.Values(settings.image_repo, settings.image_tag, total, shares, clients), notes
+    clients, why_clients = _catalogue(settings.clients, now.clients)
+    notes.append(f"client catalogue: {why_clients}")
+    return render.Values(repo, tag, total, shares, clients), notes
+
+
+def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
+    """The images' repository and tag, and why these.
+
+    An upgrade brings the new images without being told their tag, from where the old ones came.
+    """
+    ours = _OUR_IMAGE.fullmatch(running or "")
+    repo, why = settings.image_repo, "IMAGE_REPO given"
+    if repo is None:
+        repo, why = (ours["repo"], "IMAGE_REPO as it runs") if ours else (DEFAULT_REPO, "IMAGE_REPO the default")
+    tag = settings.image_tag
+    if tag is not None:
+        return repo, tag, f"{why}, IMAGE_TAG given"
+    if ours and ours["tag"] and not _VERSION.fullmatch(ours["tag"]):
+        return repo, ours["tag"], f"{why}, IMAGE_TAG as it runs, since it is not the number of a version"
+    return repo, __version__, f"{why}, IMAGE_TAG the version of this checkout"
+
+
+def _catalogue(given: Path | None, running: str | None) -> tuple[str | None, str]:
+    """The text of the catalogue, None = the packaged one, and why this one."""
+    if given is not None:
+        return render.catalogue_text(given), f"{given} (given)"
+    if running is None:
+        return None, "the packaged one"
+    try:
+        catalogue.parse(load_yaml(running))
+    except ValueError as error:
+        return None, f"the packaged one, in the place of that in the cluster, which is broken: {error}"
+    return running, "as it runs (from an earlier CLIENTS, or edited in the cluster)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitfusiond import __version__, settings
+from bitfusiond import settings
 from bitfusiond.errors import ConfigurationError
 
 COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
@@ -26,8 +26,8 @@ class Settings:
     ``timeout`` in seconds for each wait.
     """
 
-    image_repo: str
-    image_tag: str
+    image_repo: str | None
+    image_tag: str | None
     platform: str
     total_gpu_memory: int | None
     resource_nums: int | None
@@ -61,9 +61,9 @@ def _yes(value: str) -> bool:
     return value == "yes"
 
 
-_VARIABLES: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
-    "image_repo": ("IMAGE_REPO", DEFAULT_REPO, _repo),
-    "image_tag": ("IMAGE_TAG", __version__, _tag),
+VARIABLES: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
+    "image_repo": ("IMAGE_REPO", None, _repo),
+    "image_tag": ("IMAGE_TAG", None, _tag),
     "platform": ("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
     "total_gpu_memory": ("TOTAL_GPU_MEMORY", None, settings.integer(0)),
     "resource_nums": ("RESOURCE_NUMS", None, settings.device_count),
@@ -81,12 +81,13 @@ def resolve(environment: Mapping[str, str]) -> Settings:
     """
     chosen: dict[str, Any] = {}
     problems = []
-    for field, (variable, default, parse) in _VARIABLES.items():
+    for field, (variable, default, parse) in VARIABLES.items():
         value = environment.get(variable) or default
         try:
             chosen[field] = None if value is None else parse(value)
         except ValueError as error:
             problems.append(f"{variable}: {value!r} is not {error}")
     if problems:
-        raise ConfigurationError("; ".join(problems))
+        lines = problems if len(problems) == 1 else ["wrong variables:", *(f"  - {problem}" for problem in problems)]
+        raise ConfigurationError("\n".join(lines))
     return Settings(**chosen)

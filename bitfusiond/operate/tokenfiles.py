@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 
 from cryptography import x509
 
@@ -12,14 +13,16 @@ from bitfusiond.core import names, tokens
 _LARGEST = 1_000_000  # bytes; a Secret holds no more than 1 MiB
 
 
-def problems(file: str, content: bytes) -> list[str]:
-    """What is wrong with the content of the token file ``file``, each as ``FILE: what``."""
+def problems(file: str, content: bytes, now: datetime) -> list[str]:
+    """What is wrong with the content of the token file ``file`` at ``now``, each as ``FILE: what``."""
     if not content.strip():
         return [f"{file}: it is empty"]
     if len(content) > _LARGEST:
         return [f"{file}: it has {len(content)} bytes, a Secret holds at most {_LARGEST}"]
-    check = {names.CA_CRT: _certificates, names.CLIENT_YAML: _client, names.SERVERS_CONF: _servers}[file]
-    problem = check(content)
+    if file == names.CA_CRT:
+        problem = _certificates(content, now)
+    else:
+        problem = {names.CLIENT_YAML: _client, names.SERVERS_CONF: _servers}[file](content)
     return [f"{file}: {problem}"] if problem else []
 
 
@@ -36,12 +39,17 @@ def decoded(data: str) -> bytes:
     return base64.b64decode(data)
 
 
-def _certificates(content: bytes) -> str | None:
+def end(content: bytes) -> datetime:
+    """When the first of the certificates ends. Raises ValueError where there is none."""
+    return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(content))
+
+
+def _certificates(content: bytes, now: datetime) -> str | None:
     try:
-        x509.load_pem_x509_certificates(content)
+        until = end(content)
     except ValueError:
         return "it has no certificate in PEM (-----BEGIN CERTIFICATE-----)"
-    return None
+    return f"its certificate ended {until:%Y-%m-%d}: download the token anew" if until <= now else None
 
 
 def _client(content: bytes) -> str | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bitfusiond.core import names
 from bitfusiond.core.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import adoption, report, tokenfiles
+from bitfusiond.operate import adoption, checks, report, running, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, ref
-from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.report import Say
 
 
 def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
@@ -19,6 +20,7 @@ def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
     files = read(directory)
     listed = ", ".join(f"{host}:{port}" for host, port in tokenfiles.servers(files[names.SERVERS_CONF]))
     say(f"{directory}: ca.crt, client.yaml and servers.conf are good; servers: {listed}")
+    checks.cluster(kubectl, say)
     wanted = [secret(token.secret, token.file, files[token.file]) for token in TOKENS]
     before = kubectl.get_all(wanted)
     # Server-side apply keeps no copy of the content in an annotation, as `kubectl apply` would.
@@ -32,7 +34,12 @@ def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
     unknown = adoption.sort(adoption.find(kubectl), {what.name: each for what, each in after.items()})
     for each in map(ref, unknown.other):
         say(f"{each}: not managed by bitfusiond, so it keeps its content: `kubectl delete {each.words}` if it is stale")
-    if changed:
+    webhook = kubectl.get(running.WEBHOOK)
+    if webhook is None:
+        say("bitfusiond is not installed yet: `just deploy`")
+    elif changed and not (webhook.get("status") or {}).get("availableReplicas"):
+        say("No webhook runs that would bring the copies up to date: `just verify` says why")
+    elif changed:
         say("Running webhooks bring all copies up to date within seconds; `just verify` shows any that is not.")
 
 
@@ -45,19 +52,31 @@ def read(directory: Path) -> dict[str, bytes]:
         )
     if not directory.is_dir():
         raise ConfigurationError(f"{directory} is not there: it must be the directory of an unpacked token")
-    files, problems = {}, []
+    files: dict[str, bytes] = {}
+    missing: list[str] = []
+    problems: list[str] = []
     for name in names.TOKEN_FILES:
         try:
             files[name] = (directory / name).read_bytes()
         except FileNotFoundError:
-            problems.append(f"{name}: it is not in {directory}")
+            missing.append(name)
         except OSError as error:
             problems.append(f"{name}: cannot read it: {error.strerror}")
         else:
-            problems += tokenfiles.problems(name, files[name])
+            problems += tokenfiles.problems(name, files[name], datetime.now(UTC))
+    deeper = _deeper(directory) if len(missing) == len(names.TOKEN_FILES) else None
+    if deeper is not None:
+        raise ConfigurationError(f"{directory} has no token, the directory in it has: just tokens {deeper}")
+    problems = [*(f"{name}: it is not in {directory}" for name in missing), *problems]
     if problems:
         raise ConfigurationError(report.listed(f"nothing was written, {directory} is not a whole token", problems))
     return files
+
+
+def _deeper(directory: Path) -> Path | None:
+    """Where the files are, if not in ``directory`` but in one that lies in it."""
+    found = [each for each in directory.iterdir() if all((each / name).is_file() for name in names.TOKEN_FILES)]
+    return found[0] if len(found) == 1 else None
 
 
 def secret(name: str, file: str, content: bytes) -> Json:

@@ -1,30 +1,30 @@
 """``just uninstall``: everything of bitfusiond goes, also what is left of half an installation or of 0.4.
 
-The webhook configurations go first, so that nobody's pod is refused for a webhook that is going. The permissions go
-before the Secrets: a webhook that is still ending would make its own anew. Pods that run keep running.
+The webhook configurations go first, so that nobody's pod is refused for a webhook that is going; while one of them is
+there, nothing else goes. The permissions go before the Secrets: a webhook that is still ending would make its own anew.
+Pods that run keep running.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bitfusiond.core import names
 from bitfusiond.core.copies import BY_SECRET
 from bitfusiond.errors import Failure
-from bitfusiond.operate import adoption, legacy04, render, report, rollout, running, takeover
-from bitfusiond.operate.checks import TOKEN_NAMESPACE
+from bitfusiond.operate import access, adoption, checks, legacy04, render, report, rollout, running, takeover
+from bitfusiond.operate.checks import NAMESPACE, TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
-from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.report import Say
 
-LABEL = "app.kubernetes.io/part-of=bitfusiond"
-NAMESPACE = Ref("Namespace", names.NAMESPACE)
+LABEL = "=".join(render.PART_OF)
 
+CONFIGURATIONS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 # In the order in which they go.
 KINDS = (
-    "MutatingWebhookConfiguration",
-    "ValidatingWebhookConfiguration",
+    *CONFIGURATIONS,
     "ClusterRoleBinding",
     "RoleBinding",
     "Deployment",
@@ -55,18 +55,26 @@ NAMED = (
     Ref("ClusterRoleBinding", "bitfusiond-webhook"),
     Ref("ClusterRole", "bitfusiond-webhook"),
 )
+Failures = dict[Ref | None, list[str]]
+"""What went wrong, by the object; under None what could not be looked at."""
+
 _SETTLE_SECONDS = 15.0
 _WEBHOOK_PODS = "app.kubernetes.io/name=bitfusion-webhook"
 
 
 def run(kubectl: Kubectl, *, namespace: bool, timeout: float, say: Say) -> None:
     """Delete, then look whether anything is left. Raises Failure that names what is, and why."""
-    failures: list[str] = []
+    checks.cluster(kubectl, say)
     objects, problems = find(kubectl)
-    failures += problems
-    _delete(kubectl, objects, failures, say)
+    _permitted(kubectl, objects, problems, namespace=namespace)
+    failures: Failures = {None: [str(each) for each in problems]}
+    configurations = [what for what in objects if what.kind in CONFIGURATIONS]
+    _delete(kubectl, configurations, failures, say)
+    _not_asked_any_more(kubectl, configurations, failures)
+    _delete(kubectl, [what for what in objects if what.kind not in CONFIGURATIONS], failures, say)
     if not _pods_gone(kubectl, timeout):
         say("pods of the webhook are still ending: going on without them")
+    _label_taken_away(kubectl, failures, say)
     secrets = copies_of(adoption.find(kubectl))
     _delete(kubectl, [takeover.CERTIFICATES, *secrets], failures, say)
     if namespace:
@@ -78,7 +86,43 @@ def run(kubectl: Kubectl, *, namespace: bool, timeout: float, say: Say) -> None:
     _check(kubectl, failures, say)
 
 
-def find(kubectl: Kubectl) -> tuple[list[Ref], list[str]]:
+def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError], *, namespace: bool) -> None:
+    """Raises Failure where this account may not do all of it: a webhook without its pods refuses everybody's."""
+    needed = [access.Access("list", "Pod", names.NAMESPACE)]
+    needed += [access.Access(verb, "Secret") for verb in ("list", "delete")]
+    needed += [access.Access("patch", "Namespace")] if render.ignored(kubectl.get(ref(render.SYSTEM_NAMESPACE))) else []
+    needed += access.to_delete([*objects, *([NAMESPACE] if namespace else [])])
+    lacking = [str(each) for each in problems if each.reason == "Forbidden"]
+    lacking += access.missing(kubectl, needed, "uninstall")
+    if lacking:
+        raise Failure(report.listed("nothing was changed", lacking))
+
+
+def _not_asked_any_more(kubectl: Kubectl, configurations: Sequence[Ref], failures: Failures) -> None:
+    """Wait until the configurations are gone. Raises Failure where one stays, so that the webhook stays too."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while left := kubectl.existing(configurations):
+        if time.monotonic() > deadline or any(what in failures for what in left):
+            heading = "nothing else was deleted, as the API server would still ask the webhook about pods"
+            raise Failure(report.listed(heading, [*_told(failures), *_left(left, failures)]))
+        time.sleep(rollout.POLL_SECONDS)
+
+
+def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
+    """The label that a deploy gave kube-system. One that somebody else gave is not of our field manager, and stays."""
+    what = ref(render.SYSTEM_NAMESPACE)
+    if not render.ignored(kubectl.get(what)):
+        return
+    try:
+        (after,) = kubectl.apply([render.SYSTEM_NAMESPACE]).values()
+    except KubectlError as error:
+        failures.setdefault(what, []).append(f"{what}: {error}")
+        return
+    if not render.ignored(after):
+        say(f"{what}: label {render.IGNORED} taken away")
+
+
+def find(kubectl: Kubectl) -> tuple[list[Ref], list[KubectlError]]:
     """What there is to delete, in order, and what could not be looked at: one broken kind must stop nothing."""
     found: list[Ref] = []
     problems = []
@@ -91,7 +135,7 @@ def find(kubectl: Kubectl) -> tuple[list[Ref], list[str]]:
         try:
             found += look()
         except KubectlError as error:
-            problems.append(str(error))
+            problems.append(error)
     order = {kind: place for place, kind in enumerate(KINDS)}
     return sorted(dict.fromkeys(found), key=lambda what: order.get(what.kind, len(order))), problems
 
@@ -117,13 +161,13 @@ def copies_of(secrets: Iterable[Json]) -> list[Ref]:
     return chosen
 
 
-def _delete(kubectl: Kubectl, objects: Iterable[Ref], failures: list[str], say: Say) -> None:
+def _delete(kubectl: Kubectl, objects: Iterable[Ref], failures: Failures, say: Say) -> None:
     for what in objects:
         try:
             if kubectl.delete(what):
                 say(f"{what}: deleted")
         except KubectlError as error:
-            failures.append(f"{what}: {error}")
+            failures.setdefault(what, []).append(f"{what}: {error}")
 
 
 def _pods_gone(kubectl: Kubectl, timeout: float) -> bool:
@@ -135,27 +179,41 @@ def _pods_gone(kubectl: Kubectl, timeout: float) -> bool:
     return True
 
 
-def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: list[str]) -> None:
+def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) -> None:
     deadline = time.monotonic() + timeout
-    while (found := kubectl.get(NAMESPACE)) is not None and time.monotonic() < deadline:
-        time.sleep(rollout.POLL_SECONDS)
-    if found is not None:
-        failures.append(
-            f"{NAMESPACE}: still ending after {timeout:g} s; why is in `kubectl get namespace bwki -o yaml`"
-        )
+    while NAMESPACE not in failures and kubectl.get(NAMESPACE) is not None:
+        if time.monotonic() > deadline:
+            failures[NAMESPACE] = [
+                f"{NAMESPACE}: still ending after {timeout:g} s; why is in `kubectl get namespace bwki -o yaml`"
+            ]
+        else:
+            time.sleep(rollout.POLL_SECONDS)
 
 
-def _check(kubectl: Kubectl, failures: list[str], say: Say) -> None:
+def _check(kubectl: Kubectl, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         objects, problems = find(kubectl)
         left = [*objects, *copies_of(adoption.find(kubectl)), *kubectl.existing([takeover.CERTIFICATES])]
-        if not left or time.monotonic() > deadline:
+        if all(what in failures for what in left) or time.monotonic() > deadline:
             break
         time.sleep(rollout.POLL_SECONDS)
-    failures += [f"{what} is left: look at its finalizers in `kubectl get {what.words} -o yaml`" for what in left]
-    failures += [each for each in problems if each not in failures]
-    if failures:
-        raise Failure(report.listed("not everything is gone", failures))
+    told = [*_told(failures), *_left(left, failures)]
+    told += [str(each) for each in problems if str(each) not in told]
+    if told:
+        raise Failure(report.listed("not everything is gone", told))
     say("nothing of bitfusiond is left. Pods that run keep running; a new one that asks for gpu-* will stay Pending.")
+
+
+def _told(failures: Failures) -> list[str]:
+    return [line for lines in failures.values() for line in lines]
+
+
+def _left(objects: Iterable[Ref], failures: Failures) -> list[str]:
+    """Of what is there still, that which nothing has been said about."""
+    return [
+        f"{what} is left: look at its finalizers in `kubectl get {what.words} -o yaml`"
+        for what in objects
+        if what not in failures
+    ]

@@ -29,6 +29,7 @@ def test_every_variable_that_is_wrong_is_named_with_what_is_allowed() -> None:
         settings.resolve({"IMAGE_TAG": "a b", "TOTAL_GPU_MEMORY": "16G", "K8S_PLATFORM": "gke", "IMAGE_REPO": "X:1"})
     for part in ("IMAGE_TAG: 'a b'", "TOTAL_GPU_MEMORY: '16G'", "one of community, legacy, tkgi", "IMAGE_REPO: 'X:1'"):
         assert part in str(error.value)
+    assert str(error.value).count("\n  - ") == 4, "each on its own line"
 
 
 def test_an_empty_variable_is_one_that_is_not_given() -> None:
@@ -168,7 +169,7 @@ def test_a_status_older_than_the_spec_or_a_pod_of_the_old_one_is_not_done(worklo
 def test_a_pod_that_is_not_ready_says_why() -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "r/x:1"'}}
     pod = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"containerStatuses": [{"state": waiting}]}}
-    assert rollout.explain([pod], []) == ['pod p on n: ImagePullBackOff: Back-off pulling image "r/x:1"']
+    assert explained([pod], []) == ['pod p on n: ImagePullBackOff: Back-off pulling image "r/x:1"']
 
 
 def test_a_pod_whose_container_is_silent_is_told_by_its_last_event() -> None:
@@ -177,10 +178,33 @@ def test_a_pod_whose_container_is_silent_is_told_by_its_last_event() -> None:
         {"involvedObject": {"name": "p"}, "reason": "Unhealthy", "message": "503", "lastTimestamp": "2026-01-02"},
         {"involvedObject": {"name": "p"}, "reason": "FailedMount", "message": "no", "lastTimestamp": "2026-01-01"},
     ]
-    assert rollout.explain([pod], events) == ["pod p: Unhealthy: 503"]
-    assert rollout.explain([], [{"involvedObject": {"name": "rs"}, "reason": "FailedCreate", "message": "quota"}]) == [
-        "FailedCreate: quota"
-    ]
+    assert explained([pod], events[::-1]) == ["pod p: Unhealthy: 503"]
+    forbidden = {"involvedObject": {"name": "d"}, "reason": "Forbidden", "message": "by a policy"}
+    assert explained([], [forbidden]) == ["Forbidden: by a policy"]
+
+
+def explained(pods: list[Json], events: list[Json], *, updated: int = 2, maker: str = "rs") -> list[str]:
+    return rollout.explain(deployment(updatedReplicas=updated), rollout.Seen(pods, events, maker))
+
+
+def test_a_quota_that_keeps_new_pods_away_is_told_though_old_ones_serve() -> None:
+    def failed(maker: str, message: str) -> Json:
+        return {"involvedObject": {"name": maker}, "reason": "FailedCreate", "message": message}
+
+    old: Json = {"metadata": {"name": "p", "ownerReferences": [{"name": "rs-old"}]}, "spec": {}, "status": READY}
+    events = [failed("rs", "exceeded quota: a"), failed("rs", "exceeded quota: q"), failed("rs-old", "long ago")]
+    assert explained([old, old], events, updated=0) == ["FailedCreate: exceeded quota: q", "2 old pods still serve"]
+    assert explained([], events, updated=0) == ["FailedCreate: exceeded quota: q"]
+    new: Json = {"metadata": {"name": "p", "ownerReferences": [{"name": "rs"}]}, "spec": {}, "status": READY}
+    assert explained([new, new], events) == [], "they were made after all"
+
+
+def test_the_replica_set_of_today_is_the_one_of_the_deployments_revision() -> None:
+    def of(name: str, revision: str) -> Json:
+        return {"metadata": {"name": name, "annotations": {"deployment.kubernetes.io/revision": revision}}}
+
+    assert rollout.newest(of("d", "2"), [of("rs-1", "1"), of("rs-2", "2")]) == "rs-2"
+    assert rollout.newest({"metadata": {}}, [of("rs-1", "1")]) == ""
 
 
 def test_a_node_that_is_not_ready_is_not_waited_for() -> None:
@@ -279,11 +303,19 @@ def test_a_ca_bundle_without_the_ca_that_signs_is_wrong() -> None:
     service = {"namespace": "bwki", "name": "bwki-webhook-svc", "path": "/mutate", "port": 443}
     webhook = {"name": "a", "clientConfig": {"service": service}, "failurePolicy": "Fail"}
     wanted = {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]}
-    row = webhooks.configuration(wanted, wanted, None)
-    assert (row.state, "caBundle is empty" in row.detail) == (WRONG, True)
+    row = webhooks.configuration(wanted, wanted, None, webhooks.LOGS)
+    assert (row.state, "caBundle is empty" in row.detail, row.fix) == (WRONG, True, webhooks.LOGS)
 
 
 def test_certificate_files_of_another_issuer_need_no_secret() -> None:
     container = {"args": ["--role", "webhook", "--tls-cert", "/c", "--tls-key", "/k"]}
-    assert not webhooks.self_managed({"spec": {"template": {"spec": {"containers": [container]}}}})
-    assert webhooks.look([], {}, None, 0, self_managed=False) == []
+    webhook = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    assert not webhooks.self_managed(webhook)
+    assert webhooks.look([], {}, None, 0, webhook) == []
+
+
+def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:
+    webhook = {"name": "a", "clientConfig": {"service": {"name": "s"}}, "failurePolicy": "Fail"}
+    wanted = {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]}
+    (row,) = webhooks.look([wanted], {Ref("MutatingWebhookConfiguration", "m"): wanted}, None, 0, None)
+    assert row.fix == "just deploy"

@@ -7,7 +7,7 @@ from typing import Any
 
 from bitfusiond.configfiles import load_yaml
 from bitfusiond.core import catalogue, template
-from bitfusiond.operate import rollout
+from bitfusiond.operate import render, rollout
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.render import CATALOGUE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
@@ -28,6 +28,22 @@ _WORKLOADS = ("Deployment", "DaemonSet")
 _ELSEWHERE = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 
+def ending(namespace: Mapping[str, Any] | None) -> list[Row]:
+    """A namespace that is being deleted: nothing in it can be mended, and no deploy goes before it is gone."""
+    if namespace is None or not rollout.is_ending(namespace):
+        return []
+    words = f"namespace {namespace['metadata']['name']}"
+    fix = f"just deploy, when it is gone; what keeps it: kubectl get {words} -o yaml"
+    return [Row(str(ref(namespace)), WRONG, "it is being deleted", fix)]
+
+
+def absent(found: Mapping[Ref, Json]) -> list[Row]:
+    """One row where nothing is installed; ``found`` are the objects of the manifests that are there."""
+    if any(what.kind != "Namespace" for what in found):
+        return []
+    return [Row("bitfusiond", WRONG, "it is not installed", DEPLOY)]
+
+
 def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
     """A row for each object of the manifests but the webhook configurations."""
     rows = []
@@ -39,7 +55,7 @@ def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) ->
         if current is None:
             rows.append(Row(str(what), WRONG, "it is not there", DEPLOY))
         elif document["kind"] in _WORKLOADS:
-            rows += workload(current, *rollout.of_workload(kubectl, current))
+            rows += workload(current, rollout.look(kubectl, current))
         elif what == SERVICE:
             rows.append(service(current, kubectl.get(Ref("Endpoints", what.name, what.namespace))))
         else:
@@ -61,9 +77,9 @@ def compared(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
             f"{problem}; the webhook keeps the last good one until it restarts",
             f"kubectl edit {what.words}",
         )
-    phase = (current.get("status") or {}).get("phase")
-    if wanted["kind"] == "Namespace" and phase == "Terminating":
-        return Row(str(what), WRONG, "it is being deleted", f"kubectl get {what.words} -o yaml")
+    if wanted["kind"] == "Namespace" and render.ignored(wanted) and not render.ignored(current):
+        detail = f"it has no label {render.IGNORED}=ignore: its pods may wait for the webhook"
+        return Row(str(what), WRONG, detail, DEPLOY)
     return Row(str(what), OK)
 
 
@@ -85,20 +101,19 @@ def _configmap(what: Ref, current: Mapping[str, Any]) -> str | None:
     return None
 
 
-def workload(current: Json, pods: Sequence[Json], events: Iterable[Json]) -> list[Row]:
+def workload(current: Json, seen: rollout.Seen) -> list[Row]:
     """How many pods are ready, why others are not, and whether all run the image that they should."""
     what = ref(current)
     ready, wanted, done = rollout.progress(current)
-    reasons = [] if done else rollout.explain(pods, events)
+    if what.kind == "Deployment" and not wanted:
+        return [Row(str(what), WRONG, "scaled to zero: nobody answers the API server", DEPLOY)]
     state = OK if done and wanted else WRONG
-    detail = f"{ready}/{wanted} ready"
+    detail = "; ".join([f"{ready}/{wanted} ready", *([] if done else rollout.explain(current, seen))])
     if what.kind == "DaemonSet" and not wanted:
         detail = "no node takes it: every node has a taint or a label that keeps it out"
-    rows = [
-        Row(str(what), state, "; ".join([detail, *reasons]), "" if state == OK else f"kubectl describe {what.words}")
-    ]
+    rows = [Row(str(what), state, detail, "" if state == OK else f"kubectl describe {what.words}")]
     images = {container["image"] for container in containers(current)}
-    strays = [pod for pod in pods if not images & {each["image"] for each in pod["spec"]["containers"]}]
+    strays = [pod for pod in seen.pods if not images & {each["image"] for each in pod["spec"]["containers"]}]
     if strays:
         listed = ", ".join(f"{pod['metadata']['name']} ({pod['spec']['containers'][0]['image']})" for pod in strays)
         rows.append(
@@ -106,7 +121,7 @@ def workload(current: Json, pods: Sequence[Json], events: Iterable[Json]) -> lis
                 f"images of {what}", WRONG, f"not {', '.join(images)}: {listed}", f"kubectl rollout status {what.words}"
             )
         )
-    elif pods:
+    elif seen.pods:
         rows.append(Row(f"images of {what}", OK, ", ".join(images)))
     return rows
 

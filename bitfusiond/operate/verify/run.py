@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
-from bitfusiond.operate import adoption, checks, legacy04, proof, render, report, running, takeover
-from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.errors import Failure
+from bitfusiond.operate import access, adoption, checks, legacy04, proof, render, report, running, takeover
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
-from bitfusiond.operate.report import NOTE, OK, WRONG, Row
-from bitfusiond.operate.rollout import Say
+from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.verify import installation, nodes, pods, tokens, webhooks
 
@@ -18,12 +19,7 @@ def run(settings: Settings, namespace: str | None, say: Say) -> bool:
     cluster does not answer.
     """
     kubectl = Kubectl(settings.kubectl)
-    rows = [
-        *_installation(kubectl, settings),
-        *_tokens(kubectl, namespace),
-        *_nodes(kubectl),
-        *_pods(kubectl, namespace),
-    ]
+    rows = _rows(kubectl, settings, namespace)
     for line in report.table(rows):
         say(line)
     count = report.wrong(rows)
@@ -31,23 +27,37 @@ def run(settings: Settings, namespace: str | None, say: Say) -> bool:
     return not count
 
 
-def _installation(kubectl: Kubectl, settings: Settings) -> list[Row]:
+def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[Row]:
     version = checks.server_version(kubectl)
     platform, _ = checks.platform(settings.platform, version)
-    values, _ = running.choose(settings, running.read(kubectl))
-    wanted = render.build(kubectl, platform, values).all
-    found = kubectl.get_all(wanted)
-    webhook = found.get(running.WEBHOOK)
     rows = [Row("cluster", OK, f"context {checks.context(kubectl)}, API server {version[0]}.{version[1]}, {platform}")]
-    rows += installation.look(kubectl, wanted, found)
+    documents = render.fitting(render.overlay(kubectl, platform), platform, version)
+    needed = [*access.to_read(documents), access.Access("create", "Pod", namespace or proof.NAMESPACE)]
+    if lacking := access.missing(kubectl, needed, "verify"):
+        raise Failure(report.listed("nothing was looked at", lacking))
+    found = kubectl.get_all(documents)
+    if ending := installation.ending(found.get(checks.NAMESPACE)):
+        return [*rows, *ending]
+    if absent := installation.absent(found):
+        return [*rows, *absent, *tokens.sources(checks.token_secrets(kubectl), tokens.today())]
+    return [
+        *rows,
+        *_installation(kubectl, settings, documents, found),
+        *_tokens(kubectl, namespace),
+        *_nodes(kubectl),
+        *_pods(kubectl, namespace),
+    ]
+
+
+def _installation(
+    kubectl: Kubectl, settings: Settings, documents: Sequence[Json], found: Mapping[Ref, Json]
+) -> list[Row]:
+    values, _ = running.choose(settings, running.read(kubectl))
+    wanted = render.build(documents, values).all
+    rows = installation.look(kubectl, wanted, found)
     rows += installation.version(wanted, found)
-    rows += webhooks.look(
-        wanted,
-        found,
-        kubectl.get(takeover.CERTIFICATES),
-        time.time(),
-        self_managed=webhooks.self_managed(webhook),
-    )
+    secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(running.WEBHOOK)
+    rows += webhooks.look(wanted, found, secret, time.time(), webhook)
     rows += [
         Row(str(removal.what), WRONG, f"of 0.4: {removal.why}", installation.DEPLOY)
         for removal in legacy04.find(kubectl).removals
@@ -72,7 +82,7 @@ def _nodes(kubectl: Kubectl) -> list[Row]:
 
 def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:
     where = namespace or ""
-    asked = namespace or "default"
+    asked = namespace or proof.NAMESPACE
     answer = proof.ask(kubectl, asked, proof.client_of(kubectl.get(render.CATALOGUE_MAP)))
     return [
         *webhooks.ignored(kubectl.get(Ref("Namespace", asked))),
@@ -82,6 +92,7 @@ def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:
     ]
 
 
+_NO_SERVICE = f'service "{installation.SERVICE.name}" not found'
 _NEXT = {
     Outcome.NOT_ASKED: "just deploy, where a configuration above is wrong; else kubectl get"
     " mutatingwebhookconfiguration bwki-webhook-cfg -o yaml",
@@ -98,4 +109,6 @@ def admission(answer: Proof, namespace: str) -> Row:
         return Row(what, OK, answer.detail)
     if answer.good:
         return Row(what, NOTE, answer.detail)
-    return Row(what, WRONG, answer.detail, _NEXT[answer.outcome])
+    # The API server's words where there is no Service to ask.
+    fix = installation.DEPLOY if _NO_SERVICE in answer.detail else _NEXT[answer.outcome]
+    return Row(what, WRONG, answer.detail, fix)

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography import x509
 
 from bitfusiond.core.rotation import Lives
-from bitfusiond.operate import takeover
+from bitfusiond.operate import render, takeover
 from bitfusiond.operate.kubectl import Json, Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.installation import DEPLOY
@@ -20,16 +20,17 @@ _KINDS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 
 def look(
-    wanted: Iterable[Json], found: Mapping[Ref, Json], secret: Json | None, now: float, *, self_managed: bool
+    wanted: Iterable[Json], found: Mapping[Ref, Json], secret: Json | None, now: float, webhook: Json | None
 ) -> list[Row]:
-    """``secret`` is that of the CA; ``self_managed`` is false with ``--tls-cert``; ``now`` in seconds."""
+    """``secret`` is that of the CA, ``webhook`` the Deployment; ``now`` in seconds."""
     rows = []
     signing: x509.Certificate | None = None
-    if self_managed:
+    fix = DEPLOY if webhook is None else LOGS
+    if webhook is not None and self_managed(webhook):
         row, signing = certificates(secret, now)
         rows.append(row)
     configurations = [each for each in wanted if each["kind"] in _KINDS]
-    return rows + [configuration(each, found.get(ref(each)), signing) for each in configurations]
+    return rows + [configuration(each, found.get(ref(each)), signing, fix) for each in configurations]
 
 
 def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x509.Certificate | None]:
@@ -55,9 +56,12 @@ def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x50
 
 
 def configuration(
-    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None
+    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None, bundles: str
 ) -> Row:
-    """Every webhook of the manifests is there, calls our Service, and trusts the CA that signs."""
+    """Every webhook of the manifests is there, calls our Service, and trusts the CA that signs.
+
+    ``bundles`` is the next command where nothing but a caBundle is wrong.
+    """
     what = ref(wanted)
     if current is None:
         return Row(str(what), WRONG, "it is not there: the API server does not ask the webhook", DEPLOY)
@@ -66,7 +70,7 @@ def configuration(
     if not problems:
         return Row(str(what), OK, f"caBundle set, {_failure_policies(current['webhooks'])}")
     only_bundles = all("caBundle" in problem for problem in problems)
-    return Row(str(what), WRONG, "; ".join(problems), LOGS if only_bundles else DEPLOY)
+    return Row(str(what), WRONG, "; ".join(problems), bundles if only_bundles else DEPLOY)
 
 
 def _webhook(
@@ -95,10 +99,8 @@ def _failure_policies(webhooks: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{each['name']} {each.get('failurePolicy')}" for each in webhooks)
 
 
-def self_managed(webhook: Mapping[str, Any] | None) -> bool:
+def self_managed(webhook: Mapping[str, Any]) -> bool:
     """Whether the webhook makes its own certificates, by the arguments of its Deployment."""
-    if webhook is None:
-        return True
     spec = webhook["spec"]["template"]["spec"]
     words = [word for each in spec["containers"] for word in [*(each.get("command") or []), *(each.get("args") or [])]]
     return not any(word.startswith("--tls-cert") for word in words)
@@ -106,8 +108,7 @@ def self_managed(webhook: Mapping[str, Any] | None) -> bool:
 
 def ignored(namespace: Mapping[str, Any] | None) -> list[Row]:
     """A namespace in which the API server is told not to ask."""
-    labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
-    if namespace is None or labels.get("bitfusion.io/admission") != "ignore":
+    if namespace is None or not render.ignored(namespace):
         return []
     name = namespace["metadata"]["name"]
     detail = "it has the label bitfusion.io/admission=ignore: the API server does not ask the webhook about its pods"

@@ -1,0 +1,117 @@
+"""What a deploy takes where nothing is given, what it adds by version, and what an account must be permitted for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitfusiond import __version__, manifest
+from bitfusiond.configfiles import CATALOGUE, packaged
+from bitfusiond.operate import access, render, running, settings
+from bitfusiond.operate.kubectl import ref
+
+MANIFESTS = render.OVERLAYS.parent
+
+
+# --- permissions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", ["community", "legacy", "tkgi"])
+def test_every_kind_of_the_manifests_is_asked_about_in_its_group_and_plural(platform: str) -> None:
+    documents = [
+        each for path in MANIFESTS.glob(f"overlays/{platform}/*.yaml") for each in manifest.load(path.read_text())
+    ]
+    documents += [each for path in MANIFESTS.glob("base/*.yaml") for each in manifest.load(path.read_text())]
+    documents = [each for each in documents if each["kind"] != "Kustomization"]
+    asked = {(each.verb, each.kind, each.namespace): each for each in access.to_apply(documents)}
+    for document in documents:
+        what = ref(document)
+        for verb in ("get", "create", "patch"):
+            assert asked[verb, what.kind, what.namespace].group == document["apiVersion"].rpartition("/")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource"),
+    [
+        ("NetworkPolicy", "networkpolicies"),
+        ("PriorityClass", "priorityclasses"),
+        ("Endpoints", "endpoints"),
+        ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+    ],
+)
+def test_a_kind_is_called_as_the_paths_of_the_api_have_it(kind: str, resource: str) -> None:
+    assert access.Access("get", kind).resource == resource
+
+
+# --- what stays as it runs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "image", "chosen"),
+    [
+        ({}, None, f"{settings.DEFAULT_REPO}:{__version__}"),
+        ({}, "localhost:5000/gpu/bitfusiond:0.4.9", f"localhost:5000/gpu:{__version__}"),
+        ({}, "localhost/bitfusiond:test", "localhost:test"),
+        ({}, "localhost/bitfusiond@sha256:00", f"localhost:{__version__}"),
+        ({}, "docker.io/bitfusiondeviceplugin/bitfusion-webhook:0.1", f"{settings.DEFAULT_REPO}:{__version__}"),
+        ({"IMAGE_TAG": "9"}, "localhost/bitfusiond:test", "localhost:9"),
+        ({"IMAGE_REPO": "r"}, "localhost/bitfusiond:test", "r:test"),
+    ],
+)
+def test_images_come_from_where_they_came_from_in_the_version_of_the_checkout(
+    given: dict[str, str], image: str | None, chosen: str
+) -> None:
+    repo, tag, why = running.images(settings.resolve(given), image)
+    assert f"{repo}:{tag}" == chosen
+    assert "IMAGE_REPO" in why
+    assert "IMAGE_TAG" in why
+
+
+PACKAGED = packaged(CATALOGUE)
+EDITED = PACKAGED + '\nDefault: {os: ubuntu18, version: "450"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "annotations", "kept"),
+    [
+        (PACKAGED, {}, None),
+        ("of an earlier version", {render.PACKAGED: render.digest("of an earlier version")}, None),
+        (EDITED, {}, EDITED),
+        (EDITED, {render.PACKAGED: render.digest(PACKAGED)}, EDITED),
+    ],
+)
+def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_version_does_not(
+    text: str, annotations: dict[str, str], kept: str | None
+) -> None:
+    metadata = {"labels": dict([render.PART_OF]), "annotations": annotations}
+    now = running.of(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
+    assert now.clients == kept
+    assert running.of(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
+    values, notes = running.choose(settings.resolve({}), now)
+    assert values.clients == kept
+    assert ("edited in the cluster" in notes[-1]) is (kept is not None)
+
+
+def test_a_broken_catalogue_is_replaced_and_that_is_told() -> None:
+    values, notes = running.choose(settings.resolve({}), running.Running(clients="BitfusionClients: 1"))
+    assert values.clients is None
+    assert "in the place of that in the cluster, which is broken: BitfusionClients" in notes[-1]
+
+
+# --- by the version of the API server -------------------------------------------------------------------------------
+
+
+def test_kube_system_gets_its_label_where_the_api_server_gives_it_no_name() -> None:
+    (namespace,) = render.fitting([], "legacy", (1, 20))
+    assert render.ignored(namespace)
+    assert all(each["kind"] != "Namespace" for each in render.fitting([], "legacy", (1, 21)))
+
+
+@pytest.mark.parametrize(("version", "policy"), [((1, 21), False), ((1, 25), False), ((1, 26), True)])
+def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_knows(
+    version: tuple[int, int], policy: bool
+) -> None:
+    (budget,) = render.fitting([], "legacy", version)
+    assert (budget["apiVersion"], budget["kind"]) == ("policy/v1", "PodDisruptionBudget")
+    assert ("unhealthyPodEvictionPolicy" in budget["spec"]) is policy
+    assert render.fitting([], "community", (1, 28)) == []
+    assert render.fitting([], "tkgi", version) == []
