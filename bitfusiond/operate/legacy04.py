@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 
 NAMESPACE = "bwki"
 PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", "kube-system")
@@ -57,8 +57,18 @@ def find(kubectl: Kubectl) -> Left:
     workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
     workloads += kubectl.all("Pod", "-l", "=".join(PLUGIN_LABEL), namespace=PLUGIN.namespace)
     single = kubectl.existing([*_SINGLE, POLICY_ROLE])
-    policy = kubectl.get(POLICY)  # a kind that Kubernetes has no longer
-    return left(workloads, single | ({POLICY: policy} if policy else {}))
+    return left(workloads, single | _policy(kubectl))
+
+
+def _policy(kubectl: Kubectl) -> dict[Ref, Json]:
+    """Of a kind that Kubernetes has no longer; who may not read it misses a note."""
+    try:
+        policy = kubectl.get(POLICY)
+    except KubectlError as error:
+        if error.reason != "Forbidden":
+            raise
+        policy = None
+    return {POLICY: policy} if policy else {}
 
 
 def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:

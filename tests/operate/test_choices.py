@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bitfusiond import __version__, manifest
 from bitfusiond.configfiles import CATALOGUE, packaged
-from bitfusiond.operate import access, render, running, settings
-from bitfusiond.operate.kubectl import ref
+from bitfusiond.errors import ConfigurationError
+from bitfusiond.operate import access, deploy, render, running, settings
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, ref
 
 MANIFESTS = render.OVERLAYS.parent
 
@@ -95,6 +100,37 @@ def test_a_broken_catalogue_is_replaced_and_that_is_told() -> None:
     values, notes = running.choose(settings.resolve({}), running.Running(clients="BitfusionClients: 1"))
     assert values.clients is None
     assert "in the place of that in the cluster, which is broken: BitfusionClients" in notes[-1]
+
+
+def test_manifests_tell_that_they_ask_no_cluster_and_what_they_are_made_from() -> None:
+    told: list[str] = []
+    chosen = settings.resolve({"K8S_PLATFORM": "legacy", "KUBECTL": "kubectl-of-nobody"})
+    with pytest.raises(ConfigurationError, match="kubectl-of-nobody"):
+        deploy.manifests(chosen, told.append)
+    assert told[0] == "manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: legacy"
+    assert "manifests: TOTAL_GPU_MEMORY: 0 (the default)" in told
+
+
+def test_a_kustomize_that_is_too_old_is_told_by_its_version(tmp_path: Path) -> None:
+    old = tmp_path / "kubectl"
+    old.write_text(
+        '#!/bin/sh\ncase "$*" in *version*) echo \'{"clientVersion": {"gitVersion": "v1.20.2"}}\' ;;'
+        " *) echo \"error: '../../base' must be a file\" >&2; exit 1 ;; esac\n"
+    )
+    old.chmod(0o755)
+    with pytest.raises(KubectlError, match=r"must be a file \(by kubectl v1\.20\.2; the overlay community needs 1\.21"):
+        render.overlay(Kubectl(str(old)), "community")
+
+
+def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
+    words = [sys.executable, "-m", "bitfusiond.operate", "uninstall", "NAMESPACE=maybe"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "uninstall: NAMESPACE: 'maybe' is not yes or no\n")
+    just = Path(sys.executable).with_name("just")
+    if just.exists():
+        words = [str(just), "--dry-run", "uninstall", "NAMESPACE=yes"]
+        done = subprocess.run(words, cwd=MANIFESTS.parent, capture_output=True, text=True, check=True)
+        assert done.stderr.rstrip().endswith("bitfusiond.operate uninstall NAMESPACE=yes")
 
 
 # --- by the version of the API server -------------------------------------------------------------------------------

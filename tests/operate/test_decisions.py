@@ -12,9 +12,10 @@ from bitfusiond.core.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, legacy04, proof, render, report, rollout, settings, takeover
 from bitfusiond.operate.kubectl import Ref, objects_in
-from bitfusiond.operate.proof import Outcome
+from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
-from bitfusiond.operate.verify import nodes, pods, webhooks
+from bitfusiond.operate.verify import installation, nodes, pods, webhooks
+from bitfusiond.operate.verify import run as verify
 from bitfusiond.webhook.certificates import authority
 
 Json = dict[str, Any]
@@ -243,6 +244,21 @@ def test_all_causes_that_kubectl_lists_are_told() -> None:
 )
 def test_a_namespace_that_may_not_have_tokens_is_no_fault(who: str) -> None:
     assert proof.judge_error(f"{who}: pods of x may not receive Bitfusion tokens").good
+
+
+def test_without_the_service_the_next_command_is_a_deploy() -> None:
+    why = 'Post "https://bwki-webhook-svc.bwki.svc:443/mutate": service "bwki-webhook-svc" not found'
+    answer = proof.judge_error(f'failed calling webhook "bwkimua.bitfusion.io": {why}')
+    assert verify.admission(answer, "default").fix == "just deploy"
+    assert "endpoints" in verify.admission(Proof(Outcome.UNREACHABLE, "i/o timeout"), "default").fix
+
+
+def test_a_namespace_that_is_ending_is_the_only_row_and_no_deploy_is_asked_for_before_it_is_gone() -> None:
+    namespace: Json = {"kind": "Namespace", "metadata": {"name": "bwki", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    (row,) = installation.ending(namespace)
+    assert (row.state, row.detail) == (WRONG, "it is being deleted")
+    assert row.fix.startswith("just deploy, when it is gone")
+    assert installation.ending({"metadata": {"name": "bwki"}}) == []
 
 
 def test_a_pod_that_came_back_as_it_went_was_not_asked_about() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trustme
 
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
@@ -32,6 +34,9 @@ def test_the_secrets_are_made_then_changed_in_place_then_left_alone(
     assert made.status == 0, made.err
     assert made.out.count(": made") == 3
     assert "servers: 192.0.2.1:56001" in made.out
+    assert made.lines[1].startswith("cluster: context c, API server 1.")
+    assert made.lines[-1] == "bitfusiond is not installed yet: `just deploy`"
+    assert "within seconds" not in made.out
     (unpacked / "servers.conf").write_text(SERVERS.replace("56001", "56002"))
     uid = api.request("GET", secret_path("kube-system", names.TOKEN_SECRETS[names.SERVERS_CONF]))["metadata"]["uid"]
     changed = operator.run("tokens", str(unpacked))
@@ -52,6 +57,21 @@ def test_every_problem_of_the_files_is_told_at_once_and_nothing_of_their_content
     for part in ("ca.crt: it has no certificate in PEM", "client.yaml: it is not in", "servers.conf: not YAML"):
         assert part in message
     assert "s3cret" not in message
+
+
+def test_a_certificate_that_ended_is_refused(unpacked: Path) -> None:
+    ended = trustme.CA().issue_cert("bitfusion", not_after=datetime(2024, 2, 29, tzinfo=UTC))
+    (unpacked / "ca.crt").write_bytes(ended.cert_chain_pems[0].bytes())
+    with pytest.raises(ConfigurationError, match=r"ca\.crt: its certificate ended 2024-02-29: download the token anew"):
+        tokens.read(unpacked)
+
+
+def test_files_that_lie_one_directory_deeper_are_told_where(unpacked: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"just tokens {unpacked}$"):
+        tokens.read(unpacked.parent)
+    (unpacked / "ca.crt").unlink()
+    with pytest.raises(ConfigurationError, match="is not a whole token"):
+        tokens.read(unpacked.parent)
 
 
 def test_an_archive_that_is_not_unpacked_is_told_how(tmp_path: Path) -> None:
