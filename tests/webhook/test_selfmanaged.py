@@ -7,8 +7,7 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,10 @@ from bitfusiond.webhook.cluster import (
 )
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.configured import Cluster, configuration, put_configurations
-from tests.webhook.handshakes import ca_bundle, ca_bundles, shake
+from tests.webhook.handshakes import ca_bundles, shake
+from tests.webhook.replicas import LIVES, NAMESPACE, POLL, Time, accepted, bundles, ready, running, secret
 
-NAMESPACE = "bwki"
 PEM = Encoding.PEM
-LIVES = Lives(ca=600, leaf=120, backdate=15, settle=20)
-POLL = 5.0
-
-
-class Time:
-    """The time of day: trio's, plus whatever the clock was set to."""
-
-    def __init__(self) -> None:
-        self.offset = time.time()
-
-    def __call__(self) -> float:
-        return self.offset + trio.current_time()
 
 
 @pytest.fixture
@@ -59,47 +46,6 @@ def cluster() -> Cluster:
 @pytest.fixture
 def clock() -> Time:
     return Time()
-
-
-@asynccontextmanager
-async def running(cluster: FakeCluster, clock: Time, count: int = 1) -> AsyncIterator[list[SelfManagedCertificate]]:
-    replicas = [
-        SelfManagedCertificate(
-            cluster, CollectorRegistry(), namespace=NAMESPACE, lives=LIVES, poll_seconds=POLL, clock=clock
-        )
-        for _ in range(count)
-    ]
-    async with trio.open_nursery() as nursery:
-        for replica in replicas:
-            await nursery.start(replica.run)
-        yield replicas
-        nursery.cancel_scope.cancel()
-
-
-async def ready(*replicas: SelfManagedCertificate, seconds: float = 3.0) -> None:
-    with trio.fail_after(seconds):
-        while any(replica.ready_reason() for replica in replicas):
-            await trio.sleep(0.1)
-
-
-def bundles(cluster: FakeCluster) -> list[bytes]:
-    """One for each configuration."""
-    found = [cluster.find(resource, None, name) for resource, name, _ in TARGETS]
-    return [ca_bundle(each) for each in found if each is not None]
-
-
-def secret(cluster: FakeCluster) -> dict[str, str]:
-    found = cluster.find(SECRETS, NAMESPACE, SECRET)
-    assert found is not None
-    data: dict[str, str] = found["data"]
-    return data
-
-
-def accepted(cluster: FakeCluster, clock: Time, *replicas: SelfManagedCertificate) -> None:
-    """Every API server, by either configuration, accepts every replica now."""
-    for bundle in set(bundles(cluster)):
-        for replica in replicas:
-            shake(replica.context, bundle, clock())
 
 
 async def test_alone_it_makes_a_ca_and_serves_by_every_name(
@@ -310,29 +256,6 @@ async def test_an_expired_ca_never_serves_and_is_made_anew(
         new = authority.decode(secret(cluster)).keyring
         assert new.signing not in old.ids
         accepted(cluster, clock, *replicas)
-
-
-@pytest.mark.parametrize("jump", [-86400.0, -10.0, 10.0, 70.0, 500.0, 86400.0])
-async def test_after_a_jump_of_the_clock_all_is_well_within_two_seconds(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, jump: float
-) -> None:
-    async with running(cluster, clock, 2) as replicas:
-        await ready(*replicas)
-        clock.offset += jump
-        await trio.sleep(2)
-        assert [replica.ready_reason() for replica in replicas] == [None, None]
-        accepted(cluster, clock, *replicas)
-
-
-async def test_clocks_that_disagree_by_years_do_not_make_cas_as_fast_as_they_can(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    wrong = Time()
-    wrong.offset += 1e6
-    async with running(cluster, clock), running(cluster, wrong):
-        await trio.sleep(100)
-    assert len([each for each in cluster.requests if each.verb == "update"]) < 2 * 100 / POLL + 4
-    assert "is a clock of a node wrong?" in caplog.text
 
 
 async def test_rotations_go_on_for_years_without_a_refused_handshake(

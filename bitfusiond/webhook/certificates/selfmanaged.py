@@ -8,14 +8,20 @@ does what :mod:`bitfusiond.core.rotation` says is next, and whoever comes second
   was read. So a slow replica cannot put the CAs of an earlier Secret over those of a later one.
 
 Watches only wake it up. What it acts on it reads anew each time, so a watch that stalls costs time and nothing else.
+
+A clock that jumps ahead may be wrong now, or may have been wrong before: the API server alone knows which, and refuses
+what has expired as well as what is not valid yet. So a certificate that is not older than its life goes on serving, and
+the one that is signed in its place is dated back by the jump: it is good by either clock.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -84,6 +90,9 @@ class SelfManagedCertificate:
         self._no_certificate = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._loaded: ssl.SSLContext | None = None
         self._leaf: rotation.Leaf | None = None
+        # The clock less the time that never jumps: at the last signing, and the lowest so far.
+        self._offset_of_leaf = 0.0
+        self._lowest_offset = math.inf
         self._bundles: dict[str, frozenset[str] | None] | None = None
         self._settling = rotation.Settling()
         self._no_start_before = 0.0
@@ -98,9 +107,13 @@ class SelfManagedCertificate:
 
         One that is not valid yet was valid when it was made: our clock was set back, and the API server's may be right.
         """
-        if self._loaded is None or self._leaf is None or self._clock() >= self._leaf.span.not_after:
+        if self._loaded is None or self._leaf is None or self._time_of_leaf() >= self._leaf.span.not_after:
             return self._no_certificate
         return self._loaded
+
+    def _time_of_leaf(self) -> float:
+        """The time of day, as far as it went on since the serving certificate was signed: without jumps ahead."""
+        return min(self._clock(), self._offset_of_leaf + trio.current_time())
 
     def ready_reason(self) -> str | None:
         """Why the API server would not trust this replica at this moment; None if it does.
@@ -112,7 +125,7 @@ class SelfManagedCertificate:
         """
         if self._bundles is None:
             return f"certificates: {self._trouble.last or 'the cluster was not read yet'}"
-        reason = rotation.distrust(self._leaf, self._clock(), self._bundles)
+        reason = rotation.distrust(self._leaf, self._time_of_leaf(), self._bundles)
         if reason is None:
             return None
         return f"certificates: {reason}" + (f" ({self._trouble.last})" if self._trouble.last else "")
@@ -156,13 +169,19 @@ class SelfManagedCertificate:
 
     async def _notice_jumps(self) -> None:
         """Wake up when the clock was set: what was valid a moment ago may not be valid now."""
-        offset = self._clock() - trio.current_time()
+        offset = self._offset()
         while True:
             await trio.sleep(_CLOCK_SECONDS)
-            before, offset = offset, self._clock() - trio.current_time()
+            before, offset = offset, self._offset()
             if abs(offset - before) > _JUMP_SECONDS:
                 _log.warning("the clock jumped", seconds=round(offset - before))
                 self._wake.set()
+
+    def _offset(self) -> float:
+        """Of the clock to the time that never jumps, in seconds; the lowest is kept."""
+        offset = self._clock() - trio.current_time()
+        self._lowest_offset = min(self._lowest_offset, offset)
+        return offset
 
     async def _look_until_done(self) -> bool:
         for _ in range(_LOOKS):
@@ -265,9 +284,17 @@ class SelfManagedCertificate:
     # --- the serving certificate ----------------------------------------------------------------------------------
 
     def _sign(self, vault: Vault, why: str, now: float) -> None:
-        leaf, pem = authority.sign_leaf(vault.signing, self._names, now, self._lives)
+        """Dated back by as much as the clock is ahead of where it has been, so that it is good by that time too.
+
+        For its renewal it is of the usual length, or two thirds of it would be over early, or from the beginning.
+        """
+        self._offset_of_leaf = self._offset()
+        ahead = self._offset_of_leaf - self._lowest_offset
+        lives = replace(self._lives, backdate=self._lives.backdate + ahead)
+        leaf, pem = authority.sign_leaf(vault.signing, self._names, now, lives)
         self._loaded = _load(pem)
-        self._leaf = leaf
+        span = replace(leaf.span, not_before=now - self._lives.backdate)
+        self._leaf = leaf = replace(leaf, span=span)
         self._metrics.renewals.labels("serving").inc()
         self._metrics.show("serving", leaf.span)
         _log.info(
