@@ -66,7 +66,7 @@ class _Config(Config):
 
     keep_alive_timeout = KEEP_ALIVE_SECONDS
     keep_alive_max_requests = 2**62
-    max_app_queue_size = 2  # pieces of a body, of 64 KiB each, for every client whose body must wait
+    max_app_queue_size = 2  # pieces of a body, of up to 64 KiB each, for every client whose body must wait
     include_server_header = False
     accesslog = None
     errorlog = logging.getLogger("bitfusiond.serving")
@@ -267,6 +267,7 @@ def server_context(cert: str, key: str) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL before 3.0 lets a client ask for one after another
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(cert, key, password=_no_password)
     return context
@@ -366,10 +367,7 @@ async def serve(
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
     async def connection(plain: trio.SocketStream) -> None:
-        try:
-            stream = TLSStream(plain, tls()) if tls else plain
-        except OSError:
-            return  # gone already
+        stream = TLSStream(plain, tls()) if tls else plain
         try:
             await _Connection(framework, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
         except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
