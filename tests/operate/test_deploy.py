@@ -74,6 +74,34 @@ def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
     assert "client catalogue: as it runs" in result.out
     path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
     assert api.request("GET", path)["data"]["bitfusion-client-config.yaml"] == text, "it stays until another is given"
+    assert (
+        "registry.example:5000/gpu/bitfusiond:9.9 and bitfusion-client of the same tag (IMAGE_REPO as it" in result.out
+    )
+    for workload in (WEBHOOK, PLUGIN):
+        (container,) = api.request("GET", workload)["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "registry.example:5000/gpu/bitfusiond:9.9", "images are where they were"
+
+
+def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_not(
+    api: APIServer, operator: Operator, cluster: Installation
+) -> None:
+    packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
+    path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
+
+    def deployed_over(text: str) -> tuple[str, str]:
+        patch = {"data": {"bitfusion-client-config.yaml": text}}
+        api.request("PATCH", path, patch, "application/merge-patch+json")
+        result = operator.run("deploy")
+        assert result.status == 0, result.err
+        return result.out, api.request("GET", path)["data"]["bitfusion-client-config.yaml"]
+
+    said, text = deployed_over("BitfusionClients: 1")
+    assert "the packaged one, in the place of that in the cluster, which is broken" in said
+    assert text == packaged
+    edited = packaged + '\nDefault: {os: centos8, version: "450"}\n'
+    said, text = deployed_over(edited)
+    assert "client catalogue: as it runs (from an earlier CLIENTS, or edited in the cluster)" in said
+    assert text == edited
 
 
 def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
