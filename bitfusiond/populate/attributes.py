@@ -11,6 +11,7 @@ from bitfusiond.errors import Failure
 
 # Without CAP_CHOWN only a no-op is allowed (EPERM); in a user namespace the owner may not exist at all (EINVAL).
 _NOT_ALLOWED = frozenset({errno.EPERM, errno.EINVAL})
+_refused: set[tuple[int, int]] = set()  # owners; whether we may give them depends on who we are alone
 _NO_ATTRIBUTES = frozenset({errno.EPERM, errno.EACCES, errno.EOPNOTSUPP})
 # Labels belong to a place, not to a file: a volume has the label of its pod, and the image's would lock the workload
 # out. trusted.* is the bookkeeping of filesystems such as overlayfs.
@@ -30,10 +31,10 @@ def carry(entry: Entry, source: int | str, target: int | str) -> None:
     file of another size, OSError.
     """
     made = os.stat(target)
-    if entry.is_file and made.st_size != entry.size:
+    if made.st_size != entry.size and entry.is_file:
         raise Failure(f"{entry.path}: the copy has {made.st_size} bytes instead of {entry.size}")
     mode, wanted = stat.S_IMODE(made.st_mode), stat.S_IMODE(entry.mode)
-    if (made.st_uid, made.st_gid) != (entry.uid, entry.gid):
+    if made.st_uid != entry.uid or made.st_gid != entry.gid:
         if not _own(entry, target):
             wanted &= ~SET_ID
         mode &= ~SET_ID
@@ -52,12 +53,16 @@ def carry_to_link(entry: Entry, target: str) -> None:
 
 
 def _own(entry: Entry, target: int | str, *, follow: bool = True) -> bool:
-    """Whether ``target`` now has its owner and group."""
+    """Whether ``target`` now has its owner and group. What was refused once is not asked for again, for speed."""
+    owner = (entry.uid, entry.gid)
+    if owner in _refused:
+        return False
     try:
-        os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
+        os.chown(target, *owner, follow_symlinks=follow)
     except OSError as error:
         if error.errno not in _NOT_ALLOWED:
             raise
+        _refused.add(owner)
         return False
     return True
 

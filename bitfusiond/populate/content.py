@@ -25,6 +25,9 @@ SHARING = frozenset({HARD_LINK, REFLINK})
 PROBE, SAMPLE = ".bitfusiond-probe", ".bitfusiond-sample"  # what a killed run may leave in a volume
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FICLONE = 0x40049409  # linux/fs.h; the fcntl module names it from Python 3.12 on
+_READ = os.O_RDONLY | os.O_NOFOLLOW
+# Never through what is there already: a link, or the half file of a killed run.
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _STEP = 8 << 20  # bytes that one call may copy: how long a signal or a progress line may have to wait
 _BUFFER = 256 << 10
 # What a filesystem, a kernel or a seccomp profile answers when it does not know a way. EXDEV is the usual one: an
@@ -55,22 +58,19 @@ class Copier:
         Raises OSError, or Failure if ``source`` is not as long as it was.
         """
         if HARD_LINK in self.ways and self.link(source, target, source_fd, target_fd):
-            way = HARD_LINK
+            tally.ways[HARD_LINK] += 1
             tally.bytes += entry.size
-        else:
-            reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=source_fd)
+            return
+        reader = os.open(source, _READ, dir_fd=source_fd)
+        try:
+            writer = os.open(target, _WRITE, entry.mode & attributes.PLAIN, dir_fd=target_fd)
             try:
-                # Never through what is there already: a link, or the half file of a killed run.
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                writer = os.open(target, flags, entry.mode & attributes.PLAIN, dir_fd=target_fd)
-                try:
-                    way = self._content(entry, reader, writer, tally)
-                    attributes.carry(entry, reader, writer)
-                finally:
-                    os.close(writer)
+                tally.ways[self._content(entry, reader, writer, tally)] += 1
+                attributes.carry(entry, reader, writer)
             finally:
-                os.close(reader)
-        tally.ways[way] += 1
+                os.close(writer)
+        finally:
+            os.close(reader)
 
     def link(self, source: str, target: str, source_fd: int | None = None, target_fd: int | None = None) -> bool:
         """Whether ``target`` now is a further name of ``source``."""
@@ -91,17 +91,18 @@ class Copier:
         return True
 
     def _content(self, entry: Entry, reader: int, writer: int, tally: Tally) -> str:
-        if entry.size == 0:
+        size = entry.size
+        if size == 0:
             return EMPTY
         if REFLINK in self.ways and self.clone(reader, writer):
-            tally.bytes += entry.size
+            tally.bytes += size
             return REFLINK
-        if entry.is_sparse:
+        if entry.allocated < size:  # sparse
             for offset, end in _extents(reader, entry):
                 self._range(entry, reader, writer, offset, end, tally)
-            os.ftruncate(writer, entry.size)
+            os.ftruncate(writer, size)
         else:
-            self._range(entry, reader, writer, 0, entry.size, tally)
+            self._range(entry, reader, writer, 0, size, tally)
         return self._stepwise
 
     def _range(self, entry: Entry, reader: int, writer: int, offset: int, end: int, tally: Tally) -> None:

@@ -48,8 +48,9 @@ def share(
 ) -> Counter[str]:
     """Do ``work`` on each of ``batches`` once, in this process and ``processes - 1`` forked ones; return all ways.
 
-    Batches are begun in their order. ``report`` hears how many bytes all have done, in this process. Whatever ends one
-    process ends all: no process is left when this returns or raises. Raises Failure or OSError of this process, the
+    Batches are begun in their order. ``report`` hears how many bytes all have done, in this process. An error or a
+    signal to stop in one process ends all at their next step; of a forked one that is killed this process hears when it
+    has no work left itself, and fails then. No process is left when this returns or raises. Raises Failure or OSError of this process, the
     Failure of another, and Failure when ``stop`` was asked for.
     """
     board = _board(processes)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from bitfusiond import logs
 from bitfusiond.core import copyplan
@@ -20,6 +19,7 @@ from bitfusiond.populate.stopping import Stop
 # From where to where a path is copied. The names of the files in one directory either all stay or all change.
 Route = Callable[[str], tuple[str, str]]
 _MOST = 4  # processes: what a disk and a filesystem's journal can take; each needs memory too
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _log = logs.Log("populate")
 
 
@@ -43,42 +43,26 @@ def processes(entries: Sequence[Entry]) -> int:
 
 
 def _copy(batch: Sequence[Entry], route: Route, copier: Copier, tally: Tally) -> None:
-    directories = [path.rpartition("/") for path in route(batch[0].path)]
-    if directories[0][2] != directories[1][2]:
-        for entry in batch:
-            _copy_one(entry, *route(entry.path), route, copier, tally)
-        return
-    # Relative to an open directory the kernel does not walk down the whole path for each file.
-    with _opened(directories[0][0]) as source_fd, _opened(directories[1][0]) as target_fd:
-        for entry in batch:
-            name = entry.path.rpartition("/")[2]
-            _copy_one(entry, name, name, route, copier, tally, source_fd, target_fd)
-
-
-def _copy_one(
-    entry: Entry,
-    source: str,
-    target: str,
-    route: Route,
-    copier: Copier,
-    tally: Tally,
-    source_fd: int | None = None,
-    target_fd: int | None = None,
-) -> None:
+    entry = batch[0]
+    source_fd = target_fd = None
     try:
-        copier.copy(entry, source, target, tally, source_fd, target_fd)
+        # Relative to an open directory the kernel does not walk down the whole path for each file.
+        (source, _, name), (target, _, renamed) = (path.rpartition("/") for path in route(entry.path))
+        if name == renamed:
+            source_fd, target_fd = os.open(source, _DIRECTORY), os.open(target, _DIRECTORY)
+            for entry in batch:
+                name = entry.path.rpartition("/")[2]
+                copier.copy(entry, name, name, tally, source_fd, target_fd)
+        else:
+            for entry in batch:
+                copier.copy(entry, *route(entry.path), tally)
     except OSError as error:
         whole = " to ".join(route(entry.path))
         raise Failure(f"cannot copy {whole}: {os.strerror(error.errno or 0)}") from None
-
-
-@contextlib.contextmanager
-def _opened(directory: str) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
     finally:
-        os.close(descriptor)
+        for descriptor in (source_fd, target_fd):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 class _Progress:
