@@ -63,6 +63,14 @@ def test_the_first_engine_that_works_builds(programs: Path) -> None:
     assert f"--label org.opencontainers.image.version={bitfusiond.__version__}" in lines[0]
 
 
+def test_the_time_of_the_build_is_told_where_it_is_given(programs: Path) -> None:
+    engine(programs, "docker")
+    _, without = images(programs, "build")
+    _, told = images(programs, "build", CREATED="2026-01-02T03:04:05Z")
+    assert "image.created" not in without[0]
+    assert "--label org.opencontainers.image.created=2026-01-02T03:04:05Z" in told[0]
+
+
 def test_without_packages_it_says_how_to_get_the_client(programs: Path) -> None:
     engine(programs, "podman")
     _, lines = images(programs, "build")

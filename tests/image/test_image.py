@@ -149,6 +149,17 @@ def test_the_clients_are_as_in_their_packages(client: Container) -> None:
     assert pairs == {("ubuntu18", "450"), ("centos7", "450")}
 
 
+@pytest.mark.parametrize("package", [DEB, RPM])
+def test_what_a_package_means_for_root_alone_can_be_read_by_any_pod(client: Container, package: str) -> None:
+    tree = client.root / "bitfusion" / package
+    private = tree / "opt/bitfusion/share/doc" / os.fsdecode(b"caf\xe9")  # 0600 in the package
+    found = {path: path.stat().st_mode for path in [tree, *tree.rglob("*")] if not path.is_symlink()}
+    assert private in found
+    for path, mode in found.items():
+        wanted = 0o555 if stat.S_ISDIR(mode) else 0o444
+        assert mode & wanted == wanted, path
+
+
 # --- the roles, run from them ---------------------------------------------------------------------------------------
 
 
