@@ -8,7 +8,6 @@ hypercorn's HTTP/1.1 code in a task of its own that can only end itself.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import random
@@ -16,7 +15,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import h11
 import trio
@@ -32,6 +31,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
 from bitfusiond import logs
+from bitfusiond.accepting import Handshakes, accept
 from bitfusiond.errors import Failure
 from bitfusiond.settings import Address
 from bitfusiond.tlsstream import TLSStream
@@ -48,14 +48,9 @@ KEEP_ALIVE_SECONDS = 120.0
 # for as long as it uses them: without an end of their own a replica that came later would never be asked.
 CONNECTION_SECONDS = 300.0
 _SPREAD = 0.2  # of it, either way, so that connections of one moment do not all end in another
-HANDSHAKE_SECONDS = 10.0
 SEND_SECONDS = 10.0
 LINGER_SECONDS = 1.0
 BACKLOG = 1024
-# What accept() says where a connection could be had and the means for it are lacking.
-_SHORT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SHORT_PAUSE_SECONDS = 0.1
-_SHORT_REPEAT_SECONDS = 10.0
 TEXT = "text/plain; charset=utf-8"
 
 _log = logs.Log("serving")
@@ -75,13 +70,15 @@ class _Config(Config):
 class _Http1(H11Protocol):
     """HTTP/1.1 and nothing that a client could talk it into: a wish to upgrade may be ignored (RFC 9110, 7.8)."""
 
+    context: _Context
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Not a secret, so a plain random number will do.
         self._old_at = trio.current_time() + CONNECTION_SECONDS * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and trio.current_time() >= self._old_at:
+        if isinstance(event, Response) and (self.context.parting.is_set() or trio.current_time() >= self._old_at):
             # With an answer: a connection that closes without a word may lose the request that is on its way.
             event.headers.append((b"connection", b"close"))
         await super().stream_send(event)
@@ -90,12 +87,23 @@ class _Http1(H11Protocol):
         """No HTTP/2, neither by its preface nor by an upgrade."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in request.headers}:
+            # Whoever passed it on may have taken the other one at its word (RFC 9112, 6.1).
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
         if len(headers) < len(request.headers):  # no WebSocket
             request = h11.Request(
                 method=request.method, target=request.target, headers=headers, http_version=request.http_version
             )
         await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        _, client_gone = self.connection.trailing_data
+        if not client_gone:
+            self.context.broken(status_code)
+        await super()._send_error_response(status_code)
 
     async def _maybe_recycle(self) -> None:
         if self.connection.their_state is not h11.DONE:
@@ -147,10 +155,15 @@ class _Tasks(TaskGroup):
 
 
 class _Context(WorkerContext):
-    """What the connections of a server share: whether it is at its end, and who waits for a next request."""
+    """What the connections of a server share: ``parting`` is set when each must end with its next answer, ``idle`` are
+    those that wait for a request, ``broken`` is told the status of an answer to what was no HTTP.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, parting: trio.Event, broken: Callable[[int], None]) -> None:
         super().__init__(None)
+        self.parting = parting
+        self.broken = broken
+        self.handshakes = Handshakes()
         self.idle: set[_Connection] = set()
 
     async def end(self) -> None:
@@ -173,7 +186,7 @@ class _Connection(TCPServer):
         sock = self.stream.socket
         try:
             if isinstance(self.stream, TLSStream):
-                with trio.fail_after(HANDSHAKE_SECONDS):
+                with self.context.handshakes.one():
                     await self.stream.do_handshake()
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
@@ -321,31 +334,6 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _accept(
-    listener: trio.SocketListener,
-    connection: Callable[[trio.SocketStream], Awaitable[None]],
-    connections: trio.Nursery,
-) -> NoReturn:
-    """Each connection becomes a task of ``connections``, until cancelled, which closes the listener.
-
-    trio.serve_listeners writes a traceback ten times a second for as long as file descriptors are lacking.
-    """
-    said_at = -math.inf
-    async with listener:
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _SHORT_OF_MEANS:
-                    raise
-                if trio.current_time() - said_at >= _SHORT_REPEAT_SECONDS:
-                    said_at = trio.current_time()
-                    _log.error("new connections must wait", error=error.strerror)
-                await trio.sleep(_SHORT_PAUSE_SECONDS)
-            else:
-                connections.start_soon(connection, stream)
-
-
 async def serve(
     application: Application,
     sock: socket.socket,
@@ -353,16 +341,20 @@ async def serve(
     *,
     stop: trio.Event,
     graceful_seconds: float,
+    draining: trio.Event | None = None,
+    broken: Callable[[int], None] = lambda _status: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``application`` on ``sock`` (HTTPS where ``tls`` is given) until ``stop`` is set.
 
-    ``started()`` once it accepts. After ``stop``: no new connection, idle ones are closed, and the last answers have
-    ``graceful_seconds``. Owns the socket. ``tls()`` is asked at each handshake, so that a new certificate holds from
-    the next one on.
+    ``started()`` once it accepts. From ``draining`` on, if given, each connection ends with its next answer, so that
+    the API server takes its next request to another replica. After ``stop``: no new connection, idle ones are closed,
+    and the last answers have ``graceful_seconds``. ``broken(status)`` is called for what was no HTTP and so never came
+    as far as the application. Owns the socket. ``tls()`` is asked at each handshake, so that a new certificate holds
+    from the next one on.
     """
     config = _Config()
-    context = _Context()
+    context = _Context(stop if draining is None else draining, broken)
     framework = wrap_app(application, config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
@@ -377,7 +369,7 @@ async def serve(
 
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(_accept, listener, connection, connections)
+            accepting.start_soon(accept, listener, connection, connections, context.handshakes)
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from bitfusiond.core.patch import Operation
 
 _VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
 _LONGEST_WARNING = 120  # characters; the API server may cut longer ones
+_LONGEST_UID = 256  # characters; the API server's have 36, and it comes back in every answer and log line
 _MOST_PROBLEMS = 100  # that one answer names
 _OF_A_FIELD = re.compile(r"(?P<field>(?:metadata|spec)(?:\.\w+|\[[^]]*\])*): (?P<message>.*)", re.DOTALL)
 # kubectl puts a field before every cause. What is wrong with no field of the pod (a missing token, a resource that no
@@ -62,6 +63,8 @@ def parse(body: bytes) -> Review:
     uid = request.get("uid")
     if not isinstance(uid, str) or not uid:
         raise BadRequestError("request.uid must be a string that is not empty")
+    if len(uid) > _LONGEST_UID:
+        raise BadRequestError(f"request.uid is longer than {_LONGEST_UID} characters")
     kind = request.get("kind")
     if not isinstance(kind, dict):
         raise BadRequestError("request.kind must be an object")

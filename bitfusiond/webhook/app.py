@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -19,12 +20,13 @@ from bitfusiond.core.validate import Largest, validate
 from bitfusiond.serving import Application, Receive, Scope, Send, respond
 
 BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
-# Bodies beyond this are read a few at a time: many clients that send one at once must not take all of the memory. A
-# pod's review has some kilobytes.
+# Many clients that send a large body at once must not take all of the memory. A pod's review has some kilobytes.
 LARGE_BODY = 2**17  # bytes
-_LARGE_AT_ONCE = 3
+LARGE_TOGETHER = 2**25  # bytes of large bodies that are here at once; more must wait
 DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
 ENDPOINTS = ("/mutate", "/validate")
+_LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
+_REPEAT_SECONDS = 10.0  # between two lines about broken HTTP
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
 _log = logs.Log("webhook")
@@ -65,6 +67,32 @@ class Surroundings(Protocol):
         ...
 
 
+class _Budget:
+    """``size`` bytes, which are lent."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], Awaitable[None]]]:
+        """A function that takes so many bytes, as soon as they are there; after the block they all go back."""
+        taken = 0
+
+        async def take(size: int) -> None:
+            nonlocal taken
+            while size > self._left:
+                await self._waiting.park()
+            self._left -= size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._left += taken
+            self._waiting.unpark_all()
+
+
 class Admission:
     """``/mutate`` and ``/validate``; every other path is ``observe``'s.
 
@@ -95,13 +123,12 @@ class Admission:
             buckets=_BUCKETS,
             registry=metrics,
         )
-        self._large = trio.Semaphore(_LARGE_AT_ONCE)
-        self.draining = False
+        self._large = _Budget(LARGE_TOGETHER)
+        self._broken = 0
+        self._broken_said_at = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry."""
-        if self.draining:
-            send = _closing(send)
         if scope["http_version"] not in {"1.0", "1.1"}:
             await respond(send, 505, b"use HTTP/1.1\n")
             return
@@ -113,8 +140,8 @@ class Admission:
         status, body, content_type = 200, b"", "application/json"
         headers: list[tuple[bytes, bytes]] = []
         try:
-            async with AsyncExitStack() as held:
-                answer = await self._admit(endpoint, decide, scope, receive, held)
+            with self._large.share() as take:
+                answer = await self._admit(endpoint, decide, scope, receive, take)
             if answer is None:
                 return  # the client is gone
             body = answer
@@ -122,10 +149,19 @@ class Admission:
             verdict = "error" if error.status == 500 else "bad_request"
             self._requests.labels(endpoint, verdict, str(error.status)).inc()
             if verdict == "bad_request":  # of a defect its traceback is in the log
-                _log.warning("bad request", endpoint=endpoint, status=error.status, message=str(error))
+                _log.warning("bad request", endpoint=endpoint, status=error.status, message=_cut(str(error)))
             status, body, content_type = error.status, f"{error}\n".encode(), "text/plain; charset=utf-8"
             headers = error.headers
         await respond(send, status, body, content_type, headers)
+
+    def broken_http(self, status: int) -> None:
+        """Take note of what was no HTTP and was answered with ``status``: a line at once, then one for many."""
+        self._requests.labels("none", "bad_request", str(status)).inc()
+        self._broken += 1
+        now = trio.current_time()
+        if now - self._broken_said_at >= _REPEAT_SECONDS:
+            _log.warning("broken HTTP", status=status, number=self._broken)
+            self._broken, self._broken_said_at = 0, now
 
     async def _admit(
         self,
@@ -133,10 +169,10 @@ class Admission:
         decide: Callable[[Review], Awaitable[_Answer]],
         scope: Scope,
         receive: Receive,
-        held: AsyncExitStack,
+        take: Callable[[int], Awaitable[None]],
     ) -> bytes | None:
         with trio.move_on_after(DEADLINE_SECONDS) as deadline:
-            body = await _read(receive, lambda: held.enter_async_context(self._large))
+            body = await _read(receive, take)
         if deadline.cancelled_caught:
             raise HTTPError(408, f"the request did not arrive within {DEADLINE_SECONDS:g} s")
         if body is None:
@@ -162,11 +198,11 @@ class Admission:
         _log.info(
             "admission",
             endpoint=endpoint,
-            namespace=request.namespace,
-            name=request.name,
+            namespace=_cut(request.namespace),
+            name=_cut(request.name),
             uid=request.uid,
             verdict=answer.verdict,
-            reason=answer.message or answer.reason,
+            reason=_cut(answer.message or answer.reason),
             dry_run=request.dry_run,
             microseconds=round(seconds * 1e6),
         )
@@ -207,17 +243,6 @@ def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:
     return _Answer(review.refuse(request, problems), "refused", reason, review.message(problems))
 
 
-def _closing(send: Send) -> Send:
-    """Tells the API server to take its next request to another replica, before this one closes the connection."""
-
-    async def send_and_close(event: dict[str, Any]) -> None:
-        if event["type"] == "http.response.start":
-            event = {**event, "headers": [*event["headers"], (b"connection", b"close")]}
-        await send(event)
-
-    return send_and_close
-
-
 def _broken_head(scope: Scope) -> HTTPError | None:
     if scope["method"] != "POST":
         return HTTPError(405, "use POST", [(b"allow", b"POST")])
@@ -227,14 +252,19 @@ def _broken_head(scope: Scope) -> HTTPError | None:
     return None
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_FIELD else text[: _LONGEST_FIELD - 3] + "..."
+
+
 def _header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
 
 
-async def _read(receive: Receive, large: Callable[[], Awaitable[None]]) -> bytes | None:
+async def _read(receive: Receive, take: Callable[[int], Awaitable[None]]) -> bytes | None:
     """The whole body; None when the client went away. Raises HTTPError for one that is too large.
 
-    ``large()`` is waited for, once, before more than LARGE_BODY of it is read.
+    What comes after LARGE_BODY of it is taken by ``take(size)``, piece by piece, as it is there and not as it was
+    announced: a client that stalls must have sent what it keeps from others.
 
     Up to twice the limit is read and thrown away before that is said: to close on a client that still writes resets
     the connection, and the client loses the answer.
@@ -242,16 +272,14 @@ async def _read(receive: Receive, large: Callable[[], Awaitable[None]]) -> bytes
     parts: list[bytes] = []
     size = 0
     more = True
-    waited = False
     while more and size <= 2 * BODY_LIMIT:
-        if size > LARGE_BODY and not waited:
-            await large()
-            waited = True
         event = await receive()
         if event["type"] == "http.disconnect":
             return None
         size += len(event["body"])
         if size <= BODY_LIMIT:
+            if size > LARGE_BODY:
+                await take(len(event["body"]))
             parts.append(event["body"])
         more = event["more_body"]
     if size > BODY_LIMIT:

@@ -68,7 +68,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         certificate, surroundings, checks = await _around(settings, metrics, background)
         health = observe.Health("starting", *checks)
         admission = Admission(rules.current, surroundings, observe.application(health, metrics, *ENDPOINTS), metrics)
-        closing, closed = trio.Event(), trio.Event()
+        draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = serving.listen(settings.listen, "--listen")
         address = serving.bound_address(sock)
@@ -82,13 +82,15 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
                     lambda: certificate.context,
                     stop=closing,
                     graceful_seconds=DEADLINE_SECONDS,
+                    draining=draining,
+                    broken=admission.broken_http,
                 )
             )
             _log.info("listening", address=str(address))
             health.ready()
             await stop.wait()
             health.not_ready("stopping")
-            admission.draining = True
+            draining.set()
             _log.info("draining", seconds=settings.drain_seconds)
             await trio.sleep(settings.drain_seconds)
             closing.set()

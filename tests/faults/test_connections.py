@@ -13,11 +13,12 @@ from pathlib import Path
 import trio
 
 from bitfusiond import settings
+from bitfusiond.accepting import HANDSHAKES_AT_ONCE
 from bitfusiond.settings import Address
 from bitfusiond.webhook.app import BODY_LIMIT, DEADLINE_SECONDS
 from tests import pods
 from tests.cluster.webhook import Replica
-from tests.faults.beside import BODY, asked
+from tests.faults.beside import BODY, LONGEST_SECONDS, asked
 from tests.webhook import client
 from tests.webhook.client import Connection, HungUpError, head, review
 from tests.webhook.conftest import Pki
@@ -26,6 +27,7 @@ AT_ONCE = 500
 PIPELINED = 50
 LARGE_AT_ONCE = 60
 MEBIBYTES = 180  # of the 256 that the manifest allows
+HALF_HANDSHAKES = 2000
 _TYPE = {"Content-Type": "application/json"}
 _HEAD = head("POST", "/mutate", {**_TYPE, "Content-Length": str(len(BODY))})
 # What a client hello begins with.
@@ -160,6 +162,56 @@ async def test_60_bodies_of_8_mebibytes_that_never_end_take_no_more_memory_than_
     peak = peak_mebibytes(replica)
     print(f"  {LARGE_AT_ONCE} bodies without end: memory at most {peak} MiB")  # noqa: T201
     assert peak < MEBIBYTES
+
+
+async def test_2000_half_handshakes_are_not_in_progress_at_once_and_end_to_let_others_in(
+    replica: Replica, pki: Pki
+) -> None:
+    address, context = settings.address(replica.address), pki.client("http/1.1")
+    hello = _HELLO + b"\x40\0\1\0\x3f\xfc\3\3" + bytes(16_000)  # of 16 KiB, and some bytes are to come
+    ended: Counter[str] = Counter()
+    most_files = 0
+
+    async def stall() -> None:
+        try:
+            async with client.connect(address, None) as connection:
+                await connection.send(hello)
+                ended[await _until_hung_up(connection)] += 1
+        except (OSError, trio.BrokenResourceError):
+            ended["hung up"] += 1
+
+    async def watch() -> None:
+        nonlocal most_files
+        while True:
+            most_files = max(most_files, len(list(Path(f"/proc/{replica.process.pid}/fd").iterdir())))
+            await trio.sleep(0.05)
+
+    before = peak_mebibytes(replica)
+    async with asked(address, context, new=False), trio.open_nursery() as watching:
+        watching.start_soon(watch)
+        async with trio.open_nursery() as nursery:
+            for _ in range(HALF_HANDSHAKES):
+                nursery.start_soon(stall)
+            await trio.sleep(2)
+            began = trio.current_time()
+            async with client.connect(address, context) as connection:
+                assert (await connection.post("/mutate", BODY)).status == 200
+            waited = trio.current_time() - began
+        watching.cancel_scope.cancel()
+    peak = peak_mebibytes(replica)
+    print(  # noqa: T201
+        f"  {HALF_HANDSHAKES} half handshakes: {dict(ended)}, at most {most_files} files; a good one beside them took"
+        f" {waited:.2f} s; memory at most {peak} MiB, {before} before"
+    )
+    assert most_files < HANDSHAKES_AT_ONCE + 100
+    assert peak < MEBIBYTES
+
+
+async def _until_hung_up(connection: Connection) -> str:
+    with trio.move_on_after(LONGEST_SECONDS):
+        await connection.rest()
+        return "hung up"
+    return "left"
 
 
 async def _one(

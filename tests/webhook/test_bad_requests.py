@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ BODIES: Mapping[str, tuple[Any, str]] = {
     "request a list": (GOOD | {"request": []}, "the AdmissionReview has no request"),
     "no uid": (without("uid"), "request.uid must be a string that is not empty"),
     "an empty uid": (review(pods.pod(), uid=""), "request.uid must be a string that is not empty"),
+    "a uid of 257 characters": (review(pods.pod(), uid="u" * 257), "request.uid is longer than 256 characters"),
     "no kind": (without("kind"), "request.kind must be an object"),
     "a kind that is a string": (review(pods.pod(), kind="Pod"), "request.kind must be an object"),
     "B20: no object": (without("object"), "request.object is missing"),
@@ -241,6 +243,43 @@ async def test_a_slow_body_is_408_after_the_deadline(
     monkeypatch.undo()
 
 
+async def test_large_bodies_that_stall_hold_up_no_large_review(webhook: Webhook) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            stalled = await stack.enter_async_context(webhook.connect())
+            await stalled.send(sized(200_000) + b" " * 140_000)
+        began = trio.current_time()
+        async with webhook.connect() as connection:
+            assert (await connection.post("/mutate", padded(180_000))).review["response"]["allowed"] is True
+        assert trio.current_time() - began < 3
+
+
+async def test_a_large_body_waits_where_others_hold_the_memory_and_gets_what_they_leave(
+    run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LARGE_TOGETHER", 300_000)
+    async with run_webhook() as webhook, webhook.connect() as connection:
+        async with webhook.connect() as stalled:
+            await stalled.send(sized(400_000) + b" " * 399_999)
+            await webhook.still_answers()  # a small one has nothing to do with it
+            await connection.send(sized(200_000) + padded(200_000))
+            with trio.move_on_after(0.5) as waited:
+                await connection.response()
+            assert waited.cancelled_caught
+        assert (await connection.response()).review["response"]["allowed"] is True
+
+
+async def test_a_log_line_does_not_grow_with_what_a_client_sends(webhook: Webhook, events: Events) -> None:
+    long = "x" * 100_000
+    spec = {"containers": [pods.container(name=long)]}
+    await webhook.ask("/mutate", review(pods.pod() | {"spec": spec}, namespace=long, name=long))
+    body = json.dumps(GOOD | {"apiVersion": long}).encode()
+    assert (await webhook.request("POST", "/mutate", body, Content_Type=JSON)).status == 400
+    lines = [*events("admission"), *events("bad request")]
+    assert len(lines) == 2
+    assert all(len(str(value)) <= 1024 for line in lines for value in line.values())
+
+
 async def test_a_client_that_goes_away_in_the_middle_is_nothing_special(webhook: Webhook, events: Events) -> None:
     body = padded(100_000)
     for length in (0, 1, 50, 5000, 99_999):
@@ -252,6 +291,7 @@ async def test_a_client_that_goes_away_in_the_middle_is_nothing_special(webhook:
     await webhook.still_answers()
     assert not [line for line in events() if line["level"] == "ERROR"]
     assert not events("bad request")
+    assert not events("broken HTTP")
 
 
 async def test_a_broken_request_does_not_end_its_connection(webhook: Webhook) -> None:
@@ -272,6 +312,11 @@ async def test_a_broken_request_does_not_end_its_connection(webhook: Webhook) ->
         pytest.param(
             b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, id="two lengths"
         ),
+        pytest.param(
+            b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            id="a length and chunks",
+        ),
         pytest.param(b"POST /mutate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, id="gzip"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2**20 + b"\r\n\r\n", 431, id="a header of 1 MiB"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 50_000 + b"\r\n", 431, id="50,000 headers"),
@@ -279,11 +324,32 @@ async def test_a_broken_request_does_not_end_its_connection(webhook: Webhook) ->
     ],
 )
 async def test_what_is_no_http_gets_a_4xx_or_501_and_the_connection_ends(
-    webhook: Webhook, sent: bytes, status: int
+    webhook: Webhook, sent: bytes, status: int, events: Events
 ) -> None:
     async with webhook.connect() as connection:
-        await connection.send(sent)
+        await connection.send(sent + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         response = await connection.response()
         assert (response.status, response.headers["connection"]) == (status, "close")
         with pytest.raises(HungUpError):
             await connection.response()
+    (line,) = events("broken HTTP")
+    assert (line["level"], line["status"], line["number"]) == ("WARNING", status, 1)
+
+
+async def test_much_broken_http_is_counted_and_gets_a_line_now_and_then(
+    webhook: Webhook, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks() -> None:
+        async with webhook.connect() as connection:
+            await connection.send(b"GET /mutate HTTP/1.1\r\n\r\n")
+            assert (await connection.response()).status == 400
+
+    for _ in range(5):
+        await breaks()
+    assert [line["number"] for line in events("broken HTTP")] == [1]
+    monkeypatch.setattr(app, "_REPEAT_SECONDS", 0.0)
+    await breaks()
+    assert [line["number"] for line in events("broken HTTP")] == [1, 5]
+    metrics = (await webhook.get("/metrics")).text
+    counter = 'bitfusiond_admission_requests_total{endpoint="none",reason="400",verdict="bad_request"}'
+    assert f"{counter} 6.0" in metrics

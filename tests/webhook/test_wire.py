@@ -6,15 +6,18 @@ import json
 import logging
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from bitfusiond import serving
+from bitfusiond import accepting, serving
 from tests import pods
 from tests.webhook.client import HungUpError, head, review
-from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook
+from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
+from tests.webhook.keyupdates import KeyUpdates
 
 
 @pytest.fixture
@@ -24,6 +27,8 @@ async def webhook(run_webhook: RunWebhook) -> AsyncIterator[Webhook]:
 
 
 BODY = json.dumps(review(pods.pod())).encode()
+HEAD = head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
+HELLO = b"\x16\x03\x01"  # what a client hello begins with
 
 
 @pytest.mark.parametrize("offered", [("h2", "http/1.1"), ("http/1.1",), ()], ids=["h2 first", "http/1.1", "nothing"])
@@ -87,6 +92,31 @@ async def test_an_old_connection_ends_with_an_answer(webhook: Webhook, monkeypat
         assert await connection.rest() == b""
 
 
+async def test_the_answer_to_a_request_begun_before_the_drain_says_goodbye_too(
+    run_webhook: RunWebhook, events: Events
+) -> None:
+    async with run_webhook(drain_seconds="5") as webhook, webhook.connect() as connection:
+        await connection.send(HEAD + BODY[:10])
+        await webhook.request("GET", "/healthz")  # the server has seen the first half by now
+        webhook.stop.set()
+        await until(lambda: events("draining"))
+        await connection.send(BODY[10:])
+        response = await connection.response()
+        assert response.review["response"]["allowed"] is True
+        assert response.headers["connection"] == "close"
+        assert await connection.rest() == b""
+
+
+async def test_an_answer_after_the_drain_says_goodbye(run_webhook: RunWebhook) -> None:
+    async with run_webhook() as webhook, webhook.connect() as connection:
+        await connection.send(HEAD + BODY[:10])
+        await webhook.request("GET", "/healthz")
+        webhook.stop.set()
+        await trio.sleep(0.2)
+        await connection.send(BODY[10:])
+        assert (await connection.response()).headers["connection"] == "close"
+
+
 async def test_pipelined_requests_are_answered_in_their_order(webhook: Webhook) -> None:
     bodies = [json.dumps(review(pods.pod(), uid=f"uid-{number}")).encode() for number in range(50)]
     async with webhook.connect() as connection:
@@ -100,9 +130,7 @@ async def test_pipelined_requests_are_answered_in_their_order(webhook: Webhook) 
 async def test_an_answer_is_one_tls_record(webhook: Webhook) -> None:
     """Head and body apart would be two system calls here and two packets on the wire."""
     async with webhook.connect() as connection:
-        await connection.send(
-            head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
-        )
+        await connection.send(HEAD)
         await connection.send(BODY)
         record = await connection.stream.receive_some()
     answered, _, body = bytes(record).partition(b"\r\n\r\n")
@@ -143,10 +171,48 @@ async def test_what_is_no_tls_ends_its_own_connection_only(webhook: Webhook, sen
 
 
 async def test_a_handshake_that_is_never_finished_ends(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.2)
     async with webhook.connect_plain() as connection:
-        await connection.send(b"\x16\x03\x01")
+        await connection.send(HELLO)
         await connection.rest()
+
+
+async def test_of_too_many_handshakes_the_oldest_end_first_and_none_begins_before(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "HANDSHAKES_AT_ONCE", 3)
+    monkeypatch.setattr(accepting, "CROWDED_SECONDS", 0.5)
+    async with AsyncExitStack() as stack:
+        stalled = [await stack.enter_async_context(webhook.connect_plain()) for _ in range(9)]
+        for connection in stalled:
+            await connection.send(HELLO)
+        began = trio.current_time()
+        await webhook.still_answers()
+        # Three rounds of three, all of them older than the good client.
+        assert 0.5 < trio.current_time() - began < accepting.HANDSHAKE_SECONDS
+        assert await stalled[0].rest() == b""
+
+
+async def test_handshakes_that_are_done_leave_room_at_once(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "HANDSHAKES_AT_ONCE", 2)
+    async with AsyncExitStack() as stack:
+        began = trio.current_time()
+        for _ in range(10):
+            await stack.enter_async_context(webhook.connect())
+        assert trio.current_time() - began < accepting.CROWDED_SECONDS
+
+
+async def test_key_updates_in_the_middle_of_a_request_are_followed(
+    webhook: Webhook, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    context = pki.client("http/1.1")
+    async with webhook.connect(context) as connection:
+        stream: Any = connection.stream
+        client = KeyUpdates(stream, tmp_path / "keys")
+        records = client.updates(1000) + client.data(HEAD + BODY[:50]) + client.updates(1000) + client.data(BODY[50:])
+        await stream.transport_stream.send_all(records)
+        assert (await connection.response()).review["response"]["allowed"] is True
 
 
 async def test_the_http_2_preface_is_answered_505(webhook: Webhook) -> None:
