@@ -50,8 +50,8 @@ def share(
 
     Batches are begun in their order. ``report`` hears how many bytes all have done, in this process. An error or a
     signal to stop in one process ends all at their next step; of a forked one that is killed this process hears when it
-    has no work left itself, and fails then. No process is left when this returns or raises. Raises Failure or OSError of
-    this process, the Failure of another, and Failure when ``stop`` was asked for.
+    has no work left itself, and fails then. No process is left when this returns or raises. Raises Failure or OSError
+    of this process, the Failure of another, and Failure when ``stop`` was asked for.
     """
     board = _board(processes)
     queue = _Queue(len(batches))
