@@ -359,8 +359,10 @@ async def serve(
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
     async def connection(plain: trio.SocketStream) -> None:
-        stream = TLSStream(plain, tls()) if tls else plain
+        stream: TLSStream | trio.SocketStream = plain
         try:
+            if tls:
+                stream = TLSStream(plain, tls())
             await _Connection(framework, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
         except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
             _log.exception("connection failed")

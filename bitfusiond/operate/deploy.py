@@ -63,7 +63,9 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Sta
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
     documents = render.fitting(render.overlay(kubectl, platform), platform, version)
-    problems = access.missing(kubectl, access.to_apply(documents), "deploy")
+    problems = access.missing(
+        kubectl, [*access.to_apply(documents), access.Access("create", "Pod", proof.NAMESPACE)], "deploy"
+    )
     if problems:
         raise Failure(report.listed(_UNCHANGED, problems))
     removals = [each.what for each in legacy04.find(kubectl).removals]

@@ -37,6 +37,9 @@ def of(location: str, name: str, *, closed: bool = False) -> list[Entry]:
                     entries.append(_entry(path, each.name, info, descriptor))
                     if stat.S_ISDIR(info.st_mode):
                         pending.append((f"{directory}/{each.name}", path))
+        except PermissionError:  # its names may be read, and nothing about them
+            if not closed:
+                raise
         finally:
             os.close(descriptor)
     return entries

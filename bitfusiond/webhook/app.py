@@ -68,27 +68,36 @@ class Surroundings(Protocol):
 
 
 class _Budget:
-    """``size`` bytes, which are lent."""
+    """``size`` bytes, which are lent; the oldest of those who took some may have more.
+
+    Else all could wait for each other, each with a part of what it needs.
+    """
 
     def __init__(self, size: int) -> None:
         self._left = size
+        self._sharers: list[object] = []  # the oldest first
         self._waiting = trio.lowlevel.ParkingLot()
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], Awaitable[None]]]:
         """A function that takes so many bytes, as soon as they are there; after the block they all go back."""
         taken = 0
+        sharer = object()
 
         async def take(size: int) -> None:
             nonlocal taken
-            while size > self._left:
+            while size > self._left and self._sharers[:1] != [sharer]:
                 await self._waiting.park()
+            if not taken:
+                self._sharers.append(sharer)
             self._left -= size
             taken += size
 
         try:
             yield take
         finally:
+            if taken:
+                self._sharers.remove(sharer)
             self._left += taken
             self._waiting.unpark_all()
 
@@ -150,7 +159,7 @@ class Admission:
             self._requests.labels(endpoint, verdict, str(error.status)).inc()
             if verdict == "bad_request":  # of a defect its traceback is in the log
                 _log.warning("bad request", endpoint=endpoint, status=error.status, message=_cut(str(error)))
-            status, body, content_type = error.status, f"{error}\n".encode(), "text/plain; charset=utf-8"
+            status, body, content_type = error.status, f"{_cut(str(error))}\n".encode(), "text/plain; charset=utf-8"
             headers = error.headers
         await respond(send, status, body, content_type, headers)
 
@@ -281,6 +290,8 @@ async def _read(receive: Receive, take: Callable[[int], Awaitable[None]]) -> byt
             if size > LARGE_BODY:
                 await take(len(event["body"]))
             parts.append(event["body"])
+        else:
+            parts.clear()
         more = event["more_body"]
     if size > BODY_LIMIT:
         raise HTTPError(413, f"the body is larger than {BODY_LIMIT} bytes")

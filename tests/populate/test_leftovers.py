@@ -25,9 +25,10 @@ def closed_directory(path: Path, mode: int) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="run as root: only root can make a directory of another user")
-def test_a_directory_that_another_user_closed_does_not_make_a_tree_incomplete(pod: Pod) -> None:
+@pytest.mark.parametrize("mode", [0o700, 0o744])  # the second shows its names and nothing about them
+def test_a_directory_that_another_user_closed_does_not_make_a_tree_incomplete(pod: Pod, mode: int) -> None:
     pod.run()
-    closed_directory(pod.distro / "private", 0o700)
+    closed_directory(pod.distro / "private", mode)
     os.chown(pod.distro / "private", 1234, 1234)
 
     again = pod.run_below(WITHOUT_CAPABILITIES)

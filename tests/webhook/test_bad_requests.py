@@ -269,6 +269,23 @@ async def test_a_large_body_waits_where_others_hold_the_memory_and_gets_what_the
         assert (await connection.response()).review["response"]["allowed"] is True
 
 
+async def test_large_bodies_that_come_together_never_wait_for_each_other_in_a_circle(
+    run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LARGE_TOGETHER", 600_000)
+    statuses: list[int] = []
+
+    async def ask(webhook: Webhook) -> None:
+        async with webhook.connect() as connection:
+            statuses.append((await connection.post("/mutate", padded(500_000))).status)
+
+    async with run_webhook() as webhook:
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask, webhook)
+        assert statuses == [200] * 10
+
+
 async def test_a_log_line_does_not_grow_with_what_a_client_sends(webhook: Webhook, events: Events) -> None:
     long = "x" * 100_000
     spec = {"containers": [pods.container(name=long)]}
