@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.distros.place import Place
+from tests.fakes.places import open_directory
 
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    """Not below pytest's own directory, into which another user may not look."""
-    directory = Path(tempfile.mkdtemp(prefix="bitfusiond-distros-"))
-    directory.chmod(0o755)
-    try:
+    with open_directory("bitfusiond-distros-") as directory:
         yield Place(directory)
-    finally:
-        subprocess.run(["chmod", "-R", "u+rwX", directory], check=True)
-        shutil.rmtree(directory)

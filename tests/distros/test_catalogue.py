@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from bitfusiond import configfiles
 from tests.distros.place import DEB, LIBRARIES, RPM, Place, shape
 from tests.fakes import packages
+from tests.fakes.places import tmpfs
 from tests.populate.pod import Pod
 
 pytestmark = [packages.needs_deb, packages.needs_bsdtar]
@@ -22,13 +22,8 @@ CENTOS = "bitfusion-client-centos7-4.5.0-4.x86_64.rpm"
 def small_disk(place: Place) -> Iterator[Path]:
     """A filesystem of 4 MiB for the distros."""
     place.out.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place.out)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small filesystem")
-    try:
-        yield place.out
-    finally:
-        subprocess.run(["umount", place.out], check=True)
+    with tmpfs(place.out, "size=4m") as volume:
+        yield volume
 
 
 @packages.needs_rpm

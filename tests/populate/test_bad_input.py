@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from bitfusiond.core.copyplan import Entry, Plan
 from bitfusiond.errors import Failure
 from bitfusiond.populate import content, space
 from tests.fakes.distro import make_distro
+from tests.fakes.places import tmpfs
 from tests.populate.pod import PACKAGE, Pod, hidden, shown
 
 
@@ -203,14 +203,8 @@ def test_a_volume_that_cannot_be_written_to_is_told(pod: Pod, volume: str) -> No
 @pytest.fixture
 def read_only(pod: Pod) -> Iterator[Path]:
     """A filesystem that is mounted read-only as the volume of the distro."""
-    volume = pod.distro_target
-    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(volume)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a filesystem: run the tests as root")
-    try:
+    with tmpfs(pod.distro_target, "ro") as volume:
         yield volume
-    finally:
-        subprocess.run(["umount", volume], check=True)
 
 
 def test_a_volume_that_is_mounted_read_only_is_told(pod: Pod, read_only: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.places import tmpfs
 from tests.populate.pod import Pod, shape, shown
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -141,14 +142,8 @@ def test_a_file_that_cannot_be_written_to_its_end_is_one_clear_line(pod: Pod) ->
 @pytest.fixture
 def small_disk(pod: Pod) -> Iterator[Path]:
     """A filesystem of 10 MiB as the volume of the distro."""
-    volume = pod.distro_target
-    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(volume)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small filesystem")
-    try:
+    with tmpfs(pod.distro_target, "size=10m") as volume:
         yield volume
-    finally:
-        subprocess.run(["umount", volume], check=True)
 
 
 def test_a_volume_that_is_too_small_is_found_before_anything_is_copied(pod: Pod, small_disk: Path) -> None:
