@@ -78,7 +78,7 @@ build: setup
 
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
 distros DIR OUT="distros": setup
-    @{{ bin }}/python -m bitfusiond.distros "{{ DIR }}" "{{ OUT }}"
+    @{{ bin }}/python -m bitfusiond.operate.distros "{{ DIR }}" "{{ OUT }}"
 
 # Build the container images; PACKAGES=DIR, a directory of client packages, for bitfusion-client. ARGS go to the engine.
 build-image *ARGS:

@@ -8,10 +8,10 @@ from typing import Any, BinaryIO, TextIO
 
 import jsonpatch
 
-from bitfusiond import configuration, manifest
 from bitfusiond.core import names
-from bitfusiond.core.mutate import Configuration, Patch, Refusal, mutate
+from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, mutate
 from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.files import config, yaml_documents
 from bitfusiond.settings import Render
 
 # Where each kind keeps the pod that its controller makes.
@@ -31,19 +31,19 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does; so is input that is no
     YAML, with nothing printed. Raises Failure where the result cannot be written.
     """
-    rules = configuration.load(
+    rules = config.load(
         settings.clients, settings.injection, settings.total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE}
     )
     source = "standard input" if settings.file == "-" else settings.file
     try:
-        documents = manifest.load(_read(settings.file, stdin).decode())
+        documents = yaml_documents.load(_read(settings.file, stdin).decode())
     except UnicodeDecodeError:
         print(f"{source}: it is not UTF-8 text", file=stderr)
         return 1
     except ValueError as error:
         print(f"{source}: {error}", file=stderr)
         return 1
-    before = manifest.dump(documents)
+    before = yaml_documents.dump(documents)
     admitted: list[Any] = []
     refused = False
     for document in documents:
@@ -51,7 +51,7 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
         refused = refused or problems
         if result is not None:
             admitted.append(result)
-    after = manifest.dump(admitted)
+    after = yaml_documents.dump(admitted)
     if settings.diff:
         lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), source, f"{source} (admitted)")
         after = "".join(lines)

@@ -12,9 +12,9 @@ from typing import Any
 import jsonpatch
 import yaml
 
-from bitfusiond import configuration
 from bitfusiond.core import names
-from bitfusiond.core.mutate import Configuration, Patch, Refusal, Verdict, mutate
+from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, Verdict, mutate
+from bitfusiond.files import config
 
 EXAMPLES = Path(__file__).parent.parent / "manifests" / "examples"
 NAMESPACE = "tensorflow-benchmark"
@@ -28,7 +28,7 @@ Pod = dict[str, Any]
 @cache
 def rules(total_gpu_memory: int = 16000) -> Configuration:
     """What the packaged files say, for a webhook in namespace bwki."""
-    return configuration.load(None, None, total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE})
+    return config.load(None, None, total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE})
 
 
 def example(name: str) -> Pod:

@@ -174,7 +174,10 @@ def test_help_imports_nothing_that_a_role_runs_on(role: str) -> None:
 @pytest.mark.parametrize(
     ("module", "others"),
     [
-        ("bitfusiond.webhook.service", ("grpclib", "trio_asyncio", "google", "bitfusiond.plugin", "bitfusiond.bridge")),
+        (
+            "bitfusiond.webhook.service",
+            ("grpclib", "trio_asyncio", "google", "bitfusiond.plugin", "bitfusiond.plugin.grpc"),
+        ),
         ("bitfusiond.plugin.service", ("kubernetes", "cryptography", "jsonpatch", "bitfusiond.webhook")),
         ("bitfusiond.render", ("trio", "kubernetes", "grpclib", "hypercorn", "cryptography", "prometheus_client")),
         ("bitfusiond.cli", ("trio", "yaml", "asyncio", "ssl", "bitfusiond.webhook", "bitfusiond.plugin")),

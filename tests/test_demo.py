@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bitfusiond import configfiles
+from bitfusiond.files import read
 from tests.demo.directory import remove
 from tests.demo.story import TITLES
 
@@ -76,7 +76,7 @@ def test_every_step_does_what_it_should(directory: Path) -> None:
 def test_a_distro_that_the_image_lacks_fails_the_demo(directory: Path) -> None:
     """The step that fails says what was expected, what came, and how the process's log ends; the rest is not run."""
     catalogue = directory / "clients.yaml"
-    packaged = configfiles.packaged("bitfusion-client-config.yaml")
+    packaged = read.packaged("bitfusion-client-config.yaml")
     catalogue.write_text(packaged.replace("ubuntu1804_4.5.0-4", "ubuntu1804_4.5.0-5"))
     result = demo(directory, BITFUSIOND_CLIENTS=str(catalogue))
     assert result.returncode == 1
@@ -103,7 +103,7 @@ def test_a_daemon_that_does_not_start_fails_the_demo(directory: Path) -> None:
 def test_a_token_that_the_client_does_not_find_fails_the_demo(directory: Path) -> None:
     """The demo runs the command for real: it sees what a look at the pod alone would not."""
     template = directory / "template.yaml"
-    before, containers, after = configfiles.packaged("sidecarconfig.yaml").partition("\ncontainers:")
+    before, containers, after = read.packaged("sidecarconfig.yaml").partition("\ncontainers:")
     template.write_text(before + containers + after.replace("/etc/bitfusion/tls/ca.crt", "/etc/bitfusion/ca.crt"))
     result = demo(directory, BITFUSIOND_INJECTION=str(template))
     assert result.returncode == 1

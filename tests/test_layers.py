@@ -28,9 +28,12 @@ def test_every_contract_is_kept() -> None:
     ("module", "line", "contract"),
     [
         ("core/quantity.py", "import socket", "the core is pure"),
-        ("core/review.py", "from bitfusiond import logs", "shared edges -> core"),
-        ("webhook/app.py", "from bitfusiond.plugin import service", "shared edges -> core"),
-        ("serving.py", "import trio_asyncio", "only the bridge knows"),
+        ("core/admission/review.py", "from bitfusiond import logs", "edges -> core"),
+        ("webhook/admission.py", "from bitfusiond.plugin import service", "roles -> edges"),
+        ("kube/follow.py", "from bitfusiond.webhook import nodes", "roles -> edges"),
+        ("plugin/service.py", "from bitfusiond.operate import kubectl", "front door -> roles"),
+        ("operate/kubectl.py", "from bitfusiond.operate import deploy", "inside the operator's commands"),
+        ("http/server.py", "import trio_asyncio", "only plugin.grpc knows"),
     ],
 )
 def test_an_arrow_that_points_back_is_seen(tmp_path: Path, module: str, line: str, contract: str) -> None:

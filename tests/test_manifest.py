@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond import manifest
+from bitfusiond.files import yaml_documents
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 JSON = st.recursive(
@@ -31,8 +31,8 @@ def ordered(value: Any) -> Any:
 
 @given(st.lists(JSON.filter(lambda value: value is not None), max_size=3))
 def test_what_is_written_reads_back_the_same(documents: list[Any]) -> None:
-    text = manifest.dump(documents)
-    assert ordered(manifest.load(text)) == ordered(documents)
+    text = yaml_documents.dump(documents)
+    assert ordered(yaml_documents.load(text)) == ordered(documents)
     assert ordered(list(yaml.safe_load_all(text))) == ordered(documents)
 
 
@@ -50,41 +50,41 @@ NUMBERS = AMBIGUOUS.splitlines()[2]
     "value", ["", " ", " x", "x ", "a: b", "a #b", "\t", "x\n", "\n", "\u00a0", "\ufeff", *AMBIGUOUS.split()]
 )
 def test_a_string_stays_a_string(value: str) -> None:
-    text = manifest.dump([{"value": value, value: "key"}])
-    assert manifest.load(text) == [{"value": value, value: "key"}]
+    text = yaml_documents.dump([{"value": value, value: "key"}])
+    assert yaml_documents.load(text) == [{"value": value, value: "key"}]
     assert yaml.safe_load(text) == {"value": value, value: "key"}
 
 
 @pytest.mark.parametrize("value", NUMBERS.split())
 def test_a_string_that_a_reader_in_go_takes_for_a_number_is_quoted(value: str) -> None:
     """kubectl's reader knows octal numbers with 0o, leading zeros, and exponents without a sign; PyYAML does not."""
-    assert manifest.dump([{"k": value}]) == f"k: '{value}'\n"
+    assert yaml_documents.dump([{"k": value}]) == f"k: '{value}'\n"
 
 
 @pytest.mark.parametrize(
     "value", ["450a", "v1", "1.2.3", "100m", "8Gi", "10.0.0.1", "yes!", "e3", "0x", "a-1", "x.y/z"]
 )
 def test_what_no_reader_can_mistake_stays_bare(value: str) -> None:
-    assert manifest.dump([{"k": value}]) == f"k: {value}\n"
+    assert yaml_documents.dump([{"k": value}]) == f"k: {value}\n"
 
 
 def test_the_order_of_keys_stays() -> None:
     text = "z: 1\na:\n  x: 2\n  b: 3\nm: 4\n"
-    assert manifest.dump(manifest.load(text)) == text
+    assert yaml_documents.dump(yaml_documents.load(text)) == text
 
 
 def test_a_script_of_several_lines_is_written_as_a_block() -> None:
     text = "command:\n- sh\n- -c\n- |\n  cd /x\n  python y.py\n"
-    assert manifest.dump(manifest.load(text)) == text
+    assert yaml_documents.dump(yaml_documents.load(text)) == text
 
 
 def test_a_long_line_is_not_folded() -> None:
     words = " ".join(["word"] * 100)
-    assert manifest.dump([{"k": words}]) == f"k: {words}\n"
+    assert yaml_documents.dump([{"k": words}]) == f"k: {words}\n"
 
 
 def test_unicode_is_written_as_it_is() -> None:
-    assert manifest.dump([{"k": "größe 猫"}]) == "k: größe 猫\n"
+    assert yaml_documents.dump([{"k": "größe 猫"}]) == "k: größe 猫\n"
 
 
 @pytest.mark.parametrize(
@@ -114,39 +114,39 @@ def test_unicode_is_written_as_it_is() -> None:
 )
 def test_a_bare_word_is_what_kubectl_takes_it_for(written: str, value: object) -> None:
     """YAML 1.1 reads a time such as 12:30 as a number to the base of 60, and 1e3 as text."""
-    assert ordered(manifest.load(f"k: {written}")) == ordered([{"k": value}])
+    assert ordered(yaml_documents.load(f"k: {written}")) == ordered([{"k": value}])
 
 
 def test_every_document_is_read_and_the_empty_ones_are_left_out() -> None:
-    assert manifest.load("---\na: 1\n---\n---\n# a comment\n---\nb: 2\n...\n") == [{"a": 1}, {"b": 2}]
-    assert manifest.load("") == []
-    assert manifest.dump([]) == ""
+    assert yaml_documents.load("---\na: 1\n---\n---\n# a comment\n---\nb: 2\n...\n") == [{"a": 1}, {"b": 2}]
+    assert yaml_documents.load("") == []
+    assert yaml_documents.dump([]) == ""
 
 
 def test_json_is_yaml() -> None:
-    assert manifest.load('{"a": [1, "x", null, true], "b": {"c": 1.5}}') == [
+    assert yaml_documents.load('{"a": [1, "x", null, true], "b": {"c": 1.5}}') == [
         {"a": [1, "x", None, True], "b": {"c": 1.5}}
     ]
-    assert manifest.load('{\n\t"a": "\\u00e9\\/"\n}') == [{"a": "é/"}]
-    assert manifest.load('{"a": "\\ud83d\\uDE00 \\\\ud83d"}') == [{"a": "😀 \\ud83d"}]
+    assert yaml_documents.load('{\n\t"a": "\\u00e9\\/"\n}') == [{"a": "é/"}]
+    assert yaml_documents.load('{"a": "\\ud83d\\uDE00 \\\\ud83d"}') == [{"a": "😀 \\ud83d"}]
 
 
 @given(JSON.filter(lambda value: isinstance(value, dict | list)), st.sampled_from([None, 2, "\t"]))
 def test_whatever_json_says_is_read(value: Any, indent: int | str | None) -> None:
-    assert ordered(manifest.load(json.dumps(value, indent=indent))) == ordered([value])
+    assert ordered(yaml_documents.load(json.dumps(value, indent=indent))) == ordered([value])
 
 
 def test_keys_are_strings_as_in_json() -> None:
-    assert manifest.load("450: a\ntrue: b\n") == [{"450": "a", "true": "b"}]
+    assert yaml_documents.load("450: a\ntrue: b\n") == [{"450": "a", "true": "b"}]
 
 
 def test_anchors_and_merge_keys_are_written_out() -> None:
     text = "base: &base {a: 1, b: 2}\none:\n  <<: *base\n  b: 3\ntwo: *base\n"
-    assert manifest.load(text) == [{"base": {"a": 1, "b": 2}, "one": {"a": 1, "b": 3}, "two": {"a": 1, "b": 2}}]
+    assert yaml_documents.load(text) == [{"base": {"a": 1, "b": 2}, "one": {"a": 1, "b": 3}, "two": {"a": 1, "b": 2}}]
 
 
 def test_what_an_anchor_repeats_is_apart() -> None:
-    (document,) = manifest.load("a: &x {k: 1}\nb: *x\n")
+    (document,) = yaml_documents.load("a: &x {k: 1}\nb: *x\n")
     document["a"]["k"] = 2
     assert document["b"] == {"k": 1}
 
@@ -177,14 +177,14 @@ def test_what_an_anchor_repeats_is_apart() -> None:
 )
 def test_what_cannot_be_read_is_an_error_of_one_line(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"\A.+\Z") as caught:
-        manifest.load(text)
+        yaml_documents.load(text)
     assert message in str(caught.value)
 
 
 def test_what_is_as_deep_as_can_be_is_read_and_written() -> None:
     text = "[" * 200 + "]" * 200
-    (document,) = manifest.load(text)
-    assert manifest.load(manifest.dump([document])) == [document]
+    (document,) = yaml_documents.load(text)
+    assert yaml_documents.load(yaml_documents.dump([document])) == [document]
 
 
 B34 = "indented with U+00A0 (no-break space), as text from a web page often is: use plain spaces"
@@ -203,31 +203,31 @@ B34 = "indented with U+00A0 (no-break space), as text from a web page often is: 
 def test_b34_spaces_that_are_none_are_an_error(text: str, line: int) -> None:
     """B34: YAML takes U+00A0 for a letter, so what a user pasted means something else or nothing."""
     with pytest.raises(ValueError, match=r"\A.+\Z") as caught:
-        manifest.load(text)
+        yaml_documents.load(text)
     assert str(caught.value) == f"not YAML: line {line}: {B34}"
 
 
 def test_a_no_break_space_inside_of_a_text_may_stay() -> None:
     text = "a: 5\u00a0€\nb: '\u00a0x'\nc: |\n  \u00a0x\n"
-    assert manifest.load(text) == [{"a": "5\u00a0€", "b": "\u00a0x", "c": "\u00a0x\n"}]
+    assert yaml_documents.load(text) == [{"a": "5\u00a0€", "b": "\u00a0x", "c": "\u00a0x\n"}]
 
 
 def test_an_error_says_where() -> None:
     with pytest.raises(ValueError, match="line 3, column 1"):
-        manifest.load("a: 1\nb: 2\na: 3\n")
+        yaml_documents.load("a: 1\nb: 2\na: 3\n")
 
 
 def test_aliases_of_aliases_are_bounded() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
-        manifest.load("\n".join(lines))
+        yaml_documents.load("\n".join(lines))
 
 
 def test_a_long_text_counts_as_often_as_it_is_repeated() -> None:
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 10_000)}]\n"
     with pytest.raises(ValueError, match="its aliases expand to more than 1000000 values"):
-        manifest.load(text)
+        yaml_documents.load(text)
 
 
 @pytest.mark.parametrize(
@@ -236,4 +236,4 @@ def test_a_long_text_counts_as_often_as_it_is_repeated() -> None:
 )
 def test_a_value_that_does_not_fit_its_tag_is_an_error_that_does_not_repeat_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"^not YAML: a value does not fit its tag$"):
-        manifest.load(text)
+        yaml_documents.load(text)

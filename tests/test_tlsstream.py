@@ -14,7 +14,7 @@ import trio
 import trio.testing
 import trustme
 
-from bitfusiond.tlsstream import RECEIVED_AT_ONCE, TLSStream
+from bitfusiond.http.tls import RECEIVED_AT_ONCE, TLSStream
 from tests.webhook.keyupdates import KeyUpdates
 
 CA = trustme.CA()

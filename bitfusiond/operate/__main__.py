@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from bitfusiond import manifest
 from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.files import yaml_documents
 from bitfusiond.operate import deploy, settings, tokens, uninstall
 from bitfusiond.operate.kubectl import Kubectl
 from bitfusiond.operate.settings import Settings
-from bitfusiond.operate.verify import run as verify
+from bitfusiond.operate.verify import command as verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _deploy(chosen: Settings, _: argparse.Namespace) -> int:
 
 
 def _manifests(chosen: Settings, _: argparse.Namespace) -> int:
-    sys.stdout.write(manifest.dump(deploy.manifests(chosen, partial(_say, stream=sys.stderr))))
+    sys.stdout.write(yaml_documents.dump(deploy.for_empty_cluster(chosen, partial(_say, stream=sys.stderr))))
     return 0
 
 

@@ -6,8 +6,9 @@ import json
 import re
 from datetime import UTC, datetime
 
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import TOKENS, Missing, Token
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref

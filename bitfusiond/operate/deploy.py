@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import access, adoption, checks, legacy04, proof, render, report, rollout, running, takeover
+from bitfusiond.operate import access, checks, current, manifests, proof, report, rollout
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
 _UNCHANGED = "nothing was changed"
 _DELETION_SECONDS = 60.0
@@ -27,15 +28,15 @@ def run(settings: Settings, say: Say) -> None:
     stages, sources = _checked(kubectl, settings, say)
     _keep_trust(kubectl, stages, say)
     _apply(kubectl, stages.base, say)
-    rollout.wait(kubectl, running.WEBHOOK, settings.timeout, say)
+    rollout.wait(kubectl, current.WEBHOOK, settings.timeout, say)
     _apply(kubectl, stages.plugin, say)
     _apply(kubectl, stages.services, say)
-    left = legacy04.find(kubectl)
+    left = leftovers.find(kubectl)
     owners = {each.what.name for each in left.removals if each.what.kind in {"ReplicaSet", "Pod"}}
     if owners:
         _endpoints_moved(kubectl, owners, settings.timeout, say)
     _apply(kubectl, stages.configurations, say)
-    rollout.wait(kubectl, running.PLUGIN, settings.timeout, say)
+    rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
     _adopt(kubectl, sources, settings.adopt, say)
@@ -45,45 +46,45 @@ def run(settings: Settings, say: Say) -> None:
     )
 
 
-def manifests(settings: Settings, say: Say) -> list[Json]:
+def for_empty_cluster(settings: Settings, say: Say) -> list[Json]:
     """What a deploy with these settings would apply to an empty cluster, in its order. No cluster is asked.
 
     ``say`` tells from what they are made: nothing of a cluster that runs is kept.
     """
-    values, notes = running.choose(settings, running.Running())
+    values, notes = current.choose(settings, current.Running())
     say(f"manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: {settings.platform}")
     for line in notes:
         say(f"manifests: {line}")
-    return render.build(render.overlay(Kubectl(settings.kubectl), settings.platform), values).all
+    return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
-def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[render.Stages, dict[str, Json]]:
+def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.Stages, dict[str, Json]]:
     """What is to be applied, and the token sources. Raises Failure with every problem, before anything is changed."""
     version = checks.cluster(kubectl, say)
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
-    documents = render.fitting(render.overlay(kubectl, platform), platform, version)
+    documents = manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
     problems = access.missing(
         kubectl, [*access.to_apply(documents), access.Access("create", "Pod", proof.NAMESPACE)], "deploy"
     )
     if problems:
         raise Failure(report.listed(_UNCHANGED, problems))
-    removals = [each.what for each in legacy04.find(kubectl).removals]
+    removals = [each.what for each in leftovers.find(kubectl).removals]
     problems = access.missing(kubectl, access.to_delete(removals), "deploy")
     sources = checks.token_secrets(kubectl)
     problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *checks.tokens(sources)]
     try:
-        values, notes = running.choose(settings, running.read(kubectl))
+        values, notes = current.choose(settings, current.read(kubectl))
     except ConfigurationError as error:
         problems.append(str(error))
     if problems:
         raise Failure(report.listed(_UNCHANGED, problems))
     for line in notes:
         say(line)
-    return render.build(documents, values), sources
+    return manifests.build(documents, values), sources
 
 
-def _keep_trust(kubectl: Kubectl, stages: render.Stages, say: Say) -> None:
+def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
     """Before our webhook starts: the CA of somebody else's that the API server asks today goes into our Secret."""
     secret = takeover.certificate_secret(
         kubectl.get(takeover.CERTIFICATES),
@@ -157,20 +158,20 @@ def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say
         time.sleep(rollout.POLL_SECONDS)
 
 
-def _prove(kubectl: Kubectl, stages: render.Stages, say: Say) -> None:
-    configmap = next((each for each in stages.base if ref(each) == render.CATALOGUE_MAP), None)
+def _prove(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
+    configmap = next((each for each in stages.base if ref(each) == manifests.CATALOGUE_MAP), None)
     answer = proof.wait(kubectl, proof.NAMESPACE, proof.client_of(configmap))
     if not answer.good:
         raise Failure(f"everything is rolled out, but a pod by dry run: {answer.detail}; `just verify` says more")
     say(f"a pod by dry run: {answer.detail}")
 
 
-def _remove(kubectl: Kubectl, left: legacy04.Left, say: Say) -> None:
+def _remove(kubectl: Kubectl, left: leftovers.Left, say: Say) -> None:
     for removal in left.removals:
         if kubectl.delete(removal.what):
             say(f"{removal.what}: removed ({removal.why})")
     secret = kubectl.get(takeover.CERTIFICATES) or {}
-    keys = [key for key in legacy04.CERTIFICATE_KEYS if key in (secret.get("data") or {})]
+    keys = [key for key in leftovers.CERTIFICATE_KEYS if key in (secret.get("data") or {})]
     if keys:
         kubectl.patch(takeover.CERTIFICATES, [{"op": "remove", "path": f"/data/{key}"} for key in keys])
         say(f"{takeover.CERTIFICATES}: the certificate of 0.4 removed")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from bitfusiond.configfiles import CATALOGUE, load_yaml
-from bitfusiond.core import catalogue, names
-from bitfusiond.core.review import OPTED_IN
+from bitfusiond.core import names
+from bitfusiond.core.admission.review import OPTED_IN
+from bitfusiond.core.clients import catalogue
+from bitfusiond.files.read import CATALOGUE, load_yaml
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
 
 # An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from cryptography import x509
 
-from bitfusiond.configfiles import load_yaml
-from bitfusiond.core import names, tokens
+from bitfusiond.core import names
+from bitfusiond.core.clients import servers_conf
+from bitfusiond.files.read import load_yaml
 
 _LARGEST = 1_000_000  # bytes; a Secret holds no more than 1 MiB
 
@@ -29,7 +30,7 @@ def problems(file: str, content: bytes, now: datetime) -> list[str]:
 def servers(content: bytes) -> list[tuple[str, int]]:
     """Where the servers of a servers.conf are. Raises ValueError with what is wrong, without the values."""
     try:
-        return tokens.addresses(load_yaml(tokens.repaired(content.decode())))
+        return servers_conf.addresses(load_yaml(servers_conf.repaired(content.decode())))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
 
@@ -66,7 +67,7 @@ def _client(content: bytes) -> str | None:
 def _servers(content: bytes) -> str | None:
     try:
         servers(content)
-    except tokens.ServersError as error:
+    except servers_conf.ServersError as error:
         return str(error)
     except ValueError as error:
         return str(error).partition(": ")[0]

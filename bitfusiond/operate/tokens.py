@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import TOKENS
+from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import adoption, checks, report, running, tokenfiles
+from bitfusiond.operate import checks, current, report, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, ref
 from bitfusiond.operate.report import Say
+from bitfusiond.operate.upgrade04 import adoption
 
 
 def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
@@ -34,7 +35,7 @@ def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
     unknown = adoption.sort(adoption.find(kubectl), {what.name: each for what, each in after.items()})
     for each in map(ref, unknown.other):
         say(f"{each}: not managed by bitfusiond, so it keeps its content: `kubectl delete {each.words}` if it is stale")
-    webhook = kubectl.get(running.WEBHOOK)
+    webhook = kubectl.get(current.WEBHOOK)
     if webhook is None:
         say("bitfusiond is not installed yet: `just deploy`")
     elif changed and not (webhook.get("status") or {}).get("availableReplicas"):

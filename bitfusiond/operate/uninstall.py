@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import BY_SECRET
+from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, adoption, checks, legacy04, render, report, rollout, running, takeover
+from bitfusiond.operate import access, checks, current, manifests, report, rollout
 from bitfusiond.operate.checks import NAMESPACE, TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
+from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
-LABEL = "=".join(render.PART_OF)
+LABEL = "=".join(manifests.PART_OF)
 
 CONFIGURATIONS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 # In the order in which they go.
@@ -46,12 +47,12 @@ OPTIONAL = ("PodSecurityPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule
 NAMED = (
     Ref("MutatingWebhookConfiguration", "bwki-webhook-cfg"),
     Ref("ValidatingWebhookConfiguration", "validation.bitfusion.io-cfg"),
-    running.WEBHOOK,
-    running.PLUGIN,
+    current.WEBHOOK,
+    current.PLUGIN,
     Ref("Service", "bwki-webhook-svc", names.NAMESPACE),
     Ref("ServiceAccount", "bitfusion-webhook-deployment", names.NAMESPACE),
     Ref("ConfigMap", "bwki-webhook-configmap", names.NAMESPACE),
-    render.CATALOGUE_MAP,
+    manifests.CATALOGUE_MAP,
     Ref("ClusterRoleBinding", "bitfusiond-webhook"),
     Ref("ClusterRole", "bitfusiond-webhook"),
 )
@@ -90,7 +91,9 @@ def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[Kube
     """Raises Failure where this account may not do all of it: a webhook without its pods refuses everybody's."""
     needed = [access.Access("list", "Pod", names.NAMESPACE)]
     needed += [access.Access(verb, "Secret") for verb in ("list", "delete")]
-    needed += [access.Access("patch", "Namespace")] if render.ignored(kubectl.get(ref(render.SYSTEM_NAMESPACE))) else []
+    needed += (
+        [access.Access("patch", "Namespace")] if manifests.ignored(kubectl.get(ref(manifests.SYSTEM_NAMESPACE))) else []
+    )
     needed += access.to_delete([*objects, *([NAMESPACE] if namespace else [])])
     lacking = [str(each) for each in problems if each.reason == "Forbidden"]
     lacking += access.missing(kubectl, needed, "uninstall")
@@ -110,16 +113,16 @@ def _not_asked_any_more(kubectl: Kubectl, configurations: Sequence[Ref], failure
 
 def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
     """The label that a deploy gave kube-system. One that somebody else gave is not of our field manager, and stays."""
-    what = ref(render.SYSTEM_NAMESPACE)
-    if not render.ignored(kubectl.get(what)):
+    what = ref(manifests.SYSTEM_NAMESPACE)
+    if not manifests.ignored(kubectl.get(what)):
         return
     try:
-        (after,) = kubectl.apply([render.SYSTEM_NAMESPACE]).values()
+        (after,) = kubectl.apply([manifests.SYSTEM_NAMESPACE]).values()
     except KubectlError as error:
         failures.setdefault(what, []).append(f"{what}: {error}")
         return
-    if not render.ignored(after):
-        say(f"{what}: label {render.IGNORED} taken away")
+    if not manifests.ignored(after):
+        say(f"{what}: label {manifests.IGNORED} taken away")
 
 
 def find(kubectl: Kubectl) -> tuple[list[Ref], list[KubectlError]]:
@@ -129,7 +132,7 @@ def find(kubectl: Kubectl) -> tuple[list[Ref], list[KubectlError]]:
     looks: list[Callable[[], Iterable[Ref]]] = [
         *(partial(_labelled, kubectl, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
         lambda: kubectl.existing(NAMED),
-        lambda: [removal.what for removal in legacy04.find(kubectl).removals],
+        lambda: [removal.what for removal in leftovers.find(kubectl).removals],
     ]
     for look in looks:
         try:

@@ -8,9 +8,9 @@ from pathlib import Path
 import trio
 
 from bitfusiond import logs
-from bitfusiond.configfiles import load_yaml
-from bitfusiond.core import tokens
+from bitfusiond.core.clients import servers_conf
 from bitfusiond.core.devices import Health
+from bitfusiond.files.read import load_yaml
 from bitfusiond.plugin.metrics import Metrics
 
 Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
@@ -62,7 +62,7 @@ class Prober:
             text = self._path.read_text("utf-8")
             if text == self._text and self._problem is None:
                 return
-            servers = tokens.addresses(load_yaml(tokens.repaired(text)))
+            servers = servers_conf.addresses(load_yaml(servers_conf.repaired(text)))
         except OSError as error:
             self._broken(error.strerror or type(error).__name__)
         except UnicodeDecodeError:

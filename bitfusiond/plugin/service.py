@@ -11,10 +11,11 @@ from pathlib import Path
 import trio
 from grpclib.exceptions import GRPCError
 
-from bitfusiond import bridge, logs, observe
+from bitfusiond import logs
 from bitfusiond.core.devices import DeviceTable
 from bitfusiond.errors import Failure
-from bitfusiond.plugin import sockets
+from bitfusiond.http import observe
+from bitfusiond.plugin import grpc, sockets
 from bitfusiond.plugin.health import Prober
 from bitfusiond.plugin.metrics import Metrics
 from bitfusiond.plugin.retry import Retry
@@ -127,7 +128,7 @@ class _Life:
             self._served = True
             self._servicer.open()
             try:
-                async with bridge.grpc_server([self._servicer], sock, before_close=self._servicer.close):
+                async with grpc.grpc_server([self._servicer], sock, before_close=self._servicer.close):
                     if not await self._answers_ourselves():
                         return False
                     _log.info("serving", socket=str(self._path))
@@ -140,9 +141,9 @@ class _Life:
     async def _answers_ourselves(self) -> bool:
         """Call our own socket by its name, as the kubelet will: better to fail here than in the kubelet's log."""
         try:
-            async with bridge.grpc_channel(str(self._path)) as channel:
+            async with grpc.grpc_channel(str(self._path)) as channel:
                 stub = api_grpc.DevicePluginStub(channel)
-                await bridge.grpc_call(stub.GetDevicePluginOptions, api.Empty(), seconds=CHECK_SECONDS)
+                await grpc.grpc_call(stub.GetDevicePluginOptions, api.Empty(), seconds=CHECK_SECONDS)
         except Exception as error:  # noqa: BLE001 - each is a reason not to register
             _log.error("own socket does not answer", socket=str(self._path), error=_described(error))
             return False
@@ -185,9 +186,9 @@ class _Life:
             version=API_VERSION, endpoint=self._path.name, resource_name=self._resource_name, options=options()
         )
         try:
-            async with bridge.grpc_channel(str(self._kubelet_path)) as channel:
+            async with grpc.grpc_channel(str(self._kubelet_path)) as channel:
                 stub = api_grpc.RegistrationStub(channel)
-                await bridge.grpc_call(stub.Register, request, seconds=REGISTER_SECONDS)
+                await grpc.grpc_call(stub.Register, request, seconds=REGISTER_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever a kubelet that starts or dies does to the call
             self._metrics.registration_failures.inc()
             reason = _described(error)

@@ -11,9 +11,9 @@ from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from bitfusiond import logs
-from bitfusiond.bridge import Bell
 from bitfusiond.core import names
 from bitfusiond.core.devices import DeviceTable, Health, listed
+from bitfusiond.plugin.grpc import Bell
 from bitfusiond.plugin.metrics import Metrics
 from bitfusiond.plugin.v1beta1 import api_pb2 as api
 from bitfusiond.plugin.v1beta1.api_grpc import DevicePluginBase

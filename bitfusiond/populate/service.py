@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitfusiond import configfiles, logs
-from bitfusiond.core import packages
-from bitfusiond.core.catalogue import Client, UnknownClientError
+from bitfusiond import logs
+from bitfusiond.core.clients import packages
+from bitfusiond.core.clients.catalogue import Client, UnknownClientError
 from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.files import read
 from bitfusiond.populate import content, leftovers, listing, optlink, space, tokens, trees
 from bitfusiond.populate.stopping import Stop
 from bitfusiond.populate.trees import Tree
@@ -72,10 +73,10 @@ def _client(settings: Init) -> Client:
     Distros that an operator adds to the image are in no packaged catalogue. Raises ConfigurationError where the
     catalogue given has no such client, Failure where the image has none: the pod was admitted by another catalogue.
     """
-    beside = settings.distros / configfiles.CATALOGUE
+    beside = settings.distros / read.CATALOGUE
     path = settings.clients or (beside if beside.is_file() else None)
     try:
-        return configfiles.load_clients(path).find(settings.client_os, settings.client_version)
+        return read.load_clients(path).find(settings.client_os, settings.client_version)
     except UnknownClientError as error:
         if path != beside:
             raise ConfigurationError(f"--client-os, --client-version: {error}") from None

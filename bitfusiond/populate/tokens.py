@@ -8,9 +8,11 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from bitfusiond import configfiles, logs
-from bitfusiond.core import names, tokens
+from bitfusiond import logs
+from bitfusiond.core import names
+from bitfusiond.core.clients import servers_conf
 from bitfusiond.errors import Failure
+from bitfusiond.files.read import load_yaml
 from bitfusiond.populate import leftovers
 
 _MODES = {names.CLIENT_YAML: 0o600}  # it holds the key of the client
@@ -77,7 +79,7 @@ def _servers_conf(content: bytes, *, wants_reachable: bool) -> bytes:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     try:
-        added = tokens.with_reachable(document)
+        added = servers_conf.with_reachable(document)
     except ValueError as error:
         if wants_reachable:
             raise ValueError(f"{error}; this client needs the field reachable in it") from None
@@ -96,16 +98,16 @@ def _parse(text: str) -> tuple[object, str]:
 
     Raises ValueError that says where the text is wrong and quotes nothing of it: it may be any other file by mistake.
     """
-    repaired = tokens.repaired(text)
+    repaired = servers_conf.repaired(text)
     try:
-        return configfiles.load_yaml(text), text
+        return load_yaml(text), text
     except ValueError as error:
         where = re.search(r"line \d+, column \d+", str(error))
         problem = ValueError(f"not YAML ({where[0] if where else 'nested too deeply'})")
     if repaired == text:
         raise problem
     try:
-        document = configfiles.load_yaml(repaired)
+        document = load_yaml(repaired)
     except ValueError:
         raise problem from None
     _log.info("repaired servers.conf", problem="no blank after `reachable:`")

@@ -12,8 +12,8 @@ from typing import Any
 import trio
 
 from bitfusiond import logs
-from bitfusiond.core.review import Review
-from bitfusiond.webhook.cluster import EVENTS, Cluster, ClusterError, Object
+from bitfusiond.core.admission.review import Review
+from bitfusiond.kube import EVENTS, Cluster, ClusterError, Object
 
 REASON = "BitfusionRefused"
 # A controller tries again for ever, every time with the same answer: one Event in so many seconds is enough.

@@ -14,8 +14,8 @@ import trio
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.raw import mapping
-from bitfusiond.webhook.cluster import NODES, Change, Cluster, Object
-from bitfusiond.webhook.cluster.follow import WatchState, follow
+from bitfusiond.kube import NODES, Change, Cluster, Object
+from bitfusiond.kube.follow import WatchState, follow
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import trio
 from prometheus_client import CollectorRegistry, Gauge
 
-from bitfusiond import configuration, filewatch, logs, observe, serving
+from bitfusiond import logs
 from bitfusiond.core import names
-from bitfusiond.core.mutate import Configuration
+from bitfusiond.core.admission.mutate import Configuration
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files import config, watch
+from bitfusiond.http import observe, server
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.app import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
+from bitfusiond.webhook.admission import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
-from bitfusiond.webhook.surroundings import InCluster, NoCluster, WatchMetrics
+from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
 
 _log = logs.Log("webhook")
 
@@ -28,7 +30,7 @@ class _Rules:
     def __init__(self, settings: Webhook) -> None:
         self._settings = settings
         self._files: list[Path] = [path for path in (settings.clients, settings.injection) if path is not None]
-        self._watch = filewatch.Watch(*self._files)
+        self._watch = watch.Watch(*self._files)
         self._current = self._load()
 
     def current(self) -> Configuration:
@@ -51,9 +53,7 @@ class _Rules:
 
     def _load(self) -> Configuration:
         exempt = names.EXEMPT_NAMESPACES | {self._settings.namespace}
-        return configuration.load(
-            self._settings.clients, self._settings.injection, self._settings.total_gpu_memory, exempt
-        )
+        return config.load(self._settings.clients, self._settings.injection, self._settings.total_gpu_memory, exempt)
 
 
 async def serve(settings: Webhook, stop: trio.Event) -> None:
@@ -70,13 +70,13 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         admission = Admission(rules.current, surroundings, observe.application(health, metrics, *ENDPOINTS), metrics)
         draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
-        sock = serving.listen(settings.listen, "--listen")
-        address = serving.bound_address(sock)
+        sock = server.listen(settings.listen, "--listen")
+        address = server.bound_address(sock)
         background.start_soon(rules.follow)
         async with trio.open_nursery() as serving_nursery:
             await serving_nursery.start(
                 partial(
-                    serving.serve,
+                    server.serve,
                     admission,
                     sock,
                     lambda: certificate.context,
@@ -117,7 +117,7 @@ async def _around(
             raise ConfigurationError("--tls-cert and --tls-key are required with --kubeconfig none: give two PEM files")
         return files, NoCluster(), [files.ready_reason]
     # The client takes half a second and 20 MB: not for those who want none.
-    from bitfusiond.webhook.cluster import apiserver  # noqa: PLC0415
+    from bitfusiond.kube import apiserver  # noqa: PLC0415
 
     cluster = apiserver.connect(settings.kubeconfig)
     surroundings = InCluster(cluster, settings, metrics)

@@ -6,8 +6,8 @@ import json
 from functools import partial
 from typing import Any
 
-from bitfusiond.core import review
-from bitfusiond.core.mutate import Patch, mutate
+from bitfusiond.core.admission import review
+from bitfusiond.core.admission.mutate import Patch, mutate
 from tests.bench.measure import Figure, compare, cpu_microseconds
 from tests.pods import NAMESPACE, container, example, pod, rules
 

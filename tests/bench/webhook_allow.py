@@ -11,8 +11,8 @@ import sys
 
 import trio
 
-from bitfusiond import serving
-from bitfusiond.serving import Receive, Scope, Send
+from bitfusiond.http import server
+from bitfusiond.http.server import Receive, Scope, Send
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,15 +26,15 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     review = json.loads(b"".join(parts))
     response = {"uid": review["request"]["uid"], "allowed": True}
     answer = {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
-    await serving.respond(send, 200, json.dumps(answer).encode(), "application/json")
+    await server.respond(send, 200, json.dumps(answer).encode(), "application/json")
 
 
 async def _main(cert: str, key: str) -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
-    context = serving.server_context(cert, key)
-    await serving.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
+    context = server.server_context(cert, key)
+    await server.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from bitfusiond import serving
+from bitfusiond.http import server
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -34,8 +34,8 @@ async def _main(which: str, cert: str, key: str) -> None:
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
     if which == "wrapped":
-        context = serving.server_context(cert, key)
-        await serving.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
+        context = server.server_context(cert, key)
+        await server.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
     config = Config()
     config.bind = [f"fd://{sock.detach()}"]
     config.certfile, config.keyfile = cert, key

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitfusiond.webhook.cluster import NODES, SECRETS, Change, Object, UnavailableError
-from bitfusiond.webhook.cluster.apiserver import connect
-from bitfusiond.webhook.cluster.follow import WatchState, follow
+from bitfusiond.kube import NODES, SECRETS, Change, Object, UnavailableError
+from bitfusiond.kube.apiserver import connect
+from bitfusiond.kube.follow import WatchState, follow
 from tests.cluster.apiserver import APIServer
 from tests.cluster.test_cluster_contract import kubeconfig
 
@@ -105,7 +105,7 @@ async def test_an_api_server_that_is_away_is_named_with_the_reason(api: APIServe
 
 
 async def test_a_long_list_comes_in_pages(api: APIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitfusiond.webhook.cluster.apiserver.PAGE_ITEMS", 2)
+    monkeypatch.setattr("bitfusiond.kube.apiserver.PAGE_ITEMS", 2)
     for index in range(5):
         api.create("/api/v1/nodes", {"metadata": {"name": f"page-{index}"}})
     listing = await connect(str(kubeconfig(api, tmp_path))).list(NODES)

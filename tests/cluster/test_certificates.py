@@ -15,14 +15,14 @@ import trio
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
-from bitfusiond import serving
-from bitfusiond.core.rotation import Lives
-from bitfusiond.serving import Receive, Scope, Send
+from bitfusiond import pki
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.http import server
+from bitfusiond.http.server import Receive, Scope, Send
+from bitfusiond.kube import MUTATING, VALIDATING, Resource, apiserver
 from bitfusiond.settings import Address
-from bitfusiond.webhook.certificates import authority
 from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
-from bitfusiond.webhook.cluster import MUTATING, VALIDATING, Resource, apiserver
 from tests.cluster.apiserver import APIServer, Refused
 from tests.webhook.handshakes import ca_bundle, ca_bundles, shake
 
@@ -155,7 +155,7 @@ async def test_two_replicas_that_start_at_the_same_moment_end_with_one_ca(api: A
     async with running(api, tmp_path, 2) as replicas:
         await ready(*replicas)
         bundle = await has_bundles(api)
-        assert len(authority.certificates_of(bundle)) == 1
+        assert len(pki.certificates_of(bundle)) == 1
         accepted(bundle, *replicas)
 
 
@@ -217,8 +217,8 @@ async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
         if what == "deleted":
             api.request("DELETE", SECRET)
         else:
-            issuer = authority.make_ca(0, LONG)  # of 1970
-            data = authority.Vault((issuer.certificate,), issuer, None, 0).data()
+            issuer = pki.make_ca(0, LONG)  # of 1970
+            data = pki.Vault((issuer.certificate,), issuer, None, 0).data()
             body = {"data": data if what == "expired" else {"ca.key": "AAAA"}}
             api.request("PATCH", SECRET, body, "application/merge-patch+json")
         bundle = await has_bundles(api, old)
@@ -227,7 +227,7 @@ async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
             while True:
                 accepted(bundle, *replicas)
                 shown = {shake(each.context, bundle, each._clock(), SERVICE).issuer for each in replicas}
-                if shown == {authority.certificates_of(bundle)[0].subject}:
+                if shown == {pki.certificates_of(bundle)[0].subject}:
                     break
                 api.request("PATCH", SECRET, {"metadata": {"labels": {"seen": str(id(shown))}}}, MERGE)
                 await trio.sleep(0.3)
@@ -253,15 +253,15 @@ async def test_rotations_lose_no_call_of_the_api_server(api: APIServer, tmp_path
     """The API server itself asks the webhook, over the connections and with the trust that it chooses."""
     api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}", {"metadata": {"labels": {"certificates": "tested"}}}, MERGE)
     async with running(api, tmp_path, 2, SHORT) as replicas, trio.open_nursery() as nursery:
-        sock = serving.listen(Address("127.0.0.1", 0), "--listen")
-        url = f"https://localhost:{serving.bound_address(sock).port}/"
+        sock = server.listen(Address("127.0.0.1", 0), "--listen")
+        url = f"https://localhost:{server.bound_address(sock).port}/"
         turns = iter(range(10**9))
 
         def as_a_service_would() -> ssl.SSLContext:
             return replicas[next(turns) % 2].context
 
         nursery.start_soon(
-            partial(serving.serve, admit, sock, as_a_service_would, stop=trio.Event(), graceful_seconds=1)
+            partial(server.serve, admit, sock, as_a_service_would, stop=trio.Event(), graceful_seconds=1)
         )
         for target in TARGETS:
             git(api, target, clientConfig={"url": url})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitfusiond.webhook.cluster import (
+from bitfusiond.kube import (
     MUTATING,
     NODES,
     SECRETS,
@@ -22,7 +22,7 @@ from bitfusiond.webhook.cluster import (
     NotFoundError,
     Object,
 )
-from bitfusiond.webhook.cluster.apiserver import connect
+from bitfusiond.kube.apiserver import connect
 from tests.cluster.apiserver import APIServer, Refused
 from tests.fakes.cluster import FakeCluster
 

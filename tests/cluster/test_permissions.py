@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import TOKENS
+from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
 from bitfusiond.webhook.certificates.selfmanaged import SECRET
 from tests.cluster import grants

@@ -16,8 +16,8 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import BY_SECRET, TOKENS
-from bitfusiond.webhook.cluster.apiserver import connect
+from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS
+from bitfusiond.kube.apiserver import connect
 from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
 from tests.cluster.apiserver import APIServer
 

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import TOKENS
+from bitfusiond.core.tokens.copies import TOKENS
 from tests.cluster.apiserver import APIServer, Refused, started
 from tests.fakes.processes import running, wait_until
 

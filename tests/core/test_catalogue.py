@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bitfusiond import configfiles
-from bitfusiond.core import catalogue
-from bitfusiond.core.mutate import Patch, mutate
+from bitfusiond.core.admission.mutate import Patch, mutate
+from bitfusiond.core.clients import catalogue
+from bitfusiond.files import read
 from tests.pods import NAMESPACE, pod, rules
 
 TREE = "/bitfusion/bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb"
@@ -37,7 +37,7 @@ def _entry(**changes: Any) -> dict[str, Any]:
 def test_the_packaged_catalogue_has_the_eight_documented_clients(
     os: str, package: str, version: str, dotted: str
 ) -> None:
-    client = configfiles.load_clients(None).find(os, version)
+    client = read.load_clients(None).find(os, version)
     tree = f"/bitfusion/{package.format(dotted)}"
     assert client.package == package.format(dotted)
     assert client.binary_path == f"{tree}/usr/bin/bitfusion"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitfusiond.core import command
-from bitfusiond.core.request import Demand
+from bitfusiond.core.admission import command
+from bitfusiond.core.admission.request import Demand
 from tests.pods import argv
 
 CLIENT = ["/B/bitfusion", "run", "-n", "1", "-p", "0.500000", "--"]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import TOKENS, Content, Create, Decision, Leave, Missing, Refuse, State, Update
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import TOKENS, Content, Create, Decision, Leave, Missing, Refuse, State, Update
 
 HOME = "kube-system"
 CA, CLIENT, SERVERS = TOKENS

@@ -6,9 +6,10 @@ import stat
 
 import pytest
 
-from bitfusiond import configfiles
-from bitfusiond.core import catalogue, packages, raw
-from bitfusiond.core.packages import PackageError
+from bitfusiond.core import raw
+from bitfusiond.core.clients import catalogue, packages
+from bitfusiond.core.clients.packages import PackageError
+from bitfusiond.files import read
 
 LIBRARIES = "opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib"
 
@@ -32,7 +33,7 @@ def test_a_file_name_says_os_and_version_as_the_catalogue_does(file: str, os: st
 
 def test_the_packaged_catalogue_is_what_its_packages_make() -> None:
     """All eight documented clients, each from its package's name alone."""
-    known = configfiles.load_clients(None)
+    known = read.load_clients(None)
     found = [packages.parse(client.package) for client in known.clients.values()]
     assert catalogue.parse(packages.document(dict.fromkeys(found, LIBRARIES))) == known
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from bitfusiond.core.validate import validate
+from bitfusiond.core.admission.validate import validate
 from tests.pods import admitted, container, pod, problems, rules, verdict
 
 Pod = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.core import review
+from bitfusiond.core.admission import review
 from tests.strategies import json_values
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitfusiond.core import rotation
-from bitfusiond.core.rotation import (
+from bitfusiond.core.certificates import rotation
+from bitfusiond.core.certificates.rotation import (
     AddNext,
     Authority,
     Drop,

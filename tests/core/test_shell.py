@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.core import shell
+from bitfusiond.core.admission import shell
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from bitfusiond import configfiles
-from bitfusiond.core import template
-from bitfusiond.core.mutate import Configuration, Patch, mutate
+from bitfusiond.core.admission import template
+from bitfusiond.core.admission.mutate import Configuration, Patch, mutate
+from bitfusiond.files import read
 from tests.pods import NAMESPACE, container, pod, rules
 
 
 def _document() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(configfiles.packaged("sidecarconfig.yaml"))
+    document: dict[str, Any] = yaml.safe_load(read.packaged("sidecarconfig.yaml"))
     return document
 
 

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.configfiles import load_yaml
-from bitfusiond.core import tokens
+from bitfusiond.core.clients import servers_conf
+from bitfusiond.files.read import load_yaml
 
 DOCUMENTED = "servers:\n- addresses:\n  - 10.202.122.248:56001\n"
 WITH_REACHABLE = "servers:\n- reachable: 10.202.122.248:56001\n  addresses:\n  - 10.202.122.248:56001\n"
@@ -19,7 +19,7 @@ ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:560
 
 
 def test_the_documented_form_gives_its_address() -> None:
-    assert tokens.addresses(load_yaml(DOCUMENTED)) == [("10.202.122.248", 56001)]
+    assert servers_conf.addresses(load_yaml(DOCUMENTED)) == [("10.202.122.248", 56001)]
 
 
 def test_addresses_come_once_in_the_order_of_the_file_and_reachable_first() -> None:
@@ -29,7 +29,7 @@ def test_addresses_come_once_in_the_order_of_the_file_and_reachable_first() -> N
             {"addresses": ["[2001:db8::1]:3", "a:1"], "name": "unknown fields are left alone"},
         ]
     }
-    assert tokens.addresses(document) == [("b", 2), ("a", 1), ("2001:db8::1", 3)]
+    assert servers_conf.addresses(document) == [("b", 2), ("a", 1), ("2001:db8::1", 3)]
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def test_addresses_come_once_in_the_order_of_the_file_and_reachable_first() -> N
     ],
 )
 def test_a_wrong_file_is_refused_with_the_field_and_what_is_allowed(document: object, message: str) -> None:
-    with pytest.raises(tokens.ServersError) as refusal:
-        tokens.addresses(document)
+    with pytest.raises(servers_conf.ServersError) as refusal:
+        servers_conf.addresses(document)
     assert str(refusal.value) == message
-    with pytest.raises(tokens.ServersError):
-        tokens.with_reachable(document)
+    with pytest.raises(servers_conf.ServersError):
+        servers_conf.with_reachable(document)
 
 
 @pytest.mark.parametrize(
@@ -87,18 +87,18 @@ def test_a_wrong_file_is_refused_with_the_field_and_what_is_allowed(document: ob
     ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(tokens.ServersError, match=r"servers\[0\]\.addresses\[0\]"):
-        tokens.addresses({"servers": [{"addresses": [address]}]})
+    with pytest.raises(servers_conf.ServersError, match=r"servers\[0\]\.addresses\[0\]"):
+        servers_conf.addresses({"servers": [{"addresses": [address]}]})
 
 
 def test_reachable_is_put_first_as_documented() -> None:
     document = load_yaml(DOCUMENTED)
-    assert yaml.safe_dump(tokens.with_reachable(document), sort_keys=False) == WITH_REACHABLE
+    assert yaml.safe_dump(servers_conf.with_reachable(document), sort_keys=False) == WITH_REACHABLE
     assert document == load_yaml(DOCUMENTED)
 
 
 def test_an_empty_reachable_counts_as_none() -> None:
-    assert tokens.with_reachable({"servers": [{"addresses": ["a:1"], "reachable": None}]}) == {
+    assert servers_conf.with_reachable({"servers": [{"addresses": ["a:1"], "reachable": None}]}) == {
         "servers": [{"reachable": "a:1", "addresses": ["a:1"]}]
     }
 
@@ -106,12 +106,12 @@ def test_an_empty_reachable_counts_as_none() -> None:
 def test_the_misprint_of_the_readme_is_not_yaml_and_is_repaired() -> None:
     with pytest.raises(ValueError, match="not YAML"):
         load_yaml(MISPRINT)
-    assert tokens.repaired(MISPRINT) == WITH_REACHABLE
+    assert servers_conf.repaired(MISPRINT) == WITH_REACHABLE
 
 
 @pytest.mark.parametrize("text", [DOCUMENTED, WITH_REACHABLE, "", "- unreachable:1\n", "# see - reachable:1\n"])
 def test_any_other_text_is_left_as_it_is(text: str) -> None:
-    assert tokens.repaired(text) == text
+    assert servers_conf.repaired(text) == text
 
 
 hosts = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True) | st.ip_addresses(v=6).map("[{}]".format)
@@ -125,14 +125,14 @@ files = st.fixed_dictionaries({"servers": st.lists(servers, min_size=1, max_size
 
 @given(files)
 def test_after_a_round_trip_only_the_field_is_new(document: dict[str, Any]) -> None:
-    changed = tokens.with_reachable(document)
+    changed = servers_conf.with_reachable(document)
     if changed is None:
         assert all("reachable" in server for server in document["servers"])
         return
     read = load_yaml(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
     assert read == changed
-    assert tokens.with_reachable(read) is None
-    assert set(tokens.addresses(read)) == set(tokens.addresses(document))
+    assert servers_conf.with_reachable(read) is None
+    assert set(servers_conf.addresses(read)) == set(servers_conf.addresses(document))
     for before, after in zip(document["servers"], changed["servers"], strict=True):
         added = {} if "reachable" in before else {"reachable": before["addresses"][0]}
         assert after == added | before

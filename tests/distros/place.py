@@ -67,7 +67,9 @@ class Place:
     def small_deb(self, name: str = DEB) -> Path:
         return packages.deb(self.small_tree(name + ".tree"), self.packages, name)
 
-    def run(self, *, program: tuple[str, ...] = ("-m", "bitfusiond.distros"), path: Path | None = None) -> Result:
+    def run(
+        self, *, program: tuple[str, ...] = ("-m", "bitfusiond.operate.distros"), path: Path | None = None
+    ) -> Result:
         """``path``: the only directory in which tools are looked for."""
         environment = dict(os.environ) if path is None else {**os.environ, "PATH": str(path)}
         done = subprocess.run(

@@ -128,7 +128,15 @@ def test_two_runs_at_once_do_not_meet_even_where_one_was_killed_and_its_tool_liv
     slow = f'#!/bin/sh\ntouch {started}\nwhile [ ! -e {go} ]; do sleep 0.05; done\nexec {real} "$@"\n'
     (path / "bsdtar").write_text(slow)
     (path / "bsdtar").chmod(0o755)
-    command = ["env", f"PATH={path}", sys.executable, "-m", "bitfusiond.distros", str(place.packages), str(place.out)]
+    command = [
+        "env",
+        f"PATH={path}",
+        sys.executable,
+        "-m",
+        "bitfusiond.operate.distros",
+        str(place.packages),
+        str(place.out),
+    ]
 
     with running(command, tmp_path / "log") as first:
         wait_until(started.exists, "the tool is at work")

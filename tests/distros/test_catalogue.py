@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitfusiond import configfiles
+from bitfusiond.files import read
 from tests.distros.place import DEB, LIBRARIES, RPM, Place, shape
 from tests.fakes import packages
 from tests.fakes.places import tmpfs
@@ -28,7 +28,7 @@ def small_disk(place: Place) -> Iterator[Path]:
 
 @packages.needs_rpm
 def test_init_installs_a_client_that_no_packaged_catalogue_has(place: Place) -> None:
-    assert ("rocky9", "461") not in configfiles.load_clients(None).clients
+    assert ("rocky9", "461") not in read.load_clients(None).clients
     packages.rpm(place.tree, place.packages, RPM)
     place.small_deb()
     assert place.run().status == 0
@@ -42,7 +42,7 @@ def test_init_installs_a_client_that_no_packaged_catalogue_has(place: Place) -> 
     assert result.status == 0, result.stderr
     assert shape(pod.distro_target / RPM) == shape(place.out / RPM)
     assert shape(pod.opt_target) == shape(place.out / RPM / "opt/bitfusion")
-    client = configfiles.load_clients(place.catalogue).find("rocky9", "461")
+    client = read.load_clients(place.catalogue).find("rocky9", "461")
     seen = pod.distro_target / client.library_path.removeprefix("/bitfusion/")
     assert (seen / "libbitfusion.so").resolve().is_file()
 
@@ -65,7 +65,7 @@ def test_the_catalogue_has_the_packages_that_are_there_and_the_end_says_what_to_
         f"    PACKAGES={place.packages} just build-image",
         f"    CLIENTS={place.catalogue} just deploy",
     ]
-    clients = configfiles.load_clients(place.catalogue)
+    clients = read.load_clients(place.catalogue)
     assert list(clients.clients) == [("ubuntu18", "450")]
     assert clients.default is None
     assert clients.find("ubuntu18", "450").library_path == f"/bitfusion/{DEB}/{LIBRARIES}/"
@@ -79,7 +79,7 @@ def test_libraries_in_another_place_of_a_new_version_are_found(place: Place) -> 
     packages.deb(tree, place.packages, DEB)
     for _ in range(2):
         assert place.run().status == 0
-        library_path = configfiles.load_clients(place.catalogue).find("ubuntu18", "450").library_path
+        library_path = read.load_clients(place.catalogue).find("ubuntu18", "450").library_path
         assert library_path == f"/bitfusion/{DEB}/opt/bitfusion/lib64/bitfusion/lib/"
 
 
@@ -92,7 +92,7 @@ def test_the_operators_default_is_kept(place: Place) -> None:
 
     assert place.run().status == 0
 
-    clients = configfiles.load_clients(place.catalogue)
+    clients = read.load_clients(place.catalogue)
     assert clients.default == ("ubuntu18", "450")
     assert list(clients.clients) == [("ubuntu18", "450"), ("ubuntu22", "461")]
 

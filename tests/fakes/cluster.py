@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from bitfusiond.webhook.cluster import (
+from bitfusiond.kube import (
     MUTATING,
     VALIDATING,
     Change,

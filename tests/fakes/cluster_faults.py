@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from bitfusiond.webhook.cluster import ClusterError, Resource, UnavailableError
+from bitfusiond.kube import ClusterError, Resource, UnavailableError
 
 # What a request waits for an answer, as the real one does.
 REQUEST_SECONDS = 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple
 
-from bitfusiond.webhook.cluster import MUTATING, NODES, SECRETS, VALIDATING, InvalidError, Object, Resource
+from bitfusiond.kube import MUTATING, NODES, SECRETS, VALIDATING, InvalidError, Object, Resource
 
 
 class Key(NamedTuple):

@@ -22,7 +22,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 
-from bitfusiond import bridge
+from bitfusiond.plugin import grpc
 from bitfusiond.plugin.v1beta1 import api_pb2 as api
 from bitfusiond.plugin.v1beta1.api_grpc import DevicePluginStub, RegistrationBase
 
@@ -175,7 +175,7 @@ class Kubelet(RegistrationBase):
         assert request is not None
         self.register_calls += 1
         if self.hang:
-            await bridge.Bell().wait()
+            await grpc.Bell().wait()
         if self.refuse_with is not None:
             raise GRPCError(Status.UNKNOWN, self.refuse_with)
         if request.version != "v1beta1":
@@ -206,7 +206,7 @@ class Kubelet(RegistrationBase):
         self._endpoint, self._endpoints = None, list[_Endpoint]()
         try:
             with trio.CancelScope() as self._incarnation:
-                async with bridge.grpc_server([self], sock), trio.open_nursery() as self._watching:
+                async with grpc.grpc_server([self], sock), trio.open_nursery() as self._watching:
                     self._loop = trio_asyncio.current_loop.get()
                     task_status.started()
                     try:

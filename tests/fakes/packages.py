@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bitfusiond.core import packages
+from bitfusiond.core.clients import packages
 
 _SCRIPT = "touch /tmp/bitfusiond-test-maintainer-script-ran; exit 1"
 TRACE = Path("/tmp/bitfusiond-test-maintainer-script-ran")

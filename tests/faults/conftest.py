@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitfusiond import configfiles
+from bitfusiond.files import read
 from tests.cluster.webhook import Replica
 from tests.fakes.processes import running
 from tests.webhook.conftest import Pki
@@ -23,7 +23,7 @@ def pki(tmp_path: Path) -> Pki:
 def catalogue(tmp_path: Path) -> Path:
     """The file of ``--clients``."""
     file = tmp_path / "clients.yaml"
-    file.write_text(configfiles.packaged(configfiles.CATALOGUE))
+    file.write_text(read.packaged(read.CATALOGUE))
     return file
 
 

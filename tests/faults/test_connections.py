@@ -13,9 +13,9 @@ from pathlib import Path
 import trio
 
 from bitfusiond import settings
-from bitfusiond.accepting import HANDSHAKES_AT_ONCE
+from bitfusiond.http.accept import HANDSHAKES_AT_ONCE
 from bitfusiond.settings import Address
-from bitfusiond.webhook.app import BODY_LIMIT, DEADLINE_SECONDS
+from bitfusiond.webhook.admission import BODY_LIMIT, DEADLINE_SECONDS
 from tests import pods
 from tests.cluster.webhook import Replica
 from tests.faults.beside import BODY, LONGEST_SECONDS, asked

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import trio
 
-from bitfusiond import filewatch, settings
+from bitfusiond import settings
+from bitfusiond.files import watch
 from bitfusiond.settings import Address
 from tests.cluster.webhook import Replica
 from tests.faults.beside import BODY, asked
@@ -71,11 +72,11 @@ async def test_files_that_are_replaced_meanwhile_are_taken_up_when_descriptors_a
     async with without_descriptors(replica, settings.address(replica.address)):
         leaf = pki.issue()
         catalogue.write_text(catalogue.read_text() + "\n")
-        await trio.sleep(filewatch.POLL_SECONDS * 4)
+        await trio.sleep(watch.POLL_SECONDS * 4)
         for what in ("certificate", "configuration"):
             said = replica.said(f"{what} not taken up, keeping the last good one")
             assert [line["message"].rpartition(": ")[2] for line in said] == ["Too many open files"]
-    await trio.sleep(filewatch.POLL_SECONDS * 3)
+    await trio.sleep(watch.POLL_SECONDS * 3)
     assert len(replica.said("configuration taken up")) == 1
     assert len(replica.said("certificate taken up")) == 1
     address = settings.address(replica.address)

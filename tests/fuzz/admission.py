@@ -13,9 +13,9 @@ from typing import Any
 import jsonpatch
 import yaml
 
-from bitfusiond.core import review
-from bitfusiond.core.mutate import Patch, Refusal, Untouched, mutate
-from bitfusiond.core.validate import Allowed, validate
+from bitfusiond.core.admission import review
+from bitfusiond.core.admission.mutate import Patch, Refusal, Untouched, mutate
+from bitfusiond.core.admission.validate import Allowed, validate
 from tests import pods
 from tests.fuzz import invariants
 from tests.fuzz.choices import Choices

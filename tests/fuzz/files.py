@@ -8,10 +8,11 @@ import json
 import jsonpatch
 import yaml
 
-from bitfusiond import configfiles, manifest
-from bitfusiond.core import catalogue, template, tokens
-from bitfusiond.core.mutate import Configuration, Patch, Refusal, mutate
-from bitfusiond.core.validate import Allowed, validate
+from bitfusiond.core.admission import template
+from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, mutate
+from bitfusiond.core.admission.validate import Allowed, validate
+from bitfusiond.core.clients import catalogue, servers_conf
+from bitfusiond.files import read, yaml_documents
 from tests import pods
 from tests.fuzz import invariants
 
@@ -26,8 +27,8 @@ servers:
 """
 _BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: {<<: {d: *b}, e: !!binary aGk=}\n"
 
-_CATALOGUE = configfiles.packaged(configfiles.CATALOGUE)
-_TEMPLATE = configfiles.packaged("sidecarconfig.yaml")
+_CATALOGUE = read.packaged(read.CATALOGUE)
+_TEMPLATE = read.packaged("sidecarconfig.yaml")
 SEEDS = {
     "manifests": (
         *(path.read_bytes() for path in sorted(_EXAMPLES.glob("*.yaml"))),
@@ -43,7 +44,7 @@ def _document(data: bytes) -> tuple[str, object]:
     """The text and its document; None for what is no YAML, which must be said in one line."""
     text = data.decode("utf-8", "replace")
     try:
-        return text, configfiles.load_yaml(text)
+        return text, read.load_yaml(text)
     except ValueError as error:
         invariants.said_in_one_line(str(error))
         return text, None
@@ -52,26 +53,26 @@ def _document(data: bytes) -> tuple[str, object]:
 def manifests(data: bytes) -> None:
     """Any text: JSON values that are written and read back the same, or one line."""
     try:
-        documents = manifest.load(data.decode("utf-8", "replace"))
+        documents = yaml_documents.load(data.decode("utf-8", "replace"))
     except ValueError as error:
         invariants.said_in_one_line(str(error))
         return
     assert len(json.dumps(documents, allow_nan=False)) <= _MOST_BYTES
-    written = manifest.dump(documents)
-    assert invariants.same(manifest.load(written), documents)
+    written = yaml_documents.dump(documents)
+    assert invariants.same(yaml_documents.load(written), documents)
     assert invariants.same(list(yaml.safe_load_all(written)), documents)
 
 
 def servers(data: bytes) -> None:
     """Any text as servers.conf: addresses that are ones, and only ``reachable`` added."""
     text, document = _document(data)
-    repaired = tokens.repaired(text)
-    assert tokens.repaired(repaired) == repaired
+    repaired = servers_conf.repaired(text)
+    assert servers_conf.repaired(repaired) == repaired
     assert "".join(repaired.split()) == "".join(text.split())
     try:
-        found = tokens.addresses(document)
-        added = tokens.with_reachable(document)
-    except tokens.ServersError as error:
+        found = servers_conf.addresses(document)
+        added = servers_conf.with_reachable(document)
+    except servers_conf.ServersError as error:
         invariants.said_in_one_line(str(error))
         return
     assert isinstance(document, dict)
@@ -79,7 +80,7 @@ def servers(data: bytes) -> None:
     assert len(set(found)) == len(found)
     assert all(host and 1 <= port <= 65535 for host, port in found)
     if added is not None:
-        assert tokens.with_reachable(added) is None
+        assert servers_conf.with_reachable(added) is None
         for now, then in zip(added["servers"], document["servers"], strict=True):
             assert now["reachable"] == (then.get("reachable") or then["addresses"][0])
             rest = [{key: value for key, value in each.items() if key != "reachable"} for each in (now, then)]

@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.core.command import Wrapped
-from bitfusiond.core.mutate import Configuration
+from bitfusiond.core.admission.command import Wrapped
+from bitfusiond.core.admission.mutate import Configuration
 
 Pod = dict[str, Any]
 SECTIONS = ("limits", "requests")

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from bitfusiond import manifest
-from bitfusiond.core import command, injection, packages, patch, quantity, raw, shell, template, tokens
+from bitfusiond.core import quantity, raw
+from bitfusiond.core.admission import command, injection, patch, shell, template
+from bitfusiond.core.clients import packages, servers_conf
+from bitfusiond.files import yaml_documents
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.targets import CORPUS, TARGETS, Target, name_of
 
@@ -62,9 +64,9 @@ DEFECTS: list[tuple[str, object, str, Any]] = [
     ("quantities", quantity, "_LONGEST", 63),
     ("quantities", quantity, "shares_of_memory", lambda memory, total, amount: memory * amount // (total * 10**4)),
     ("packages", packages, "SUFFIXES", (".deb",)),
-    ("manifests", manifest, "_AMBIGUOUS", re.compile("yes")),
-    ("manifests", manifest, "_json", lambda document: document),
-    ("servers", tokens, "_reachable_first", lambda server: {**server, "reachable": server["addresses"][-1]}),
+    ("manifests", yaml_documents, "_AMBIGUOUS", re.compile("yes")),
+    ("manifests", yaml_documents, "_json", lambda document: document),
+    ("servers", servers_conf, "_reachable_first", lambda server: {**server, "reachable": server["addresses"][-1]}),
     ("catalogue", raw, "shown", str),
     ("template", template, "_mounts", lambda container, *_: container.get("volumeMounts") or []),
 ]

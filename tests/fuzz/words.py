@@ -6,9 +6,11 @@ import math
 import shlex
 from fractions import Fraction
 
-from bitfusiond.core import catalogue, command, names, packages, quantity, request
-from bitfusiond.core.mutate import Patch, Refusal
-from bitfusiond.core.request import Demand, Mode
+from bitfusiond.core import names, quantity
+from bitfusiond.core.admission import command, request
+from bitfusiond.core.admission.mutate import Patch, Refusal
+from bitfusiond.core.admission.request import Demand, Mode
+from bitfusiond.core.clients import catalogue, packages
 from tests import pods
 from tests.fuzz import invariants
 from tests.fuzz.choices import Choices, text

@@ -19,8 +19,9 @@ from celpy.adapter import json_to_cel
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitfusiond.core import mutate, names, validate
-from bitfusiond.core.mutate import Untouched
+from bitfusiond.core import names
+from bitfusiond.core.admission import mutate, validate
+from bitfusiond.core.admission.mutate import Untouched
 from tests import pods, strategies
 from tests.manifests import overlays
 from tests.pods import NAMESPACE, Pod

@@ -10,11 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bitfusiond import settings
-from bitfusiond.core import names, template
+from bitfusiond import pki, settings
+from bitfusiond.core import names
+from bitfusiond.core.admission import template
 from bitfusiond.settings import Plugin, Webhook
-from bitfusiond.webhook.app import DEADLINE_SECONDS
-from bitfusiond.webhook.certificates import authority, cabundles, selfmanaged
+from bitfusiond.webhook.admission import DEADLINE_SECONDS
+from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests.manifests import overlays
 from tests.manifests.overlays import MANIFESTS, OVERLAYS, Json
 
@@ -157,7 +158,7 @@ def test_the_service_leads_to_the_webhook_by_the_name_of_its_certificate() -> No
     listen = settings.address(settings.options(Webhook)["listen"].default or "")
     assert (port["port"], ports[port["targetPort"]]) == (443, listen.port)
     dns = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
-    assert dns in authority.service_names(selfmanaged.SERVICE, names.NAMESPACE)
+    assert dns in pki.service_names(selfmanaged.SERVICE, names.NAMESPACE)
 
 
 @each_overlay

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bitfusiond import __version__, manifest
-from bitfusiond.configfiles import CATALOGUE, packaged
+from bitfusiond import __version__
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import access, deploy, render, running, settings
+from bitfusiond.files import yaml_documents
+from bitfusiond.files.read import CATALOGUE, packaged
+from bitfusiond.operate import access, current, deploy, manifests, settings
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, ref
 
-MANIFESTS = render.OVERLAYS.parent
+MANIFESTS = manifests.OVERLAYS.parent
 
 
 # --- permissions ----------------------------------------------------------------------------------------------------
@@ -23,9 +24,9 @@ MANIFESTS = render.OVERLAYS.parent
 @pytest.mark.parametrize("platform", ["community", "legacy", "tkgi"])
 def test_every_kind_of_the_manifests_is_asked_about_in_its_group_and_plural(platform: str) -> None:
     documents = [
-        each for path in MANIFESTS.glob(f"overlays/{platform}/*.yaml") for each in manifest.load(path.read_text())
+        each for path in MANIFESTS.glob(f"overlays/{platform}/*.yaml") for each in yaml_documents.load(path.read_text())
     ]
-    documents += [each for path in MANIFESTS.glob("base/*.yaml") for each in manifest.load(path.read_text())]
+    documents += [each for path in MANIFESTS.glob("base/*.yaml") for each in yaml_documents.load(path.read_text())]
     documents = [each for each in documents if each["kind"] != "Kustomization"]
     asked = {(each.verb, each.kind, each.namespace): each for each in access.to_apply(documents)}
     for document in documents:
@@ -65,7 +66,7 @@ def test_a_kind_is_called_as_the_paths_of_the_api_have_it(kind: str, resource: s
 def test_images_come_from_where_they_came_from_in_the_version_of_the_checkout(
     given: dict[str, str], image: str | None, chosen: str
 ) -> None:
-    repo, tag, why = running.images(settings.resolve(given), image)
+    repo, tag, why = current.images(settings.resolve(given), image)
     assert f"{repo}:{tag}" == chosen
     assert "IMAGE_REPO" in why
     assert "IMAGE_TAG" in why
@@ -79,25 +80,25 @@ EDITED = PACKAGED + '\nDefault: {os: ubuntu18, version: "450"}\n'
     ("text", "annotations", "kept"),
     [
         (PACKAGED, {}, None),
-        ("of an earlier version", {render.PACKAGED: render.digest("of an earlier version")}, None),
+        ("of an earlier version", {manifests.PACKAGED: manifests.digest("of an earlier version")}, None),
         (EDITED, {}, EDITED),
-        (EDITED, {render.PACKAGED: render.digest(PACKAGED)}, EDITED),
+        (EDITED, {manifests.PACKAGED: manifests.digest(PACKAGED)}, EDITED),
     ],
 )
 def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_version_does_not(
     text: str, annotations: dict[str, str], kept: str | None
 ) -> None:
-    metadata = {"labels": dict([render.PART_OF]), "annotations": annotations}
-    now = running.of(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
+    metadata = {"labels": dict([manifests.PART_OF]), "annotations": annotations}
+    now = current.of(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
     assert now.clients == kept
-    assert running.of(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
-    values, notes = running.choose(settings.resolve({}), now)
+    assert current.of(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
+    values, notes = current.choose(settings.resolve({}), now)
     assert values.clients == kept
     assert ("edited in the cluster" in notes[-1]) is (kept is not None)
 
 
 def test_a_broken_catalogue_is_replaced_and_that_is_told() -> None:
-    values, notes = running.choose(settings.resolve({}), running.Running(clients="BitfusionClients: 1"))
+    values, notes = current.choose(settings.resolve({}), current.Running(clients="BitfusionClients: 1"))
     assert values.clients is None
     assert "in the place of that in the cluster, which is broken: BitfusionClients" in notes[-1]
 
@@ -106,7 +107,7 @@ def test_manifests_tell_that_they_ask_no_cluster_and_what_they_are_made_from() -
     told: list[str] = []
     chosen = settings.resolve({"K8S_PLATFORM": "legacy", "KUBECTL": "kubectl-of-nobody"})
     with pytest.raises(ConfigurationError, match="kubectl-of-nobody"):
-        deploy.manifests(chosen, told.append)
+        deploy.for_empty_cluster(chosen, told.append)
     assert told[0] == "manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: legacy"
     assert "manifests: TOTAL_GPU_MEMORY: 0 (the default)" in told
 
@@ -119,7 +120,7 @@ def test_a_kustomize_that_is_too_old_is_told_by_its_version(tmp_path: Path) -> N
     )
     old.chmod(0o755)
     with pytest.raises(KubectlError, match=r"must be a file \(by kubectl v1\.20\.2; the overlay community needs 1\.21"):
-        render.overlay(Kubectl(str(old)), "community")
+        manifests.overlay(Kubectl(str(old)), "community")
 
 
 def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
@@ -137,17 +138,17 @@ def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
 
 
 def test_kube_system_gets_its_label_where_the_api_server_gives_it_no_name() -> None:
-    (namespace,) = render.fitting([], "legacy", (1, 20))
-    assert render.ignored(namespace)
-    assert all(each["kind"] != "Namespace" for each in render.fitting([], "legacy", (1, 21)))
+    (namespace,) = manifests.fitting([], "legacy", (1, 20))
+    assert manifests.ignored(namespace)
+    assert all(each["kind"] != "Namespace" for each in manifests.fitting([], "legacy", (1, 21)))
 
 
 @pytest.mark.parametrize(("version", "policy"), [((1, 21), False), ((1, 25), False), ((1, 26), True)])
 def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_knows(
     version: tuple[int, int], policy: bool
 ) -> None:
-    (budget,) = render.fitting([], "legacy", version)
+    (budget,) = manifests.fitting([], "legacy", version)
     assert (budget["apiVersion"], budget["kind"]) == ("policy/v1", "PodDisruptionBudget")
     assert ("unhealthyPodEvictionPolicy" in budget["spec"]) is policy
-    assert render.fitting([], "community", (1, 28)) == []
-    assert render.fitting([], "tkgi", version) == []
+    assert manifests.fitting([], "community", (1, 28)) == []
+    assert manifests.fitting([], "tkgi", version) == []

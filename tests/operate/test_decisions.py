@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import trustme
 
+from bitfusiond import pki
 from bitfusiond.core import names
-from bitfusiond.core.review import OPTED_IN
+from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, legacy04, proof, render, report, rollout, settings, takeover
+from bitfusiond.operate import checks, manifests, proof, report, rollout, settings
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
+from bitfusiond.operate.upgrade04 import leftovers, takeover
+from bitfusiond.operate.verify import command as verify
 from bitfusiond.operate.verify import installation, nodes, pods, webhooks
-from bitfusiond.operate.verify import run as verify
-from bitfusiond.webhook.certificates import authority
 
 Json = dict[str, Any]
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -77,14 +78,14 @@ def test_one_object_several_and_a_list_are_read_alike() -> None:
 
 def test_what_makes_the_api_server_ask_comes_last_and_the_workloads_after_what_they_need() -> None:
     kinds = ("MutatingWebhookConfiguration", "Deployment", "Service", "PriorityClass")
-    stages = render.stages([{"kind": kind} for kind in kinds])
+    stages = manifests.stages([{"kind": kind} for kind in kinds])
     assert [each["kind"] for each in stages.all] == ["PriorityClass", "Deployment", "Service", kinds[0]]
 
 
 def test_images_of_others_stay_as_they_are() -> None:
-    values = render.Values("r/x", "1", 0, 1000)
+    values = manifests.Values("r/x", "1", 0, 1000)
     document = {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"image": "busybox:1", "text": f"a {OURS} b"}}
-    spec = render.substituted(document, values)["spec"]
+    spec = manifests.substituted(document, values)["spec"]
     assert spec == {"image": "busybox:1", "text": "a r/x/bitfusion-client:1 b"}
 
 
@@ -97,10 +98,10 @@ OURS = "docker.io/bitfusiondeviceplugin/bitfusion-client:0.5.0"
 def test_what_a_controller_made_goes_with_it_and_a_binding_of_somebody_else_stays() -> None:
     owned = {"kind": "Pod", "metadata": {"name": "p", "namespace": "bwki", "ownerReferences": [{"controller": True}]}}
     orphan = {"kind": "ReplicaSet", "metadata": {"name": "rs", "namespace": "bwki"}}
-    left = legacy04.left([owned, orphan], {legacy04.BINDING: {"roleRef": {"name": "view"}}, legacy04.PLUGIN: {}})
-    assert [each.what for each in left.removals] == [Ref("ReplicaSet", "rs", "bwki"), legacy04.PLUGIN]
-    admin = legacy04.left([], {legacy04.BINDING: {"roleRef": {"name": "cluster-admin"}}})
-    assert [each.what for each in admin.removals] == [legacy04.BINDING]
+    left = leftovers.left([owned, orphan], {leftovers.BINDING: {"roleRef": {"name": "view"}}, leftovers.PLUGIN: {}})
+    assert [each.what for each in left.removals] == [Ref("ReplicaSet", "rs", "bwki"), leftovers.PLUGIN]
+    admin = leftovers.left([], {leftovers.BINDING: {"roleRef": {"name": "cluster-admin"}}})
+    assert [each.what for each in admin.removals] == [leftovers.BINDING]
 
 
 def test_a_pod_that_an_earlier_plugin_left_goes_and_others_with_its_label_stay() -> None:
@@ -108,16 +109,16 @@ def test_a_pod_that_an_earlier_plugin_left_goes_and_others_with_its_label_stay()
         metadata = {"name": container, "namespace": "kube-system"}
         return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": container}]}}
 
-    left = legacy04.left([pod("bitfusion-device-plugin"), pod("kube-flannel")], {})
+    left = leftovers.left([pod("bitfusion-device-plugin"), pod("kube-flannel")], {})
     assert [each.what.name for each in left.removals] == ["bitfusion-device-plugin"]
 
 
 def test_a_cluster_without_04_has_nothing_of_it() -> None:
-    assert legacy04.left([], {}) == legacy04.Left([], [])
+    assert leftovers.left([], {}) == leftovers.Left([], [])
 
 
 def test_a_common_name_is_told_and_not_removed() -> None:
-    left = legacy04.left([], {legacy04.POLICY: {}})
+    left = leftovers.left([], {leftovers.POLICY: {}})
     assert left.removals == []
     assert "kubectl delete podsecuritypolicy privileged" in left.notes[0]
 
@@ -140,8 +141,8 @@ def test_the_secret_of_our_ca_starts_with_the_ca_that_is_trusted_today_and_only_
     foreign = trustme.CA().cert_pem.bytes()
     secret = takeover.certificate_secret({"data": {"cert.pem": "eA=="}}, foreign, 0)
     assert secret is not None
-    vault = authority.decode(secret["data"])
-    assert [authority.is_ours(each) for each in vault.trusted] == [True, False]
+    vault = pki.decode(secret["data"])
+    assert [pki.is_ours(each) for each in vault.trusted] == [True, False]
     assert takeover.certificate_secret(secret, foreign, 0) is None, "ours already"
     assert takeover.certificate_secret(None, b"", 0) is None, "nobody is trusted"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import trustme
 
+from bitfusiond import pki
 from bitfusiond.core import names
-from bitfusiond.webhook.certificates import authority
 from tests.cluster.apiserver import APIServer
 from tests.cluster.webhook import MUTATING, VALIDATING, Installation, namespace, secret_path
 from tests.fakes.processes import wait_until
@@ -37,7 +37,7 @@ def test_an_upgrade_from_04_keeps_its_webhook_trusted_until_ours_is_ready_and_re
             stack.enter_context(installation.ready_replica())
             for path in (f"{MUTATING}/bwki-webhook-cfg", f"{VALIDATING}/validation.bitfusion.io-cfg"):
                 bundle = base64.b64decode(api.request("GET", path)["webhooks"][0]["clientConfig"]["caBundle"])
-                issuers = {each.subject.rfc4514_string() for each in authority.certificates_of(bundle)}
+                issuers = {each.subject.rfc4514_string() for each in pki.certificates_of(bundle)}
                 assert len(issuers) == 2, "both the CA of 0.4 and ours"
             stack.enter_context(installation.endpoints_follow())
             result = ended(deploying)

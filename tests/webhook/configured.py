@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bitfusiond.kube import ConflictError, Object, Resource
 from bitfusiond.webhook.certificates.cabundles import TARGETS
-from bitfusiond.webhook.cluster import ConflictError, Object, Resource
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.cluster_rules import Key
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import trio
 from prometheus_client import CollectorRegistry
 
-from bitfusiond.core.rotation import Lives
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.kube import SECRETS
 from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.certificates.selfmanaged import SECRET, SelfManagedCertificate
-from bitfusiond.webhook.cluster import SECRETS
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.handshakes import ca_bundle, shake
 

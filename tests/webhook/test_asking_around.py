@@ -12,10 +12,10 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
-from bitfusiond import observe
-from bitfusiond.core.review import Review
-from bitfusiond.core.validate import Largest
-from bitfusiond.webhook.app import Admission
+from bitfusiond.core.admission.review import Review
+from bitfusiond.core.admission.validate import Largest
+from bitfusiond.http import observe
+from bitfusiond.webhook.admission import Admission
 from bitfusiond.webhook.certificates.files import FileCertificate
 from tests.pods import admitted, pod, rules
 

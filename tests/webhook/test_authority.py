@@ -16,18 +16,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from bitfusiond.core import rotation
-from bitfusiond.core.rotation import AddNext, Drop, Lives, Promote, StartOver
-from bitfusiond.webhook.certificates import authority
-from bitfusiond.webhook.certificates.authority import BrokenError, Vault
+from bitfusiond import pki
+from bitfusiond.core.certificates import rotation
+from bitfusiond.core.certificates.rotation import AddNext, Drop, Lives, Promote, StartOver
+from bitfusiond.pki import BrokenError, Vault
 
 NOW = 1_800_000_000.0
 LIVES = Lives()
-NAMES = authority.service_names("bwki-webhook-svc", "bwki")
+NAMES = pki.service_names("bwki-webhook-svc", "bwki")
 
 
 def fresh(now: float = NOW) -> Vault:
-    vault, made = authority.perform(StartOver("there is none"), None, (), now, LIVES)
+    vault, made = pki.perform(StartOver("there is none"), None, (), now, LIVES)
     assert made == vault.signing
     return vault
 
@@ -47,7 +47,7 @@ def test_the_names_are_those_of_the_service() -> None:
 
 def test_openssl_verifies_it_as_strictly_as_it_can(tmp_path: Path) -> None:
     vault = fresh(time.time())
-    _, pem = authority.sign_leaf(vault.signing, NAMES, time.time(), LIVES)
+    _, pem = pki.sign_leaf(vault.signing, NAMES, time.time(), LIVES)
     (tmp_path / "ca.crt").write_bytes(vault.bundle)
     (tmp_path / "leaf.pem").write_bytes(pem)
     for name in NAMES:
@@ -60,7 +60,7 @@ def test_openssl_verifies_it_as_strictly_as_it_can(tmp_path: Path) -> None:
 
 def test_cryptography_verifies_it_by_the_rules_of_the_web(tmp_path: Path) -> None:
     vault = fresh()
-    _, pem = authority.sign_leaf(vault.signing, NAMES, NOW, LIVES)
+    _, pem = pki.sign_leaf(vault.signing, NAMES, NOW, LIVES)
     store = x509.verification.Store(list(vault.trusted))
     for second in (NOW - LIVES.backdate, NOW, NOW + LIVES.leaf - 1):
         moment = datetime.fromtimestamp(second, UTC)
@@ -70,31 +70,31 @@ def test_cryptography_verifies_it_by_the_rules_of_the_web(tmp_path: Path) -> Non
 
 def test_keys_are_p256_and_the_leaf_says_whose_it_is_and_how_long() -> None:
     vault = fresh()
-    leaf, pem = authority.sign_leaf(vault.signing, NAMES, NOW, LIVES)
+    leaf, pem = pki.sign_leaf(vault.signing, NAMES, NOW, LIVES)
     certificate = x509.load_pem_x509_certificate(pem)
     for key in (certificate.public_key(), vault.signing.key.public_key()):
         assert isinstance(key, ec.EllipticCurvePublicKey)
         assert isinstance(key.curve, ec.SECP256R1)
     assert leaf == rotation.Leaf(vault.keyring.signing, rotation.Span(NOW - LIVES.backdate, NOW + LIVES.leaf))
-    assert authority.span(certificate) == leaf.span
+    assert pki.span(certificate) == leaf.span
 
 
 def test_two_cas_never_share_a_subject() -> None:
     first, second = fresh().signing.certificate, fresh().signing.certificate
     assert first.subject != second.subject
-    assert authority.is_ours(first)
-    assert not authority.is_ours(x509.load_pem_x509_certificate(trustme.CA().cert_pem.bytes()))
+    assert pki.is_ours(first)
+    assert not pki.is_ours(x509.load_pem_x509_certificate(trustme.CA().cert_pem.bytes()))
 
 
 def test_a_secret_is_read_as_it_was_written_at_every_stage() -> None:
     first = fresh()
-    both, made = authority.perform(AddNext(), first, (), NOW, LIVES)
-    changed, nothing = authority.perform(Promote(), both, (), NOW + 7, LIVES)
-    alone, _ = authority.perform(Drop(changed.keyring.retired), changed, (), NOW, LIVES)
+    both, made = pki.perform(AddNext(), first, (), NOW, LIVES)
+    changed, nothing = pki.perform(Promote(), both, (), NOW + 7, LIVES)
+    alone, _ = pki.perform(Drop(changed.keyring.retired), changed, (), NOW, LIVES)
     assert made is not None
     assert nothing is None
     for vault in (first, both, changed, alone):
-        again = authority.decode(vault.data())
+        again = pki.decode(vault.data())
         assert (again.keyring, again.bundle, again.data()) == (vault.keyring, vault.bundle, vault.data())
     assert set(first.data()) == {"ca.crt", "ca.key", "signing-since"}
     assert set(both.data()) == {"ca.crt", "ca.key", "next.key", "signing-since"}
@@ -107,7 +107,7 @@ def test_a_secret_is_read_as_it_was_written_at_every_stage() -> None:
 
 def test_a_new_start_keeps_trusting_what_is_known_once_each() -> None:
     old = fresh()
-    vault, _ = authority.perform(StartOver("it has expired"), old, old.trusted * 2, NOW, LIVES)
+    vault, _ = pki.perform(StartOver("it has expired"), old, old.trusted * 2, NOW, LIVES)
     assert vault.trusted == (vault.signing.certificate, old.signing.certificate)
     assert vault.keyring.retired == old.keyring.ids
 
@@ -140,33 +140,33 @@ def rsa_key() -> bytes:
 def test_a_broken_secret_is_told_apart_without_a_word_of_its_content(changes: dict[str, str], message: str) -> None:
     data = {key: value for key, value in {**fresh().data(), **changes}.items() if value is not None}
     with pytest.raises(BrokenError) as error:
-        authority.decode(data)
+        pki.decode(data)
     assert str(error.value) == message
     assert error.value.__cause__ is None
 
 
 def test_a_broken_next_key_or_date_is_as_good_as_none() -> None:
-    both, _ = authority.perform(AddNext(), fresh(), (), NOW, LIVES)
+    both, _ = pki.perform(AddNext(), fresh(), (), NOW, LIVES)
     for key in ("hello", both.data()["ca.key"]):
-        again = authority.decode({**both.data(), "next.key": key, "signing-since": encoded(b"yesterday")})
+        again = pki.decode({**both.data(), "next.key": key, "signing-since": encoded(b"yesterday")})
         assert again == replace(again, next=None, signing_since=None)
         assert again.trusted == both.trusted
 
 
 def test_a_leaf_and_strangers_in_a_bundle_are_sorted_out() -> None:
     vault = fresh()
-    _, leaf = authority.sign_leaf(vault.signing, NAMES, NOW, LIVES)
+    _, leaf = pki.sign_leaf(vault.signing, NAMES, NOW, LIVES)
     pem = b"Subject: x\r\n" + vault.bundle.replace(b"\n", b"\r\n") + leaf + vault.bundle + b"-----BEGIN"
-    assert authority.certificates_of(pem) == vault.trusted
+    assert pki.certificates_of(pem) == vault.trusted
 
 
 def test_nothing_that_is_shown_of_it_holds_a_key() -> None:
-    both, _ = authority.perform(AddNext(), fresh(), (), NOW, LIVES)
+    both, _ = pki.perform(AddNext(), fresh(), (), NOW, LIVES)
     assert "PRIVATE" not in repr(both)
     assert str(both.signing.key.private_numbers().private_value) not in repr(both)
 
 
 def test_the_pair_loads_into_a_tls_context(tmp_path: Path) -> None:
-    _, pem = authority.sign_leaf(fresh().signing, NAMES, NOW, LIVES)
+    _, pem = pki.sign_leaf(fresh().signing, NAMES, NOW, LIVES)
     (tmp_path / "pair.pem").write_bytes(pem)
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tmp_path / "pair.pem")

@@ -7,10 +7,11 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from bitfusiond.core.rotation import Lives
-from bitfusiond.webhook.certificates import authority, cabundles
+from bitfusiond import pki
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.kube import Object
+from bitfusiond.webhook.certificates import cabundles
 from bitfusiond.webhook.certificates.cabundles import TARGETS
-from bitfusiond.webhook.cluster import Object
 from tests.webhook.configured import NAMESPACE, Cluster, configuration, put_configurations
 from tests.webhook.handshakes import ca_bundle
 
@@ -101,11 +102,11 @@ async def test_where_one_webhook_lacks_the_ca_bundle_all_are_written_in_one_appl
 
 
 def test_trusted_is_only_what_every_webhook_of_a_configuration_trusts() -> None:
-    first, second = (authority.make_ca(0, Lives()).certificate for _ in range(2))
+    first, second = (pki.make_ca(0, Lives()).certificate for _ in range(2))
     pems = [each.public_bytes(Encoding.PEM) for each in (first, second)]
     held = cabundles.Held({"one": pems[0] + pems[1], "other": pems[1]}, {})
-    assert held.trusted == {authority.fingerprint(second)}
-    assert {authority.fingerprint(each) for each in held.certificates} == {
-        authority.fingerprint(first),
-        authority.fingerprint(second),
+    assert held.trusted == {pki.fingerprint(second)}
+    assert {pki.fingerprint(each) for each in held.certificates} == {
+        pki.fingerprint(first),
+        pki.fingerprint(second),
     }

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from bitfusiond.webhook.cluster import UnavailableError
+from bitfusiond.kube import UnavailableError
 from tests.webhook.configured import Cluster, put_configurations
 from tests.webhook.handshakes import shake
 from tests.webhook.replicas import LIVES, NAMESPACE, POLL, Time, accepted, bundles, ready, running

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bitfusiond import serving
+from bitfusiond.http import server
 from bitfusiond.webhook import service
 from tests import pods
 from tests.webhook.client import Connection, HungUpError, head, review
@@ -102,7 +102,7 @@ async def _jammed(webhook: Webhook, task_status: trio.TaskStatus[Connection]) ->
 
 
 async def test_a_client_that_never_reads_is_dropped(run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.3)
     async with run_webhook() as webhook, webhook.connect() as connection:
         await connection.pour(head("GET", "/metrics") * 200)
 
@@ -132,8 +132,8 @@ async def test_a_client_that_sends_on_after_its_answer_is_closed(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch, rest: str
 ) -> None:
     """The rest can fill hypercorn's queue to an application that has answered and reads no more."""
-    monkeypatch.setattr(serving, "LINGER_SECONDS", 0.2)
-    monkeypatch.setattr(serving._Config, "max_app_queue_size", 1)  # full at once, as it is behind a slow client
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(server._Config, "max_app_queue_size", 1)  # full at once, as it is behind a slow client
     tiny = rest == "tiny chunks"
     start = head("POST", "/nowhere", {"Transfer-Encoding": "chunked"} if tiny else {"Content-Length": str(2**30)})
     async with run_webhook() as webhook:

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from bitfusiond.core.review import Review
-from bitfusiond.webhook.cluster import EVENTS, UnavailableError
+from bitfusiond.core.admission.review import Review
+from bitfusiond.kube import EVENTS, UnavailableError
 from bitfusiond.webhook.events import QUIET_SECONDS, Events
 from tests.fakes.cluster import FakeCluster
 

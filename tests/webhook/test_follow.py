@@ -12,18 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from bitfusiond.webhook.cluster import (
-    NODES,
-    SECRETS,
-    Change,
-    ForbiddenError,
-    Object,
-    Resource,
-    UnavailableError,
-    backoff,
-)
-from bitfusiond.webhook.cluster.backoff import Backoff, Outages
-from bitfusiond.webhook.cluster.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
+from bitfusiond import pacing
+from bitfusiond.kube import NODES, SECRETS, Change, ForbiddenError, Object, Resource, UnavailableError
+from bitfusiond.kube.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
+from bitfusiond.pacing import Backoff, Outages
 from tests.fakes.cluster import FakeCluster
 
 AWAY = UnavailableError("connection refused")
@@ -140,7 +132,7 @@ async def test_changes_during_an_outage_are_found_by_watching_on_from_where_it_w
             await trio.sleep(100)
             assert not is_connected(view)
             cluster.put(SECRETS, secret("meanwhile"))
-        await trio.sleep(backoff.LONGEST_SECONDS)
+        await trio.sleep(pacing.LONGEST_SECONDS)
         assert view.changes == ["ADDED meanwhile"]
         assert is_connected(view)
     assert lists(cluster) == 1
@@ -238,7 +230,7 @@ async def test_an_outage_is_said_once_then_seldom_then_that_it_is_over(
             await trio.sleep(600)
             assert 7 <= len(lines) <= 11
             cluster._faults.clear()
-            await trio.sleep(backoff.LONGEST_SECONDS)
+            await trio.sleep(pacing.LONGEST_SECONDS)
             assert [line.getMessage() for line in lines][-2:] == ["cannot follow", "following again"]
 
 
@@ -292,7 +284,7 @@ def test_pauses_double_up_to_the_longest_and_are_cut_by_up_to_a_half() -> None:
     longest, shortest = Backoff(lambda: 0.0), Backoff(lambda: 1.0)
     pauses = [longest.failed() for _ in range(40)]
     assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert pauses[-1] == backoff.LONGEST_SECONDS
+    assert pauses[-1] == pacing.LONGEST_SECONDS
     assert [shortest.failed() for _ in range(40)] == [pause / 2 for pause in pauses]
     longest.reset()
     assert longest.failed() == 0.2

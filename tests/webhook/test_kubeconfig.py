@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.webhook.cluster import ConflictError, UnavailableError, kubeconfig
-from bitfusiond.webhook.cluster.status import error_of
+from bitfusiond.kube import ConflictError, UnavailableError, kubeconfig
+from bitfusiond.kube.status import error_of
 
 GOOD: dict[str, Any] = {
     "current-context": "c",

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from bitfusiond.core import names
-from bitfusiond.webhook.cluster import NODES, UnavailableError
+from bitfusiond.kube import NODES, UnavailableError
 from bitfusiond.webhook.nodes import Nodes, _keep
 from tests.fakes.cluster import FakeCluster
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bitfusiond.webhook.cluster import SECRETS, UnavailableError
-from bitfusiond.webhook.cluster.apiserver import APIServer, connect
+from bitfusiond.kube import SECRETS, UnavailableError
+from bitfusiond.kube.apiserver import APIServer, connect
 
 _LIST = json.dumps({"metadata": {"resourceVersion": "1"}, "items": []}).encode()
 

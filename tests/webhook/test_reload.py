@@ -11,7 +11,7 @@ import trio
 import trustme
 from cryptography import x509
 
-from bitfusiond import configfiles, filewatch
+from bitfusiond.files import read, watch
 from tests import pods
 from tests.webhook.client import patched, review
 from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
@@ -19,8 +19,8 @@ from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert filewatch.POLL_SECONDS <= 2
-    monkeypatch.setattr(filewatch, "POLL_SECONDS", 0.02)
+    assert watch.POLL_SECONDS <= 2
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.02)
 
 
 async def serial(webhook: Webhook) -> int:
@@ -126,8 +126,8 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
     run_webhook: RunWebhook, tmp_path: Path, events: Events
 ) -> None:
     clients, injection = tmp_path / "clients.yaml", tmp_path / "sidecarconfig.yaml"
-    clients.write_text(configfiles.packaged("bitfusion-client-config.yaml"))
-    injection.write_text(configfiles.packaged("sidecarconfig.yaml"))
+    clients.write_text(read.packaged("bitfusion-client-config.yaml"))
+    injection.write_text(read.packaged("sidecarconfig.yaml"))
     given = pods.pod()
     async with run_webhook(clients=str(clients), injection=str(injection)) as webhook:
         clients.write_text(clients.read_text().replace("/bitfusion/bitfusion-client", "/bitfusion/other-client"))
@@ -140,9 +140,9 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
         await until(lambda: len(events("configuration taken up")) == 2)
         after = patched(given, await webhook.ask("/mutate", review(given)))
         assert after["spec"]["initContainers"][0]["image"].startswith("registry.local/")
-        clients.write_text(configfiles.packaged("bitfusion-client-config.yaml"))
+        clients.write_text(read.packaged("bitfusion-client-config.yaml"))
         await until(lambda: len(events("configuration taken up")) == 3)
-        injection.write_text(configfiles.packaged("sidecarconfig.yaml"))
+        injection.write_text(read.packaged("sidecarconfig.yaml"))
         await until(lambda: len(events("configuration taken up")) == 4)
 
 
@@ -164,7 +164,7 @@ async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_ke
     """B31: the old webhook ran on with a broken template, and every mutation panicked."""
     packaged = {"clients": "bitfusion-client-config.yaml", "injection": "sidecarconfig.yaml"}[option]
     file = tmp_path / packaged
-    file.write_text(configfiles.packaged(packaged))
+    file.write_text(read.packaged(packaged))
     async with run_webhook(**{option: str(file)}) as webhook:
         file.write_text(text)
         event = "configuration not taken up, keeping the last good one"
@@ -179,11 +179,11 @@ async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_ke
 async def test_a_change_between_reading_and_watching_is_not_missed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("1")
-    watch = filewatch.Watch(file)
+    following = watch.Watch(file)
     file.write_text("22")
     changed = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.follow, changed.set, never)
+        nursery.start_soon(following.follow, changed.set, never)
         with trio.fail_after(5):
             await changed.wait()
         nursery.cancel_scope.cancel()
@@ -197,7 +197,7 @@ async def test_a_load_that_failed_is_tried_again_until_it_succeeds_and_each_reas
     """A lack of file descriptors passes without another change of the file."""
     file = tmp_path / "file"
     file.write_text("1")
-    watch = filewatch.Watch(file)
+    following = watch.Watch(file)
     reasons = ["no descriptor", "no descriptor", "no disk", "no descriptor"]
     calls, told = [], []
 
@@ -207,8 +207,8 @@ async def test_a_load_that_failed_is_tried_again_until_it_succeeds_and_each_reas
             raise OSError(reasons[len(calls) - 1])
 
     file.write_text("22")
-    with trio.move_on_after(filewatch.POLL_SECONDS * 20):
-        await watch.follow(load, lambda error: told.append(str(error)))
+    with trio.move_on_after(watch.POLL_SECONDS * 20):
+        await following.follow(load, lambda error: told.append(str(error)))
     assert len(calls) == len(reasons) + 1
     assert told == ["no descriptor", "no disk", "no descriptor"]
-    assert min(after - before for before, after in itertools.pairwise(calls)) >= filewatch.POLL_SECONDS / 2
+    assert min(after - before for before, after in itertools.pairwise(calls)) >= watch.POLL_SECONDS / 2

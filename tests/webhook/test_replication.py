@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import TOKENS
-from bitfusiond.webhook.cluster import SECRETS, ConflictError, ForbiddenError, InvalidError, UnavailableError
+from bitfusiond.core.tokens.copies import TOKENS
+from bitfusiond.kube import SECRETS, ConflictError, ForbiddenError, InvalidError, UnavailableError
 from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.tokens import CA, CLIENT, HOME, put_sources, running, secret, value, values, writes

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
 from bitfusiond.core import names
-from bitfusiond.core.copies import TOKENS
-from bitfusiond.webhook.cluster import SECRETS, UnavailableError
+from bitfusiond.core.tokens.copies import TOKENS
+from bitfusiond.kube import SECRETS, UnavailableError
 from bitfusiond.webhook.tokens import replication
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.conftest import Events

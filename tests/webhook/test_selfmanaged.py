@@ -17,17 +17,13 @@ import trio.testing
 from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry
 
-from bitfusiond import serving
-from bitfusiond.core.rotation import Lives
-from bitfusiond.webhook.certificates import authority, selfmanaged
+from bitfusiond import pki
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.http import server
+from bitfusiond.kube import MUTATING, SECRETS, ForbiddenError, UnavailableError
+from bitfusiond.webhook.certificates import selfmanaged
 from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.certificates.selfmanaged import SECRET, SelfManagedCertificate
-from bitfusiond.webhook.cluster import (
-    MUTATING,
-    SECRETS,
-    ForbiddenError,
-    UnavailableError,
-)
 from tests.fakes.cluster import FakeCluster
 from tests.webhook.configured import Cluster, configuration, put_configurations
 from tests.webhook.handshakes import ca_bundles, shake
@@ -53,11 +49,11 @@ async def test_alone_it_makes_a_ca_and_serves_by_every_name(
 ) -> None:
     async with running(cluster, clock) as (replica,):
         with pytest.raises(ssl.SSLError):
-            shake(replica.context, authority.make_ca(clock(), LIVES).certificate.public_bytes(PEM), clock())
+            shake(replica.context, pki.make_ca(clock(), LIVES).certificate.public_bytes(PEM), clock())
         await ready(replica)
         (bundle,) = set(bundles(cluster))
         assert bundle == base64.b64decode(secret(cluster)["ca.crt"])
-        for name in authority.service_names("bwki-webhook-svc", NAMESPACE):
+        for name in pki.service_names("bwki-webhook-svc", NAMESPACE):
             shake(replica.context, bundle, clock(), name)
         with pytest.raises(ssl.SSLError, match=r"[Hh]ostname mismatch"):
             shake(replica.context, bundle, clock(), "bwki-webhook-svc.other.svc")
@@ -76,7 +72,7 @@ async def test_replicas_that_start_at_the_same_moment_end_with_one_ca(
     async with running(cluster, clock, 5) as replicas:
         await ready(*replicas)
         await trio.sleep(60)
-        assert len(authority.decode(secret(cluster)).trusted) == 1
+        assert len(pki.decode(secret(cluster)).trusted) == 1
         accepted(cluster, clock, *replicas)
         shown = {shake(replica.context, bundles(cluster)[0], clock()).serial_number for replica in replicas}
         assert len(shown) == 5
@@ -232,13 +228,13 @@ async def test_a_secret_that_is_lost_is_made_anew_without_a_refused_call(
 ) -> None:
     async with running(cluster, clock, 3) as replicas:
         await ready(*replicas)
-        before = authority.decode(secret(cluster)).keyring
+        before = pki.decode(secret(cluster)).keyring
         break_(what)(cluster)
         for _ in range(200):
             await trio.sleep(1.1)
             accepted(cluster, clock, *replicas)
             assert [replica.ready_reason() for replica in replicas] == [None] * 3
-        after = authority.decode(secret(cluster)).keyring
+        after = pki.decode(secret(cluster)).keyring
         assert not before.ids & after.ids
         if what == "emptied":
             assert secret(cluster)["other"] == "eA=="
@@ -249,11 +245,11 @@ async def test_an_expired_ca_never_serves_and_is_made_anew(
 ) -> None:
     async with running(cluster, clock) as (replica,):
         await ready(replica)
-    old = authority.decode(secret(cluster)).keyring
+    old = pki.decode(secret(cluster)).keyring
     clock.offset += LIVES.ca + 1
     async with running(cluster, clock, 2) as replicas:
         await ready(*replicas)
-        new = authority.decode(secret(cluster)).keyring
+        new = pki.decode(secret(cluster)).keyring
         assert new.signing not in old.ids
         accepted(cluster, clock, *replicas)
 
@@ -267,7 +263,7 @@ async def test_rotations_go_on_for_years_without_a_refused_handshake(
         while trio.current_time() < 3 * LIVES.ca:
             await trio.sleep(4.3)
             accepted(cluster, clock, *replicas)
-            keyring = authority.decode(secret(cluster)).keyring
+            keyring = pki.decode(secret(cluster)).keyring
             seen.add(keyring.signing)
             assert len(keyring.ids) <= 2
         assert len(seen) in {4, 5}
@@ -309,14 +305,14 @@ async def test_no_key_is_logged_and_no_file_stays_open(
 
 def test_the_pair_is_loaded_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    real = serving.server_context
+    real = server.server_context
 
     def spied(cert: str, key: str) -> ssl.SSLContext:
         loaded.extend((cert, key))
         return real(cert, key)
 
-    monkeypatch.setattr(serving, "server_context", spied)
-    issuer = authority.make_ca(time.time(), LIVES)
-    selfmanaged._load(authority.sign_leaf(issuer, ["x"], time.time(), LIVES)[1])
+    monkeypatch.setattr(server, "server_context", spied)
+    issuer = pki.make_ca(time.time(), LIVES)
+    selfmanaged._load(pki.sign_leaf(issuer, ["x"], time.time(), LIVES)[1])
     assert len(loaded) == 2
     assert all(path.startswith("/proc/self/fd/") for path in loaded)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from bitfusiond import accepting, serving
+from bitfusiond.http import accept, server
 from tests import pods
 from tests.webhook.client import HungUpError, head, review
 from tests.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
@@ -68,12 +68,12 @@ async def test_a_connection_serves_more_than_a_thousand_requests(webhook: Webhoo
 
 def test_an_idle_connection_outlives_the_api_servers_own() -> None:
     """Go's default transport keeps one for 90 s, which must not be the first to be closed by us."""
-    assert serving._Config().keep_alive_timeout >= 120
-    assert serving._Config().keep_alive_max_requests >= 2**31
+    assert server._Config().keep_alive_timeout >= 120
+    assert server._Config().keep_alive_max_requests >= 2**31
 
 
 async def test_an_idle_connection_ends_at_last(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving._Config, "keep_alive_timeout", 0.2)
+    monkeypatch.setattr(server._Config, "keep_alive_timeout", 0.2)
     async with webhook.connect() as connection:
         await connection.request("GET", "/healthz")
         assert await connection.rest() == b""
@@ -81,7 +81,7 @@ async def test_an_idle_connection_ends_at_last(webhook: Webhook, monkeypatch: py
 
 async def test_an_old_connection_ends_with_an_answer(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the API server connects anew, and perhaps to a replica that came later."""
-    monkeypatch.setattr(serving, "CONNECTION_SECONDS", 0.3)
+    monkeypatch.setattr(server, "CONNECTION_SECONDS", 0.3)
     async with webhook.connect() as connection:
         young = await connection.request("GET", "/healthz")
         assert young.headers.get("connection") is None
@@ -171,7 +171,7 @@ async def test_what_is_no_tls_ends_its_own_connection_only(webhook: Webhook, sen
 
 
 async def test_a_handshake_that_is_never_finished_ends(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accepting, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(accept, "HANDSHAKE_SECONDS", 0.2)
     async with webhook.connect_plain() as connection:
         await connection.send(HELLO)
         await connection.rest()
@@ -180,8 +180,8 @@ async def test_a_handshake_that_is_never_finished_ends(webhook: Webhook, monkeyp
 async def test_of_too_many_handshakes_the_oldest_end_first_and_none_begins_before(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accepting, "HANDSHAKES_AT_ONCE", 3)
-    monkeypatch.setattr(accepting, "CROWDED_SECONDS", 0.5)
+    monkeypatch.setattr(accept, "HANDSHAKES_AT_ONCE", 3)
+    monkeypatch.setattr(accept, "CROWDED_SECONDS", 0.5)
     async with AsyncExitStack() as stack:
         stalled = [await stack.enter_async_context(webhook.connect_plain()) for _ in range(9)]
         for connection in stalled:
@@ -189,17 +189,17 @@ async def test_of_too_many_handshakes_the_oldest_end_first_and_none_begins_befor
         began = trio.current_time()
         await webhook.still_answers()
         # Three rounds of three, all of them older than the good client.
-        assert 0.5 < trio.current_time() - began < accepting.HANDSHAKE_SECONDS
+        assert 0.5 < trio.current_time() - began < accept.HANDSHAKE_SECONDS
         assert await stalled[0].rest() == b""
 
 
 async def test_handshakes_that_are_done_leave_room_at_once(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accepting, "HANDSHAKES_AT_ONCE", 2)
+    monkeypatch.setattr(accept, "HANDSHAKES_AT_ONCE", 2)
     async with AsyncExitStack() as stack:
         began = trio.current_time()
         for _ in range(10):
             await stack.enter_async_context(webhook.connect())
-        assert trio.current_time() - began < accepting.CROWDED_SECONDS
+        assert trio.current_time() - began < accept.CROWDED_SECONDS
 
 
 async def test_key_updates_in_the_middle_of_a_request_are_followed(
@@ -247,14 +247,14 @@ async def test_a_wish_to_upgrade_is_ignored(webhook: Webhook, headers: dict[str,
 async def test_an_error_in_one_connection_leaves_the_others_alone(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:
-    create_stream = serving._Http1._create_stream
+    create_stream = server._Http1._create_stream
 
-    async def fails(self: serving._Http1, request: Any) -> None:
+    async def fails(self: server._Http1, request: Any) -> None:
         if request.target == b"/boom":
             raise RuntimeError("boom")
         await create_stream(self, request)
 
-    monkeypatch.setattr(serving._Http1, "_create_stream", fails)
+    monkeypatch.setattr(server._Http1, "_create_stream", fails)
     async with webhook.connect() as good, webhook.connect() as bad:
         await good.request("GET", "/healthz")
         with pytest.raises(HungUpError):
@@ -270,7 +270,7 @@ async def test_an_error_of_the_application_is_logged_and_answered_500(
     def fails(*_: object) -> bytes:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("bitfusiond.observe.generate_latest", fails)
+    monkeypatch.setattr("bitfusiond.http.observe.generate_latest", fails)
     assert (await webhook.request("GET", "/metrics")).status == 500
     assert any("boom" in logging.Formatter().format(record) for record in caplog.records)
 
@@ -282,7 +282,7 @@ async def test_a_defect_in_admission_is_500_and_says_where_to_look(
         raise RuntimeError("boom")
 
     with monkeypatch.context() as patch:
-        patch.setattr("bitfusiond.webhook.app.mutate", fails)
+        patch.setattr("bitfusiond.webhook.admission.mutate", fails)
         async with webhook.connect() as connection:
             response = await connection.ask("/mutate", review(pods.pod()))
     assert (response.status, response.text) == (500, "internal error: see the log of bitfusiond\n")

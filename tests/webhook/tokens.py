@@ -10,8 +10,8 @@ from typing import Any
 import trio
 from prometheus_client import CollectorRegistry
 
-from bitfusiond.core.copies import TOKENS, Token
-from bitfusiond.webhook.cluster import SECRETS, Object
+from bitfusiond.core.tokens.copies import TOKENS, Token
+from bitfusiond.kube import SECRETS, Object
 from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.cluster import FakeCluster
 

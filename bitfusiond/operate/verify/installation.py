@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bitfusiond.configfiles import load_yaml
-from bitfusiond.core import catalogue, template
-from bitfusiond.operate import render, rollout
+from bitfusiond.core.admission import template
+from bitfusiond.core.clients import catalogue
+from bitfusiond.files.read import load_yaml
+from bitfusiond.operate import manifests, rollout
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
-from bitfusiond.operate.render import CATALOGUE_MAP, containers
+from bitfusiond.operate.manifests import CATALOGUE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.rollout import condition
 
@@ -77,8 +78,8 @@ def compared(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
             f"{problem}; the webhook keeps the last good one until it restarts",
             f"kubectl edit {what.words}",
         )
-    if wanted["kind"] == "Namespace" and render.ignored(wanted) and not render.ignored(current):
-        detail = f"it has no label {render.IGNORED}=ignore: its pods may wait for the webhook"
+    if wanted["kind"] == "Namespace" and manifests.ignored(wanted) and not manifests.ignored(current):
+        detail = f"it has no label {manifests.IGNORED}=ignore: its pods may wait for the webhook"
         return Row(str(what), WRONG, detail, DEPLOY)
     return Row(str(what), OK)
 

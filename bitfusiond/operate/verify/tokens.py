@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import BY_SECRET, TOKENS, Content, State, Token
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, State, Token
 from bitfusiond.operate import checks, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, ref

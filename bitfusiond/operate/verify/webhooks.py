@@ -8,12 +8,13 @@ from typing import Any
 
 from cryptography import x509
 
-from bitfusiond.core.rotation import Lives
-from bitfusiond.operate import render, takeover
+from bitfusiond import pki
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.operate import manifests
 from bitfusiond.operate.kubectl import Json, Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.upgrade04 import takeover
 from bitfusiond.operate.verify.installation import DEPLOY
-from bitfusiond.webhook.certificates import authority
 
 LOGS = "kubectl logs -n bwki deployment/bitfusion-webhook-deployment --since=1h"
 _KINDS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
@@ -39,12 +40,12 @@ def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x50
     if secret is None:
         return Row(what, WRONG, "it is not there; the webhook makes it when it starts", LOGS), None
     try:
-        vault = authority.decode(secret.get("data") or {})
-    except authority.BrokenError as error:
+        vault = pki.decode(secret.get("data") or {})
+    except pki.BrokenError as error:
         fix = f"kubectl delete {takeover.CERTIFICATES.words}"
         return Row(what, WRONG, f"{error}; the webhook makes it anew when it is deleted", fix), None
     certificate = vault.signing.certificate
-    validity = authority.span(certificate)
+    validity = pki.span(certificate)
     until = datetime.fromtimestamp(validity.not_after, UTC).strftime("%Y-%m-%d")
     if fault := validity.fault(now):
         return Row(what, WRONG, f"the CA {fault} (it ends {until})", LOGS), certificate
@@ -87,7 +88,7 @@ def _webhook(
         problems.append(f"{name}: failurePolicy is {current.get('failurePolicy')} instead of {wanted['failurePolicy']}")
     if current.get("matchConditions") != wanted.get("matchConditions"):
         problems.append(f"{name}: matchConditions are not those of the manifests")
-    bundle = authority.certificates_of(takeover.bundles([{"webhooks": [current]}]))
+    bundle = pki.certificates_of(takeover.bundles([{"webhooks": [current]}]))
     if not bundle:
         problems.append(f"{name}: its caBundle is empty, so the API server trusts no webhook")
     elif signing is not None and signing not in bundle:
@@ -108,7 +109,7 @@ def self_managed(webhook: Mapping[str, Any]) -> bool:
 
 def ignored(namespace: Mapping[str, Any] | None) -> list[Row]:
     """A namespace in which the API server is told not to ask."""
-    if namespace is None or not render.ignored(namespace):
+    if namespace is None or not manifests.ignored(namespace):
         return []
     name = namespace["metadata"]["name"]
     detail = "it has the label bitfusion.io/admission=ignore: the API server does not ask the webhook about its pods"

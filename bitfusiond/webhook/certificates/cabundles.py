@@ -9,18 +9,8 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from bitfusiond import logs
-from bitfusiond.webhook.certificates import authority
-from bitfusiond.webhook.cluster import (
-    MUTATING,
-    VALIDATING,
-    Cluster,
-    ClusterError,
-    ConflictError,
-    NotFoundError,
-    Object,
-    Resource,
-)
+from bitfusiond import logs, pki
+from bitfusiond.kube import MUTATING, VALIDATING, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
 
 FIELD_MANAGER = "bitfusiond-certificates"
 
@@ -58,12 +48,12 @@ class Held(NamedTuple):
     @property
     def certificates(self) -> tuple[x509.Certificate, ...]:
         """The CAs that the API server trusts for any of them."""
-        return tuple(each for pem in self.bundles.values() for each in authority.certificates_of(pem))
+        return tuple(each for pem in self.bundles.values() for each in pki.certificates_of(pem))
 
     @property
     def trusted(self) -> frozenset[str]:
         """The fingerprints of those that it trusts for every one of them."""
-        found = [frozenset(map(authority.fingerprint, authority.certificates_of(pem))) for pem in self.bundles.values()]
+        found = [frozenset(map(pki.fingerprint, pki.certificates_of(pem))) for pem in self.bundles.values()]
         return frozenset.intersection(*found)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from bitfusiond import filewatch, logs, serving
+from bitfusiond import logs
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files import watch
+from bitfusiond.http import server
 
 _log = logs.Log("certificates")
 
@@ -25,7 +27,7 @@ class FileCertificate:
         """Raises ConfigurationError that names the option and what is wrong with the file."""
         self._cert = cert
         self._key = key
-        self._watch = filewatch.Watch(cert, key)
+        self._watch = watch.Watch(cert, key)
         self.context = self._load()
 
     def seconds_left(self) -> float:
@@ -54,9 +56,9 @@ class FileCertificate:
             except OSError as error:
                 raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
         try:
-            context = serving.server_context(str(self._cert), str(self._key))
+            context = server.server_context(str(self._cert), str(self._key))
             leaf = x509.load_pem_x509_certificate(self._cert.read_bytes())
-        except serving.EncryptedKeyError:
+        except server.EncryptedKeyError:
             raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
         except ssl.SSLError as error:
             reason = getattr(error, "reason", None)

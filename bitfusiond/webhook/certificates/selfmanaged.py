@@ -1,7 +1,8 @@
 """The serving certificate where no ``--tls-cert`` is given: signed by this replica, with a CA that all of them share.
 
 The CA is in a Secret, and what trusts it is the ``caBundle`` of the webhook configurations. Nobody leads: each replica
-does what :mod:`bitfusiond.core.rotation` says is next, and whoever comes second finds it done. Two things keep it safe:
+does what :mod:`bitfusiond.core.certificates.rotation` says is next, and whoever comes second finds it done. Two things
+keep it safe:
 
 - A replica signs only with a Secret that it has just read.
 - A configuration is read first, then the Secret, and the caBundle is written only if the configuration is still what
@@ -26,22 +27,15 @@ from dataclasses import replace
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from bitfusiond import logs, serving
-from bitfusiond.core import rotation
-from bitfusiond.core.rotation import Lives
-from bitfusiond.webhook.certificates import authority, cabundles
-from bitfusiond.webhook.certificates.authority import BrokenError, Vault
+from bitfusiond import logs, pki
+from bitfusiond.core.certificates import rotation
+from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.http import server
+from bitfusiond.kube import SECRETS, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
+from bitfusiond.kube.follow import WatchState, follow
+from bitfusiond.pki import BrokenError, Vault
+from bitfusiond.webhook.certificates import cabundles
 from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
-from bitfusiond.webhook.cluster import (
-    SECRETS,
-    Cluster,
-    ClusterError,
-    ConflictError,
-    NotFoundError,
-    Object,
-    Resource,
-)
-from bitfusiond.webhook.cluster.follow import WatchState, follow
 
 SECRET = "bwki-webhook-certs"  # noqa: S105 - a name
 SERVICE = "bwki-webhook-svc"
@@ -81,7 +75,7 @@ class SelfManagedCertificate:
         self._cluster = cluster
         self._namespace = namespace
         self._secret_name = secret
-        self._names = authority.service_names(service, namespace)
+        self._names = pki.service_names(service, namespace)
         self._targets = targets
         self._lives = lives or Lives()
         self._poll_seconds = poll_seconds
@@ -205,7 +199,7 @@ class SelfManagedCertificate:
             return await self._change_secret(step, stored, vault, found, now)
         if vault is None:
             return False
-        self._metrics.show("ca", authority.span(vault.signing.certificate))
+        self._metrics.show("ca", pki.span(vault.signing.certificate))
         why = rotation.reason_to_sign(self._leaf, vault.keyring, now, held, settled, self._lives)
         if why is not None:
             self._sign(vault, why, now)
@@ -231,10 +225,10 @@ class SelfManagedCertificate:
 
     def _decode(self, stored: Object | None) -> Vault | None:
         data = (stored or {}).get("data") or {}
-        if not any(data.get(key) for key in authority.KEYS):
+        if not any(data.get(key) for key in pki.KEYS):
             return None
         try:
-            return authority.decode(data)
+            return pki.decode(data)
         except BrokenError as error:
             _log.error(
                 "certificate Secret is broken", namespace=self._namespace, name=self._secret_name, message=str(error)
@@ -251,15 +245,15 @@ class SelfManagedCertificate:
     ) -> bool:
         """Take one step; True, since there is something to look at either way."""
         data = (stored or {}).get("data") or {}
-        known = [*authority.remains(data), *(each for held in found.values() if held for each in held.certificates)]
-        ours = [each for each in known if authority.is_ours(each)]
-        after, made = authority.perform(step, vault, ours, now, self._lives)
+        known = [*pki.remains(data), *(each for held in found.values() if held for each in held.certificates)]
+        ours = [each for each in known if pki.is_ours(each)]
+        after, made = pki.perform(step, vault, ours, now, self._lives)
         try:
             if stored is None:
                 await self._cluster.create(SECRETS, self._namespace, self._new_secret(after))
             else:
                 # The resourceVersion in it is the one that was read: of two replicas one wins.
-                rest = {key: value for key, value in data.items() if key not in authority.KEYS}
+                rest = {key: value for key, value in data.items() if key not in pki.KEYS}
                 body = {**stored, "data": {**rest, **after.data()}}
                 await self._cluster.replace(SECRETS, self._namespace, self._secret_name, body)
         except ConflictError:
@@ -271,7 +265,7 @@ class SelfManagedCertificate:
             "certificate authority changed",
             step=type(step).__name__,
             **({"why": why} if why else {}),
-            signing=authority.fingerprint(after.signing.certificate)[:16],
+            signing=pki.fingerprint(after.signing.certificate)[:16],
             trusted=len(after.trusted),
         )
         return True
@@ -291,7 +285,7 @@ class SelfManagedCertificate:
         self._offset_of_leaf = self._offset()
         ahead = self._offset_of_leaf - self._lowest_offset
         lives = replace(self._lives, backdate=self._lives.backdate + ahead)
-        leaf, pem = authority.sign_leaf(vault.signing, self._names, now, lives)
+        leaf, pem = pki.sign_leaf(vault.signing, self._names, now, lives)
         self._loaded = _load(pem)
         span = replace(leaf.span, not_before=now - self._lives.backdate)
         self._leaf = leaf = replace(leaf, span=span)
@@ -312,7 +306,7 @@ def _load(pem: bytes) -> ssl.SSLContext:
         file.write(pem)
         file.flush()
         path = f"/proc/self/fd/{file.fileno()}"
-        return serving.server_context(path, path)
+        return server.server_context(path, path)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bitfusiond.core.copies import Create, Leave, Refuse, Update
-from bitfusiond.webhook.cluster import (
+from bitfusiond.core.tokens.copies import Create, Leave, Refuse, Update
+from bitfusiond.kube import (
     SECRETS,
     Cluster,
     ClusterError,

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import BY_SECRET, TOKENS, Content, Decision, Found, Missing, State, Token
-from bitfusiond.webhook.cluster import Object
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Decision, Found, Missing, State, Token
+from bitfusiond.kube import Object
 
 SOURCE_NAMES = (*BY_SECRET, names.EARLIER_TOKEN_SECRET)
 

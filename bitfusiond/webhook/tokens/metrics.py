@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from bitfusiond.core.copies import State
+from bitfusiond.core.tokens.copies import State
 from bitfusiond.webhook.tokens.inventory import Inventory
 
 

@@ -1,7 +1,7 @@
 """Token Secrets in every namespace that needs them: there before a pod is admitted, and current ever after.
 
-What is decided about a copy, and whose it is, is in :mod:`bitfusiond.core.copies`. Any number of replicas do this at
-once, without a leader: each sees the same and does the same, and whoever comes second finds it done.
+What is decided about a copy, and whose it is, is in :mod:`bitfusiond.core.tokens.copies`. Any number of replicas do
+this at once, without a leader: each sees the same and does the same, and whoever comes second finds it done.
 
 Four watches feed the memory that admissions are answered from. Three are of one name in all namespaces and bring the
 sources as well as the copies, the fourth is of the earlier Secret in the token namespace. A watch by ``metadata.name``
@@ -21,10 +21,11 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from bitfusiond import logs
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import TOKENS, Content, Leave, Missing, Refuse, Token
-from bitfusiond.webhook.cluster import SECRETS, Change, Cluster, Object
-from bitfusiond.webhook.cluster.follow import WatchState, follow
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
+from bitfusiond.kube import SECRETS, Change, Cluster, Object
+from bitfusiond.kube.follow import WatchState, follow
 from bitfusiond.webhook.tokens.copying import Problem, bring
 from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
 from bitfusiond.webhook.tokens.metrics import Metrics

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitfusiond import manifest
-from bitfusiond.core import catalogue
+from bitfusiond.core.clients import catalogue
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files import yaml_documents
 
 
 def load_yaml(text: str) -> object:
     """One YAML document as plain values; None for an empty one. Raises ValueError with the problem in one line."""
-    documents = manifest.load(text)
+    documents = yaml_documents.load(text)
     if len(documents) > 1:
         raise ValueError(f"not YAML of one document: there are {len(documents)}")
     return documents[0] if documents else None
@@ -20,7 +20,7 @@ def load_yaml(text: str) -> object:
 def packaged(name: str) -> str:
     """The text of a file in ``bitfusiond/data``."""
     # By path: the package is always unpacked, and importlib.resources would cost each pod some ten milliseconds.
-    return Path(__file__).with_name("data").joinpath(name).read_text("utf-8")
+    return Path(__file__).parent.with_name("data").joinpath(name).read_text("utf-8")
 
 
 def read_text(path: Path, option: str) -> str:

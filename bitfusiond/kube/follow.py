@@ -10,16 +10,8 @@ from dataclasses import dataclass
 import trio
 
 from bitfusiond import logs
-from bitfusiond.webhook.cluster import (
-    Change,
-    Cluster,
-    ClusterError,
-    ExpiredError,
-    Object,
-    Resource,
-    UnavailableError,
-)
-from bitfusiond.webhook.cluster.backoff import Backoff, Outages
+from bitfusiond.kube import Change, Cluster, ClusterError, ExpiredError, Object, Resource, UnavailableError
+from bitfusiond.pacing import Backoff, Outages
 
 _log = logs.Log("follow")
 

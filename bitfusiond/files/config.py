@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitfusiond import configfiles
-from bitfusiond.core import mutate, template
+from bitfusiond.core.admission import mutate, template
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files import read
 
 
 def load(
@@ -17,13 +17,13 @@ def load(
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
     return mutate.Configuration(
-        configfiles.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces
+        read.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces
     )
 
 
 def _load_injection(path: Path | None) -> template.Template:
-    text = configfiles.packaged("sidecarconfig.yaml") if path is None else configfiles.read_text(path, "--injection")
+    text = read.packaged("sidecarconfig.yaml") if path is None else read.read_text(path, "--injection")
     try:
-        return template.parse(configfiles.load_yaml(text))
+        return template.parse(read.load_yaml(text))
     except ValueError as error:
         raise ConfigurationError(f"--injection: {path or 'the packaged template'}: {error}") from None

@@ -31,10 +31,10 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
 from bitfusiond import logs
-from bitfusiond.accepting import Handshakes, accept
 from bitfusiond.errors import Failure
+from bitfusiond.http.accept import Handshakes, accept
+from bitfusiond.http.tls import TLSStream
 from bitfusiond.settings import Address
-from bitfusiond.tlsstream import TLSStream
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -64,7 +64,7 @@ class _Config(Config):
     max_app_queue_size = 2  # pieces of a body, of up to 64 KiB each, for every client whose body must wait
     include_server_header = False
     accesslog = None
-    errorlog = logging.getLogger("bitfusiond.serving")
+    errorlog = logging.getLogger("bitfusiond.http.server")
 
 
 class _Http1(H11Protocol):

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bitfusiond.core import command, injection, names, patch, populate_container, raw, request
-from bitfusiond.core.catalogue import Catalogue, Client, UnknownClientError
-from bitfusiond.core.patch import Operation, pointer
-from bitfusiond.core.request import GpuContainer, Mode, PodRequest
-from bitfusiond.core.template import Template
+from bitfusiond.core import names, raw
+from bitfusiond.core.admission import command, injection, patch, populate_container, request
+from bitfusiond.core.admission.patch import Operation, pointer
+from bitfusiond.core.admission.request import GpuContainer, Mode, PodRequest
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.catalogue import Catalogue, Client, UnknownClientError
 
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 

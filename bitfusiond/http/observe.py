@@ -14,8 +14,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from bitfusiond import __version__, logs, serving
-from bitfusiond.serving import TEXT, Application, Receive, Scope, Send, respond
+from bitfusiond import __version__, logs
+from bitfusiond.http import server
+from bitfusiond.http.server import TEXT, Application, Receive, Scope, Send, respond
 from bitfusiond.settings import Address
 
 _log = logs.Log("observe")
@@ -98,12 +99,12 @@ async def serve(
     if address is None:
         task_status.started(None)
         return
-    sock = serving.listen(address, "--observe")
-    bound = serving.bound_address(sock)
+    sock = server.listen(address, "--observe")
+    bound = server.bound_address(sock)
     _log.info("observing", address=str(bound))
     async with trio.open_nursery() as nursery:
         app = application(health, metrics)
         await nursery.start(
-            lambda task_status: serving.serve(app, sock, None, stop=stop, graceful_seconds=1, task_status=task_status)
+            lambda task_status: server.serve(app, sock, None, stop=stop, graceful_seconds=1, task_status=task_status)
         )
         task_status.started(bound)

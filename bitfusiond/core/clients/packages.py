@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bitfusiond.core import raw
-from bitfusiond.core.catalogue import BINARY
+from bitfusiond.core.clients.catalogue import BINARY
 
 SUFFIXES = (".deb", ".rpm")
 NAMES = (

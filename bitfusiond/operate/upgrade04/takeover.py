@@ -11,9 +11,9 @@ import binascii
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bitfusiond.core.rotation import Lives, StartOver
+from bitfusiond import pki
+from bitfusiond.core.certificates.rotation import Lives, StartOver
 from bitfusiond.operate.kubectl import Json, Ref
-from bitfusiond.webhook.certificates import authority
 
 CERTIFICATES = Ref("Secret", "bwki-webhook-certs", "bwki")
 
@@ -78,13 +78,13 @@ def certificate_secret(secret: Mapping[str, Any] | None, pem: bytes, now: float)
     None: the CA is ours already, or nobody else's is in use.
     """
     try:
-        authority.decode((secret or {}).get("data") or {})
-    except authority.BrokenError:
-        foreign = [each for each in authority.certificates_of(pem) if not authority.is_ours(each)]
+        pki.decode((secret or {}).get("data") or {})
+    except pki.BrokenError:
+        foreign = [each for each in pki.certificates_of(pem) if not pki.is_ours(each)]
     else:
         return None
     if not foreign:
         return None
-    vault, _ = authority.perform(StartOver("taken over"), None, foreign, now, Lives())
+    vault, _ = pki.perform(StartOver("taken over"), None, foreign, now, Lives())
     metadata = {"name": CERTIFICATES.name, "namespace": CERTIFICATES.namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": vault.data()}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitfusiond import manifest
-from bitfusiond.configfiles import CATALOGUE, load_yaml
-from bitfusiond.core import catalogue
+from bitfusiond.core.clients import catalogue
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files import yaml_documents
+from bitfusiond.files.read import CATALOGUE, load_yaml
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 
@@ -76,7 +76,7 @@ def overlay(kubectl: Kubectl, platform: str) -> list[Json]:
     if not directory.is_dir():
         raise ConfigurationError(f"{directory} is not there: run this from a checkout of bitfusiond")
     try:
-        return manifest.load(kubectl.run("kustomize", str(directory)))
+        return yaml_documents.load(kubectl.run("kustomize", str(directory)))
     except KubectlError as error:
         raise KubectlError(
             f"{error} (by kubectl {_version(kubectl)}; the overlay {COMMUNITY} needs 1.21 or later, for a cluster of"
@@ -99,7 +99,7 @@ def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) 
         return [*documents, {**SYSTEM_NAMESPACE, "metadata": {"name": "kube-system", "labels": {IGNORED: "ignore"}}}]
     if platform != LEGACY:
         return list(documents)
-    budgets = manifest.load((OVERLAYS / COMMUNITY / "disruption-budget.yaml").read_text("utf-8"))
+    budgets = yaml_documents.load((OVERLAYS / COMMUNITY / "disruption-budget.yaml").read_text("utf-8"))
     if version < (1, 26):
         for budget in budgets:  # a server-side apply takes no field that the API server does not know
             del budget["spec"]["unhealthyPodEvictionPolicy"]

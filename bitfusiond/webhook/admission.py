@@ -13,11 +13,11 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bitfusiond import logs
-from bitfusiond.core import review
-from bitfusiond.core.mutate import Configuration, Patch, Refusal, Untouched, mutate
-from bitfusiond.core.review import BadRequestError, Review
-from bitfusiond.core.validate import Largest, validate
-from bitfusiond.serving import Application, Receive, Scope, Send, respond
+from bitfusiond.core.admission import review
+from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, Untouched, mutate
+from bitfusiond.core.admission.review import BadRequestError, Review
+from bitfusiond.core.admission.validate import Largest, validate
+from bitfusiond.http.server import Application, Receive, Scope, Send, respond
 
 BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
 # Many clients that send a large body at once must not take all of the memory. A pod's review has some kilobytes.

@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, adoption, checks, legacy04, proof, render, report, running, takeover
+from bitfusiond.operate import access, checks, current, manifests, proof, report
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 from bitfusiond.operate.verify import installation, nodes, pods, tokens, webhooks
 
 
@@ -31,7 +32,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     version = checks.server_version(kubectl)
     platform, _ = checks.platform(settings.platform, version)
     rows = [Row("cluster", OK, f"context {checks.context(kubectl)}, API server {version[0]}.{version[1]}, {platform}")]
-    documents = render.fitting(render.overlay(kubectl, platform), platform, version)
+    documents = manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
     needed = [*access.to_read(documents), access.Access("create", "Pod", namespace or proof.NAMESPACE)]
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
@@ -52,15 +53,15 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
 def _installation(
     kubectl: Kubectl, settings: Settings, documents: Sequence[Json], found: Mapping[Ref, Json]
 ) -> list[Row]:
-    values, _ = running.choose(settings, running.read(kubectl))
-    wanted = render.build(documents, values).all
+    values, _ = current.choose(settings, current.read(kubectl))
+    wanted = manifests.build(documents, values).all
     rows = installation.look(kubectl, wanted, found)
     rows += installation.version(wanted, found)
-    secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(running.WEBHOOK)
+    secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(current.WEBHOOK)
     rows += webhooks.look(wanted, found, secret, time.time(), webhook)
     rows += [
         Row(str(removal.what), WRONG, f"of 0.4: {removal.why}", installation.DEPLOY)
-        for removal in legacy04.find(kubectl).removals
+        for removal in leftovers.find(kubectl).removals
     ]
     return rows
 
@@ -72,18 +73,18 @@ def _tokens(kubectl: Kubectl, namespace: str | None) -> list[Row]:
 
 
 def _nodes(kubectl: Kubectl) -> list[Row]:
-    plugin = kubectl.get(running.PLUGIN)
+    plugin = kubectl.get(current.PLUGIN)
     if plugin is None:
         return []  # said already
     labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
-    plugins = kubectl.all("Pod", "-l", labels, namespace=running.PLUGIN.namespace)
+    plugins = kubectl.all("Pod", "-l", labels, namespace=current.PLUGIN.namespace)
     return nodes.look(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
 
 
 def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:
     where = namespace or ""
     asked = namespace or proof.NAMESPACE
-    answer = proof.ask(kubectl, asked, proof.client_of(kubectl.get(render.CATALOGUE_MAP)))
+    answer = proof.ask(kubectl, asked, proof.client_of(kubectl.get(manifests.CATALOGUE_MAP)))
     return [
         *webhooks.ignored(kubectl.get(Ref("Namespace", asked))),
         admission(answer, asked),

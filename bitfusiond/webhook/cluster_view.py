@@ -8,11 +8,11 @@ import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from bitfusiond.core.review import Review
-from bitfusiond.core.validate import Largest
+from bitfusiond.core.admission.review import Review
+from bitfusiond.core.admission.validate import Largest
+from bitfusiond.kube import Cluster
+from bitfusiond.kube.follow import WatchState
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.cluster import Cluster
-from bitfusiond.webhook.cluster.follow import WatchState
 from bitfusiond.webhook.events import Events
 from bitfusiond.webhook.nodes import Nodes
 from bitfusiond.webhook.tokens.replication import Replication

@@ -1,4 +1,4 @@
-"""``python -m bitfusiond.distros PACKAGES_DIR OUT_DIR``: client packages to distros, and the catalogue of them.
+"""``python -m bitfusiond.operate.distros PACKAGES_DIR OUT_DIR``: client packages to distros, and the catalogue of them.
 
 Each package is unpacked, never run, into ``OUT_DIR/<package file name>/``, where ``populate`` looks for it. Exit
 status: 0 = the catalogue matches the packages; 1 = there are problems, one a line; 2 = wrong usage.
@@ -21,10 +21,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bitfusiond import configfiles, manifest
-from bitfusiond.core import catalogue, packages
-from bitfusiond.core.packages import Package, PackageError
+from bitfusiond.core.clients import catalogue, packages
+from bitfusiond.core.clients.packages import Package, PackageError
 from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.files import read, yaml_documents
 
 _HEADER = """\
 # The Bitfusion clients that were unpacked here. `just distros` writes this file anew; of what is changed by hand it
@@ -34,7 +34,7 @@ _HEADER = """\
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do it; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bitfusiond.distros", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="just distros", description=__doc__.partition("\n")[0])
     parser.add_argument("packages", metavar="PACKAGES_DIR", type=Path, help="holds .deb and .rpm client packages")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="gets a directory a package, and the catalogue")
     chosen = parser.parse_args(arguments)
@@ -74,9 +74,9 @@ def run(source: Path, out: Path) -> list[str]:
             except OSError as error:
                 problems.append(f"{package.file}: {_reason(error)}")
         if not problems:
-            _write_catalogue(out / configfiles.CATALOGUE, libraries)
+            _write_catalogue(out / read.CATALOGUE, libraries)
     if problems:
-        return [*problems, f"{out / configfiles.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
+        return [*problems, f"{out / read.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
     _conclude(source, out, libraries)
     return []
 
@@ -274,10 +274,10 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
     """Raises Failure where the ``Default`` of the one that is there does not fit."""
     try:
         before = path.read_text("utf-8") if path.exists() else ""
-        document = configfiles.load_yaml(before)
+        document = read.load_yaml(before)
         default = document.get("Default") if isinstance(document, dict) else None
-        text = _HEADER + manifest.dump([packages.document(libraries, default)])
-        catalogue.parse(configfiles.load_yaml(text))
+        text = _HEADER + yaml_documents.dump([packages.document(libraries, default)])
+        catalogue.parse(read.load_yaml(text))
         if text == before:
             return
         partial = path.with_name(f".{path.name}.partial")
@@ -295,7 +295,7 @@ def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None
     for path in sorted(out.iterdir()):
         if path.is_dir() and path.name not in known and not path.name.startswith("."):
             _say(f"{path}: not in the catalogue, as its package is not in {source}")
-    path = out / configfiles.CATALOGUE
+    path = out / read.CATALOGUE
     _say(f"{path}: the catalogue of {_count(libraries, 'client')}. With them in the image, and the catalogue deployed:")
     _say(f"    PACKAGES={shlex.quote(str(source))} just build-image")
     _say(f"    CLIENTS={shlex.quote(str(path))} just deploy")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bitfusiond.core import copies, names
-from bitfusiond.core.copies import BY_SECRET, Content, State
+from bitfusiond.core import names
+from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens.copies import BY_SECRET, Content, State
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 

@@ -24,9 +24,9 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 
 from bitfusiond import __version__
-from bitfusiond.webhook.cluster import Change, Listing, Object, Resource, UnavailableError
-from bitfusiond.webhook.cluster import kubeconfig as kubeconfigs
-from bitfusiond.webhook.cluster.status import error_of, one_line
+from bitfusiond.kube import Change, Listing, Object, Resource, UnavailableError
+from bitfusiond.kube import kubeconfig as kubeconfigs
+from bitfusiond.kube.status import error_of, one_line
 
 REQUEST_SECONDS = 5.0
 # A page of a long list: the API server has to read it from etcd first.
@@ -114,7 +114,7 @@ class _Connection:
 
 
 class APIServer:
-    """An API server, as :class:`~bitfusiond.webhook.cluster.Cluster` describes it."""
+    """An API server, as :class:`~bitfusiond.kube.Cluster` describes it."""
 
     def __init__(self, load: Callable[[], Configuration]) -> None:
         self._load = load

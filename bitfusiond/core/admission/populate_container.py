@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from bitfusiond.core import patch, quantity, raw
-from bitfusiond.core.catalogue import Client
-from bitfusiond.core.injection import under_names
-from bitfusiond.core.patch import Operation
-from bitfusiond.core.request import GpuContainer
-from bitfusiond.core.template import Template
+from bitfusiond.core import quantity, raw
+from bitfusiond.core.admission import patch
+from bitfusiond.core.admission.injection import under_names
+from bitfusiond.core.admission.patch import Operation
+from bitfusiond.core.admission.request import GpuContainer
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.catalogue import Client
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.core.patch import Operation
+from bitfusiond.core.admission.patch import Operation
 
 _VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
 _LONGEST_WARNING = 120  # characters; the API server may cut longer ones

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bitfusiond import __version__
-from bitfusiond.configfiles import CATALOGUE, load_yaml, packaged
-from bitfusiond.core import catalogue
-from bitfusiond.operate import legacy04, render
+from bitfusiond.core.clients import catalogue
+from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
+from bitfusiond.operate import manifests
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 from bitfusiond.operate.settings import DEFAULT_REPO, Settings
+from bitfusiond.operate.upgrade04 import leftovers
 
 WEBHOOK = Ref("Deployment", "bitfusion-webhook-deployment", "bwki")
 PLUGIN = Ref("DaemonSet", "bitfusion-device-plugin", "kube-system")
@@ -38,17 +39,17 @@ class Running:
 
 
 def read(kubectl: Kubectl) -> Running:
-    plugin = kubectl.get(PLUGIN) or kubectl.get(legacy04.PLUGIN)
-    return of(kubectl.get(WEBHOOK), plugin, kubectl.get(render.CATALOGUE_MAP))
+    plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
+    return of(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP))
 
 
 def of(webhook: Json | None, plugin: Json | None, clients: Json | None) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     return Running(
-        _number(render.variable(webhook, render.TOTAL_GPU_MEMORY)),
-        _number(render.variable(plugin, render.RESOURCE_NUMS)),
+        _number(manifests.variable(webhook, manifests.TOTAL_GPU_MEMORY)),
+        _number(manifests.variable(plugin, manifests.RESOURCE_NUMS)),
         _clients(clients),
-        next((each["image"] for each in render.containers(webhook)), None) if webhook else None,
+        next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None,
     )
 
 
@@ -56,17 +57,17 @@ def _clients(configmap: Json | None) -> str | None:
     """The catalogue in the cluster, where it is the operator's: from CLIENTS, or edited. That of 0.4 is replaced."""
     metadata: Mapping[str, Any] = (configmap or {}).get("metadata") or {}
     text: str | None = ((configmap or {}).get("data") or {}).get(CATALOGUE)
-    if text is None or render.PART_OF not in (metadata.get("labels") or {}).items():
+    if text is None or manifests.PART_OF not in (metadata.get("labels") or {}).items():
         return None
-    ours = {render.digest(packaged(CATALOGUE)), (metadata.get("annotations") or {}).get(render.PACKAGED)}
-    return None if render.digest(text) in ours else text
+    ours = {manifests.digest(packaged(CATALOGUE)), (metadata.get("annotations") or {}).get(manifests.PACKAGED)}
+    return None if manifests.digest(text) in ours else text
 
 
 def _number(value: str | None) -> int | None:
     return int(value) if value and value.isascii() and value.isdecimal() else None
 
 
-def choose(settings: Settings, now: Running) -> tuple[render.Values, list[str]]:
+def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str]]:
     """The values of a deploy, and a line for each: what it is and why.
 
     What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
@@ -80,11 +81,13 @@ def choose(settings: Settings, now: Running) -> tuple[render.Values, list[str]]:
         notes.append(f"{name}: {value} ({why})")
         return value
 
-    total = number(render.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY)
-    shares = number(render.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
+    total = number(
+        manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
+    )
+    shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
     clients, why_clients = _catalogue(settings.clients, now.clients)
     notes.append(f"client catalogue: {why_clients}")
-    return render.Values(repo, tag, total, shares, clients), notes
+    return manifests.Values(repo, tag, total, shares, clients), notes
 
 
 def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
@@ -107,7 +110,7 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
 def _catalogue(given: Path | None, running: str | None) -> tuple[str | None, str]:
     """The text of the catalogue, None = the packaged one, and why this one."""
     if given is not None:
-        return render.catalogue_text(given), f"{given} (given)"
+        return manifests.catalogue_text(given), f"{given} (given)"
     if running is None:
         return None, "the packaged one"
     try:

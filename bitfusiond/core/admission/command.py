@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitfusiond.core import shell
+from bitfusiond.core.admission import shell
+from bitfusiond.core.admission.request import Demand
 from bitfusiond.core.quantity import MEGABYTE
-from bitfusiond.core.request import Demand
 
 _SHELL = "/bin/bash"
 _CLIENT = "bitfusion"

@@ -6,11 +6,12 @@ import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bitfusiond.core import names, patch, raw
-from bitfusiond.core.catalogue import Client
-from bitfusiond.core.patch import Operation, pointer
-from bitfusiond.core.request import GpuContainer
-from bitfusiond.core.template import Template
+from bitfusiond.core import names, raw
+from bitfusiond.core.admission import patch
+from bitfusiond.core.admission.patch import Operation, pointer
+from bitfusiond.core.admission.request import GpuContainer
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.catalogue import Client
 
 _SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
 _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"

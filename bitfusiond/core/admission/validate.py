@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from bitfusiond.core import names, quantity, raw, request
-from bitfusiond.core.catalogue import BINARY
-from bitfusiond.core.mutate import Configuration, Refusal, Untouched
-from bitfusiond.core.request import Mode
+from bitfusiond.core import names, quantity, raw
+from bitfusiond.core.admission import request
+from bitfusiond.core.admission.mutate import Configuration, Refusal, Untouched
+from bitfusiond.core.admission.request import Mode
+from bitfusiond.core.clients.catalogue import BINARY
 
 Largest = Mapping[str, int]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bitfusiond.webhook.cluster import (
+from bitfusiond.kube import (
     ClusterError,
     ConflictError,
     ExpiredError,

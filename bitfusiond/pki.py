@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from bitfusiond.core import rotation
-from bitfusiond.core.rotation import Authority, Keyring, Lives, Span, Step
+from bitfusiond.core.certificates import rotation
+from bitfusiond.core.certificates.rotation import Authority, Keyring, Lives, Span, Step
 
 CA_CRT = "ca.crt"
 CA_KEY = "ca.key"

@@ -1,0 +1,1 @@
+"""Which step of a certificate rotation is next."""

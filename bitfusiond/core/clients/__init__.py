@@ -1,0 +1,1 @@
+"""The clients that there are, their packages, and the servers they reach."""
