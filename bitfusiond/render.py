@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, TextIO
 import jsonpatch
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, mutate
+from bitfusiond.core.admission.decision import Patch, Refusal, Rules
+from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import config, yaml_documents
 from bitfusiond.settings import Render
@@ -72,7 +73,7 @@ def _read(file: str, stdin: BinaryIO) -> bytes:
         raise ConfigurationError(f"--file: cannot read {file}: {error.strerror}") from None
 
 
-def _admit(document: Any, rules: Configuration, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[Any, bool]:
+def _admit(document: Any, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[Any, bool]:
     """One document as admitted, and whether anything in it was refused.
 
     What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None.

@@ -13,7 +13,8 @@ import jsonpatch
 import yaml
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, Verdict, mutate
+from bitfusiond.core.admission.decision import Patch, Refusal, Rules
+from bitfusiond.core.admission.mutate import Verdict, mutate
 from bitfusiond.files import config
 
 EXAMPLES = Path(__file__).parent.parent / "manifests" / "examples"
@@ -26,7 +27,7 @@ Pod = dict[str, Any]
 
 
 @cache
-def rules(total_gpu_memory: int = 16000) -> Configuration:
+def rules(total_gpu_memory: int = 16000) -> Rules:
     """What the packaged files say, for a webhook in namespace bwki."""
     return config.load(None, None, total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE})
 

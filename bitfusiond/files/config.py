@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitfusiond.core.admission import mutate, template
+from bitfusiond.core.admission import decision, template
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import read
 
 
 def load(
     clients: Path | None, injection: Path | None, total_gpu_memory: int, exempt_namespaces: frozenset[str]
-) -> mutate.Configuration:
+) -> decision.Rules:
     """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
 
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
-    return mutate.Configuration(
-        read.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces
-    )
+    return decision.Rules(read.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces)
 
 
 def _load_injection(path: Path | None) -> template.Template:

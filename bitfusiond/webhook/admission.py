@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bitfusiond import logs
 from bitfusiond.core.admission import review
-from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, Untouched, mutate
+from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
+from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.review import BadRequestError, Review
 from bitfusiond.core.admission.validate import Largest, validate
 from bitfusiond.http.server import Application, Receive, Scope, Send, respond
@@ -110,7 +111,7 @@ class Admission:
 
     def __init__(
         self,
-        configuration: Callable[[], Configuration],
+        configuration: Callable[[], Rules],
         surroundings: Surroundings,
         observe: Application,
         metrics: CollectorRegistry,

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import trio
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.raw import mapping
+from bitfusiond.core.fields import mapping
 from bitfusiond.kube import NODES, Change, Cluster, Object
 from bitfusiond.kube.follow import WatchState, follow
 
@@ -70,9 +70,8 @@ class Nodes:
 
 def _keep(node: Object) -> Object:
     """A Node with nothing but its name and what it has of ours: some 10 KB become a few bytes while a list comes in."""
-    status = mapping(node, "status", "", [])
     # Devices that are unhealthy for a while are in the capacity only, and come back.
-    amounts = {**mapping(status, "allocatable", "", []), **mapping(status, "capacity", "", [])}
+    amounts = {**mapping(node, "status", "allocatable"), **mapping(node, "status", "capacity")}
     ours = {resource: amount for resource, amount in amounts.items() if resource.startswith(names.DOMAIN)}
     return {"metadata": {"name": node["metadata"]["name"]}, "status": {"allocatable": ours}}
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from bitfusiond import logs
 from bitfusiond.core import names
-from bitfusiond.core.admission.mutate import Configuration
+from bitfusiond.core.admission.decision import Rules
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
 from bitfusiond.http import observe, server
@@ -24,7 +24,7 @@ from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
 _log = logs.Log("webhook")
 
 
-class _Rules:
+class _Files:
     """The configuration in force: the last one that was good."""
 
     def __init__(self, settings: Webhook) -> None:
@@ -33,7 +33,7 @@ class _Rules:
         self._watch = watch.Watch(*self._files)
         self._current = self._load()
 
-    def current(self) -> Configuration:
+    def current(self) -> Rules:
         return self._current
 
     async def follow(self) -> None:
@@ -51,7 +51,7 @@ class _Rules:
         else:
             _log.exception(event)
 
-    def _load(self) -> Configuration:
+    def _load(self) -> Rules:
         exempt = names.EXEMPT_NAMESPACES | {self._settings.namespace}
         return config.load(self._settings.clients, self._settings.injection, self._settings.total_gpu_memory, exempt)
 
@@ -62,7 +62,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     The drain: not ready first, still serving for ``--drain-seconds`` while the endpoints of the Service catch up;
     then no new connection, the last answers, and the end. Raises ConfigurationError and Failure at the start only.
     """
-    rules = _Rules(settings)
+    rules = _Files(settings)
     metrics = observe.registry("webhook")
     async with trio.open_nursery() as background:
         certificate, surroundings, checks = await _around(settings, metrics, background)

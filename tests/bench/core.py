@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from bitfusiond.core.admission import review
-from bitfusiond.core.admission.mutate import Patch, mutate
+from bitfusiond.core.admission.decision import Patch
+from bitfusiond.core.admission.mutate import mutate
 from tests.bench.measure import Figure, compare, cpu_microseconds
 from tests.pods import NAMESPACE, container, example, pod, rules
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bitfusiond.core.admission.mutate import Patch, mutate
+from bitfusiond.core.admission.decision import Patch
+from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.clients import catalogue
 from bitfusiond.files import read
 from tests.pods import NAMESPACE, pod, rules

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bitfusiond.core.admission.mutate import Patch
+from bitfusiond.core.admission.decision import Patch
 from tests.pods import EXAMPLES, example, verdict
 
 DATA = Path(__file__).parent.parent / "data"

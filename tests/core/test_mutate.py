@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.mutate import Patch, Untouched
+from bitfusiond.core.admission.decision import Patch, Untouched
 from tests import strategies
 from tests.pods import BINARY, LIBRARIES, NAMESPACE, admitted, container, example, pod, rules, verdict
 

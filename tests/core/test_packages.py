@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from bitfusiond.core import raw
 from bitfusiond.core.clients import catalogue, packages
 from bitfusiond.core.clients.packages import PackageError
+from bitfusiond.core.text import shown
 from bitfusiond.files import read
 
 LIBRARIES = "opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib"
@@ -60,7 +60,7 @@ def test_another_name_is_refused_with_the_names_that_are_right(file: str) -> Non
     with pytest.raises(PackageError) as error:
         packages.parse(file)
     assert str(error.value).startswith(
-        f"{raw.shown(file)}: not the name of a client package: it must be bitfusion-client-OS_"
+        f"{shown(file)}: not the name of a client package: it must be bitfusion-client-OS_"
     )
     assert "such as bitfusion-client-centos7-4.5.0-4.x86_64.rpm" in str(error.value)
 

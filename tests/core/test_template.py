@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from bitfusiond.core.admission import template
-from bitfusiond.core.admission.mutate import Configuration, Patch, mutate
+from bitfusiond.core.admission.decision import Patch, Rules
+from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.files import read
 from tests.pods import NAMESPACE, container, pod, rules
 
@@ -65,7 +66,7 @@ def test_a_wrong_template_says_where_and_what(document: object, message: str) ->
 
 
 def _mutated(document: dict[str, Any], given: dict[str, Any]) -> Patch:
-    configuration = Configuration(rules().catalogue, template.parse(document), 16000)
+    configuration = Rules(rules().catalogue, template.parse(document), 16000)
     verdict = mutate(given, NAMESPACE, configuration)
     assert isinstance(verdict, Patch), verdict
     return verdict

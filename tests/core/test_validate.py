@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.mutate import Refusal, Untouched
-from bitfusiond.core.admission.validate import Allowed, Largest, Verdict, validate
+from bitfusiond.core.admission.decision import Allowed, Refusal, Untouched
+from bitfusiond.core.admission.validate import Largest, Verdict, validate
 from tests import strategies
 from tests.pods import NAMESPACE, admitted, container, pod, rules
 

@@ -14,8 +14,9 @@ import jsonpatch
 import yaml
 
 from bitfusiond.core.admission import review
-from bitfusiond.core.admission.mutate import Patch, Refusal, Untouched, mutate
-from bitfusiond.core.admission.validate import Allowed, validate
+from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Untouched
+from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.admission.validate import validate
 from tests import pods
 from tests.fuzz import invariants
 from tests.fuzz.choices import Choices

@@ -9,8 +9,9 @@ import jsonpatch
 import yaml
 
 from bitfusiond.core.admission import template
-from bitfusiond.core.admission.mutate import Configuration, Patch, Refusal, mutate
-from bitfusiond.core.admission.validate import Allowed, validate
+from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Rules
+from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.admission.validate import validate
 from bitfusiond.core.clients import catalogue, servers_conf
 from bitfusiond.files import read, yaml_documents
 from tests import pods
@@ -112,7 +113,7 @@ def templates(data: bytes) -> None:
     serves(dataclasses.replace(pods.rules(), template=found), "ubuntu18", "450")
 
 
-def serves(rules: Configuration, os: str, version: str) -> None:
+def serves(rules: Rules, os: str, version: str) -> None:
     """Under ``rules`` a pod gets all that it needs, or the reason why its own names stand in the way."""
     pod = pods.pod(annotations={"bitfusion-client/os": os, "bitfusion-client/version": version})
     verdict = mutate(pod, pods.NAMESPACE, rules)

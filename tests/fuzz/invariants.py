@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.command import Wrapped
-from bitfusiond.core.admission.mutate import Configuration
+from bitfusiond.core.admission.command import Program
+from bitfusiond.core.admission.decision import Rules
 
 Pod = dict[str, Any]
 SECTIONS = ("limits", "requests")
@@ -98,7 +98,7 @@ def _decimal(text: str) -> Fraction | None:
     return Fraction(int(digits), 10 ** len(part))
 
 
-def patched(before: Pod, after: Pod, configuration: Configuration) -> None:
+def patched(before: Pod, after: Pod, configuration: Rules) -> None:
     """``after`` is ``before`` with what is ours added, and nothing of anybody else's lost or changed."""
     assert same(_without(before, "metadata", "spec"), _without(after, "metadata", "spec"))
     metadata, was = after["metadata"], before["metadata"]
@@ -140,7 +140,7 @@ def _volumes(now: list[Pod], then: list[Pod]) -> None:
     assert all(len(name) <= 63 for name in ours)
 
 
-def _gpu_container(now: Pod, then: Pod, configuration: Configuration, *, injection: bool) -> None:
+def _gpu_container(now: Pod, then: Pod, configuration: Rules, *, injection: bool) -> None:
     assert same(_without(now, *_WRITTEN), _without(then, *_WRITTEN))
     assert same(_without(now["resources"], *SECTIONS), _without(then["resources"], *SECTIONS))
     shares = str(_shares(_asked(then), configuration.total_gpu_memory))
@@ -169,7 +169,7 @@ def _shares(asked: Pod, total: int) -> int:
     return int(percent * amount)
 
 
-def _variables(now: list[Pod], then: list[Pod], configuration: Configuration) -> None:
+def _variables(now: list[Pod], then: list[Pod], configuration: Rules) -> None:
     """Every variable of the user keeps its place and content, but for the library path, which keeps its value."""
     libraries = {client.library_path for client in configuration.catalogue.clients.values()}
     last = next(each for each in reversed(now) if each.get("name") == names.LD_LIBRARY_PATH)
@@ -191,10 +191,10 @@ def _variables(now: list[Pod], then: list[Pod], configuration: Configuration) ->
         assert kept == str(own.get("value") or "")
 
 
-def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], result: Wrapped) -> None:
+def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], result: Program) -> None:
     """The user's words, or the user's script, run under ``client`` as they are: in one of the documented ways."""
     given = [*command, *args]
-    got = [*result.command, *(args if result.keeps_args else [])]
+    got = [*result.under(client), *(args if result.keeps_args else [])]
     written = [word.replace("$", "$$") for word in client]  # the kubelet reads $$ as $
     line = command[0].strip(" \t\n")
     if len(command) == 1 and not args and set(command[0]) & set(" \t\n"):

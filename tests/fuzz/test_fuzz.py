@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bitfusiond.core import quantity, raw
-from bitfusiond.core.admission import command, injection, patch, shell, template
-from bitfusiond.core.clients import packages, servers_conf
+from bitfusiond.core import quantity
+from bitfusiond.core.admission import command, demand, injection, patch, pod, shell, template
+from bitfusiond.core.clients import catalogue, packages, servers_conf
 from bitfusiond.files import yaml_documents
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.targets import CORPUS, TARGETS, Target, name_of
@@ -54,11 +54,11 @@ def _off_by_one(original: Callable[..., Any]) -> Callable[..., Any]:
 # Defects that somebody could make: a target that lets one pass is not worth its time.
 DEFECTS: list[tuple[str, object, str, Any]] = [
     ("admission", quantity, "shares_of_percent", _off_by_one(quantity.shares_of_percent)),
-    ("admission", raw, "shown", lambda value: f"{value}\n"),
+    ("admission", demand, "shown", lambda value: f"{value}\n"),
     ("pods", patch, "append", lambda path, present, values: [patch.add(path, values)]),
-    ("pods", injection, "free", lambda name, taken, joint: name),
+    ("pods", injection, "unused_name", lambda base, taken, separator: base),
     ("pods", quantity, "shares_of_memory", lambda memory, total, amount: math.floor(memory * amount / total / 10**4)),
-    ("annotations", raw, "shown", str),
+    ("annotations", pod, "shown", str),
     ("commands", command, "_literal", lambda word: word),
     ("commands", shell, "is_plain", lambda script: ";" not in script),
     ("quantities", quantity, "_LONGEST", 63),
@@ -67,8 +67,8 @@ DEFECTS: list[tuple[str, object, str, Any]] = [
     ("manifests", yaml_documents, "_AMBIGUOUS", re.compile("yes")),
     ("manifests", yaml_documents, "_json", lambda document: document),
     ("servers", servers_conf, "_reachable_first", lambda server: {**server, "reachable": server["addresses"][-1]}),
-    ("catalogue", raw, "shown", str),
-    ("template", template, "_mounts", lambda container, *_: container.get("volumeMounts") or []),
+    ("catalogue", catalogue, "shown", str),
+    ("template", template, "_mounts", lambda container, *_: container["volumeMounts"].items()),
 ]
 
 

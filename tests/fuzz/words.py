@@ -7,10 +7,12 @@ import shlex
 from fractions import Fraction
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import command, request
-from bitfusiond.core.admission.mutate import Patch, Refusal
-from bitfusiond.core.admission.request import Demand, Mode
+from bitfusiond.core.admission import command, pod
+from bitfusiond.core.admission.decision import Patch, Refusal
+from bitfusiond.core.admission.demand import Demand
+from bitfusiond.core.admission.pod import Mode
 from bitfusiond.core.clients import catalogue, packages
+from bitfusiond.core.fields import Field
 from tests import pods
 from tests.fuzz import invariants
 from tests.fuzz.choices import Choices, text
@@ -53,18 +55,17 @@ def annotated(data: bytes) -> None:
     given = {names.CLIENT_FILTER: choices.text()}
     for _ in range(choices.below(4)):
         given[choices.pick(_ANNOTATIONS)] = choices.text() if choices.chance() else choices.value()
-    pod = pods.pod(annotations=given)
-    written = pod["metadata"]["annotations"]
-    problems: list[str] = []
-    mode = request.mode(written, problems)
+    written_pod = pods.pod(annotations=given)
+    written = written_pod["metadata"]["annotations"]
+    mode = pod.opt_in(Field(written_pod), pods.NAMESPACE).mode
     opted_in = isinstance(written[names.MANAGEMENT], str) and written[names.MANAGEMENT].lower() in _MODES
     assert opted_in == (mode in {Mode.ALL, Mode.INJECTION})
-    verdict = pods.verdict(pod)
+    verdict = pods.verdict(written_pod)
     if isinstance(verdict, Refusal):
         invariants.told(verdict.problems)
         assert all(each.startswith("metadata.annotations[") for each in verdict.problems)
     elif isinstance(verdict, Patch) and mode is Mode.ALL:
-        argv = pods.argv(pods.admitted(pod)["spec"]["containers"][0])
+        argv = pods.argv(pods.admitted(written_pod)["spec"]["containers"][0])
         wanted = [
             word.replace("dirver", "driver", 1) if word.startswith("server.dirver-version=") else word
             for word in shlex.split(written[names.CLIENT_FILTER] or "")
@@ -80,9 +81,8 @@ def commands(data: bytes) -> None:
     percent = 1 + choices.below(100)
     filters = [f"device.name={choices.text()}" for _ in range(choices.below(3))]
     client = command.client_words(pods.BINARY, Demand(1, percent, None, percent), filters)
-    command.calls_client_inside(words, args)
     try:
-        result = command.wrap(words, args, client)
+        result = command.program(words, args)
     except command.CommandError as error:
         invariants.said_in_one_line(str(error))
         script = len(words) == 1 and not invariants.plain(words[0].strip(" \t\n"))

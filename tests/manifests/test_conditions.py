@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import mutate, validate
-from bitfusiond.core.admission.mutate import Untouched
+from bitfusiond.core.admission.decision import Untouched
 from tests import pods, strategies
 from tests.manifests import overlays
 from tests.pods import NAMESPACE, Pod

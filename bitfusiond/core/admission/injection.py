@@ -1,25 +1,34 @@
-"""Volumes and GPU containers: the operator's template made to fit one pod, and what stands in its way."""
+"""What is added to a pod and its GPU containers: the operator's template made to fit one pod."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from bitfusiond.core import names, raw
+from bitfusiond.core import names
 from bitfusiond.core.admission import patch
 from bitfusiond.core.admission.patch import Operation, pointer
-from bitfusiond.core.admission.request import GpuContainer
+from bitfusiond.core.admission.pod import GpuContainer
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Client
+from bitfusiond.core.fields import Field, Json, names_of
+from bitfusiond.core.text import shown
 
 _SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
 _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
 
 
-def volume_names(template: Template, spec: dict[str, Any], problems: list[str]) -> dict[str, str]:
+def check_mounts(containers: Sequence[GpuContainer], template: Template) -> None:
+    """Note a problem with each mount of the user's where one of the template's goes."""
+    for container in containers:
+        for path in container.mounts:
+            if posixpath.normpath(path.value) in template.mount_paths:
+                path.problem(f"{shown(path.value)} is where the Bitfusion client goes: mount yours elsewhere")
+
+
+def volume_names(template: Template, volumes: list[Json]) -> dict[str, str]:
     """Other names for the template's volumes whose own name the pod has already; most often none."""
-    taken = raw.names_of(raw.objects(spec, "volumes", "spec.volumes", problems))
+    taken = names_of(volumes)
     ours = [volume["name"] for volume in template.volumes]
     if taken.isdisjoint(ours):
         return {}
@@ -27,90 +36,84 @@ def volume_names(template: Template, spec: dict[str, Any], problems: list[str]) 
     renamed: dict[str, str] = {}
     for name in ours:
         if name in taken:
-            renamed[name] = free(name, anywhere, "-")
+            renamed[name] = unused_name(name, anywhere, "-")
             anywhere.add(renamed[name])
     return renamed
 
 
-def free(name: str, taken: set[Any], joint: str) -> str:
-    """``name`` with a number that nobody in ``taken`` has."""
+def unused_name(base: str, taken: set[str], separator: str) -> str:
+    """``base`` with a number behind it, such that it is not in ``taken``."""
     number = 2
-    while (candidate := f"{name[:58]}{joint}{number}") in taken:  # names of volumes have at most 63 characters
+    while (candidate := f"{base[:58]}{separator}{number}") in taken:  # names of volumes have at most 63 characters
         number += 1
     return candidate
 
 
-def volumes(template: Template, spec: dict[str, Any], renamed: Mapping[str, str]) -> list[Operation]:
+def volumes(template: Template, spec: Field, renamed: Mapping[str, str]) -> list[Operation]:
     """The template's volumes behind the pod's own."""
-    return patch.append("/spec/volumes", spec.get("volumes"), under_names(template.volumes, renamed))
+    return patch.append("/spec/volumes", spec["volumes"].value, under_names(template.volumes, renamed))
 
 
-def under_names(items: Iterable[dict[str, Any]], renamed: Mapping[str, str]) -> list[dict[str, Any]]:
+def under_names(items: Iterable[Json], renamed: Mapping[str, str]) -> list[Json]:
     """Volumes or mounts of the template under the names that the volumes have in this pod."""
     return [{**item, "name": renamed[item["name"]]} if item["name"] in renamed else item for item in items]
 
 
 def gpu_container(
-    container: GpuContainer, client: Client, template: Template, renamed: Mapping[str, str], problems: list[str]
+    container: GpuContainer, client: Client, template: Template, renamed: Mapping[str, str]
 ) -> list[Operation]:
-    """Environment, mounts and shares of one GPU container; its command is another module's."""
-    base = container.pointer
-    _check_mounts(container, template, problems)
+    """Environment, mounts and shares of one GPU container."""
     return [
-        *_resources(container, base),
-        *_env(container, client, template, base, problems),
+        *_resources(container),
+        *_env(container, client, template),
         *patch.append(
-            f"{base}/volumeMounts", container.raw.get("volumeMounts"), under_names(template.volume_mounts, renamed)
+            f"{container.pointer}/volumeMounts",
+            container.raw.get("volumeMounts"),
+            under_names(template.volume_mounts, renamed),
         ),
     ]
 
 
-def _resources(container: GpuContainer, base: str) -> list[Operation]:
+def _resources(container: GpuContainer) -> list[Operation]:
     """Every gpu-* key goes; limits and requests both carry the shares.
 
     The API server wants requests = limits for an extended resource, and a ResourceQuota counts requests.
     """
-    resources = container.raw["resources"]
+    resources, shares = container.raw["resources"], str(container.demand.shares)
     operations: list[Operation] = []
     for section in ("limits", "requests"):
-        values = resources.get(section)
+        path, values = f"{container.pointer}/resources/{section}", resources.get(section)
         if not isinstance(values, dict):
-            operations.append(patch.add(f"{base}/resources/{section}", {names.GPU: str(container.demand.shares)}))
+            operations.append(patch.add(path, {names.GPU: shares}))
             continue
-        operations += [
-            patch.remove(f"{base}/resources/{section}{_SEGMENTS[key]}")
-            for key in values
-            if key in names.REQUEST_RESOURCES
-        ]
-        operations.append(patch.add(f"{base}/resources/{section}{_SEGMENTS[names.GPU]}", str(container.demand.shares)))
+        operations += [patch.remove(path + _SEGMENTS[key]) for key in values if key in names.REQUEST_RESOURCES]
+        operations.append(patch.add(path + _SEGMENTS[names.GPU], shares))
     return operations
 
 
-def _env(
-    container: GpuContainer, client: Client, template: Template, base: str, problems: list[str]
-) -> list[Operation]:
-    present = raw.objects(container.raw, "env", f"{container.path}.env", problems)
-    taken = raw.names_of(present)
-    added = [variable for variable in template.env if variable["name"] not in taken | {names.LD_LIBRARY_PATH}]
+def _env(container: GpuContainer, client: Client, template: Template) -> list[Operation]:
+    path, present = f"{container.pointer}/env", container.env
+    taken = names_of(present)
+    added = [each for each in template.env if each["name"] != names.LD_LIBRARY_PATH and each["name"] not in taken]
     # Of two variables with one name the last counts, for the kubelet too.
     at = max((i for i, each in enumerate(present) if each.get("name") == names.LD_LIBRARY_PATH), default=None)
     if at is None:
         added = [{"name": names.LD_LIBRARY_PATH, "value": client.library_path}, *added]
-        return patch.append(f"{base}/env", container.raw.get("env"), added)
+        return patch.append(path, container.raw.get("env"), added)
     return [
-        *_library_path(present[at], f"{base}/env/{at}", f"{base}/env/{at + 1}", client, taken),
-        *patch.append(f"{base}/env", present, added),
+        *_library_path(present[at], f"{path}/{at}", f"{path}/{at + 1}", client, taken),
+        *patch.append(path, present, added),
     ]
 
 
-def _library_path(variable: dict[str, Any], here: str, behind: str, client: Client, taken: set[Any]) -> list[Operation]:
+def _library_path(variable: Json, here: str, behind: str, client: Client, taken: set[str]) -> list[Operation]:
     """The library directory in front of what the container set.
 
     A value by ``valueFrom`` is known to the kubelet only: it moves to a variable of another name, and the kubelet's
     own ``$(...)`` expansion, which sees the variables before, brings it back in.
     """
     if variable.get("valueFrom") is not None:
-        name = free(_KEPT_LIBRARY_PATH, taken, "_") if _KEPT_LIBRARY_PATH in taken else _KEPT_LIBRARY_PATH
+        name = unused_name(_KEPT_LIBRARY_PATH, taken, "_") if _KEPT_LIBRARY_PATH in taken else _KEPT_LIBRARY_PATH
         value = f"{client.library_path}:$({name})"
         return [
             patch.replace(f"{here}/name", name),
@@ -118,14 +121,3 @@ def _library_path(variable: dict[str, Any], here: str, behind: str, client: Clie
         ]
     own = variable.get("value")
     return [patch.add(f"{here}/value", f"{client.library_path}:{own}" if own else client.library_path)]
-
-
-def _check_mounts(container: GpuContainer, template: Template, problems: list[str]) -> None:
-    for field, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
-        for index, mount in enumerate(raw.objects(container.raw, field, f"{container.path}.{field}", problems)):
-            path = mount.get(key)
-            if isinstance(path, str) and posixpath.normpath(path) in template.mount_paths:
-                problems.append(
-                    f"{container.path}.{field}[{index}].{key}: {raw.shown(path)} is where the Bitfusion client goes:"
-                    " mount yours elsewhere"
-                )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from bitfusiond.core import quantity, raw
+from bitfusiond.core import quantity
 from bitfusiond.core.admission import patch
 from bitfusiond.core.admission.injection import under_names
 from bitfusiond.core.admission.patch import Operation
-from bitfusiond.core.admission.request import GpuContainer
+from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Client
+from bitfusiond.core.fields import Field, Json, mapping
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
@@ -28,46 +29,51 @@ _RESTRICTED = {
 }
 
 
-def init_containers(
-    spec: dict[str, Any],
-    gpu_containers: tuple[GpuContainer, ...],
-    client: Client,
-    template: Template,
-    renamed: Mapping[str, str],
-    problems: list[str],
-    warnings: list[str],
-) -> list[Operation]:
-    """The template's initContainers, in front of the pod's own: a GPU container among those needs the client too."""
+def check_names(pod: Pod, template: Template) -> None:
+    """Note a problem with each container of the user's that is called like one of the template's."""
     ours = {container["name"] for container in template.init_containers}
-    groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
-    problems += [
-        f"spec.{group}[{index}].name: {each['name']} is the name of a container that bitfusiond adds: choose another"
-        for group, containers in groups.items()
-        for index, each in enumerate(containers)
-        if isinstance(each.get("name"), str) and each["name"] in ours
-    ]
+    for container in (*pod.init_containers, *pod.containers):
+        name = container["name"]
+        if isinstance(name.value, str) and name.value in ours:
+            name.problem(f"{name.value} is the name of a container that bitfusiond adds: choose another")
+
+
+def init_containers(pod: Pod, client: Client, template: Template, renamed: Mapping[str, str]) -> list[Operation]:
+    """The template's initContainers, in front of the pod's own: a GPU container among those needs the client too."""
     first, *others = ({**each} for each in template.init_containers)
     first["args"] = [*(first.get("args") or []), "--client-os", client.os, "--client-version", client.version]
-    resources = _with_own(
-        largest_resources([*groups["initContainers"], *groups["containers"]]), first.get("resources") or {}
-    )
+    largest = largest_resources([each.value for each in (*pod.init_containers, *pod.containers)])
+    resources = _with_own(largest, first.get("resources") or {})
     if resources:
         first["resources"] = resources
-    first["securityContext"] = {
-        **_RESTRICTED,
-        **_as_workload(spec, gpu_containers, warnings),
-        **(first.get("securityContext") or {}),
-    }
+    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **(first.get("securityContext") or {})}
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
             each["volumeMounts"] = under_names(each["volumeMounts"], renamed)
-    if not isinstance(spec.get("initContainers"), list):
+    if not isinstance(pod.spec["initContainers"].value, list):
         return [patch.add("/spec/initContainers", added)]
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
 
 
-def largest_resources(containers: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def warnings(pod: Pod) -> list[str]:
+    """What may keep the workload from the client's token, as far as it can be seen."""
+    users = {_user(pod.spec, each) for each in pod.gpu_containers}
+    user = _user(pod.spec, pod.gpu_containers[0])
+    found = []
+    if len(users) > 1:
+        found.append(f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only")
+    if user and not all(_HOME in [path.value for path in each.mounts] for each in pod.gpu_containers):
+        # Most images let nobody but root into /root, and whether this one does cannot be seen.
+        found.append(
+            f"user {user} must get into {_HOME} for the client's token: if the image closes it, mount an emptyDir there"
+        )
+    if _is_unknown_non_root(pod):
+        found.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
+    return found
+
+
+def largest_resources(containers: Sequence[Json]) -> dict[str, Json]:
     """Requests and limits, each the largest that a single one of ``containers`` has.
 
     The pod's effective request is the larger of its init containers' and the sum of its containers', so it does not
@@ -89,7 +95,7 @@ def largest_resources(containers: list[dict[str, Any]]) -> dict[str, dict[str, A
     }
 
 
-def _with_own(largest: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _with_own(largest: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     """``largest`` with what the template's container itself says on top; a request is never above its limit."""
     limits = {**largest.get("limits", {}), **(own.get("limits") or {})}
     requests = {**largest.get("requests", {}), **(own.get("requests") or {})}
@@ -102,7 +108,7 @@ def _with_own(largest: dict[str, dict[str, Any]], own: dict[str, dict[str, Any]]
 _Amount = tuple[Fraction, Any]
 
 
-def _amounts(container: dict[str, Any]) -> Iterator[tuple[str, str, _Amount]]:
+def _amounts(container: Json) -> Iterator[tuple[str, str, _Amount]]:
     """Requests and limits of one container, each exact and as it was written; a missing request is the limit."""
     resources = container.get("resources")
     if not isinstance(resources, dict):
@@ -123,46 +129,39 @@ def _amounts(container: dict[str, Any]) -> Iterator[tuple[str, str, _Amount]]:
                 continue
 
 
-def _as_workload(spec: dict[str, Any], gpu_containers: tuple[GpuContainer, ...], warnings: list[str]) -> dict[str, Any]:
+def _as_workload(pod: Pod) -> Json:
     """As whom it runs: as the workload does, since client.yaml is for its owner alone.
 
     Who the workload is stands in the container, else in the pod, else in the image, which cannot be seen. An image
     that says nothing else runs as root, and so does this one then, unless the pod rules that out.
     """
-    users = {_user(spec, container.raw) for container in gpu_containers}
-    user = _user(spec, gpu_containers[0].raw)
-    if len(users) > 1:
-        warnings.append(
-            f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only"
-        )
-    if user and not all(_HOME in raw.names_of(_mounts(each.raw), "mountPath") for each in gpu_containers):
-        # Most images let nobody but root into /root, and whether this one does cannot be seen.
-        warnings.append(
-            f"user {user} must get into {_HOME} for the client's token: if the image closes it, mount an emptyDir there"
-        )
-    if user is None and any(_security_field(spec, each.raw, "runAsNonRoot") is True for each in gpu_containers):
-        warnings.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
+    if _is_unknown_non_root(pod):
         return {"runAsNonRoot": True}
-    context: dict[str, Any] = {"runAsUser": user or 0}
-    if user:
-        context["runAsNonRoot"] = True
-    group = _security_field(spec, gpu_containers[0].raw, "runAsGroup")
-    return context | ({"runAsGroup": group} if isinstance(group, int) else {})
+    first = pod.gpu_containers[0]
+    user, group = _user(pod.spec, first), _security_field(pod.spec, first, "runAsGroup")
+    return {
+        "runAsUser": user or 0,
+        **({"runAsNonRoot": True} if user else {}),
+        **({"runAsGroup": group} if isinstance(group, int) else {}),
+    }
 
 
-def _mounts(container: dict[str, Any]) -> list[dict[str, Any]]:
-    return raw.objects(container, "volumeMounts", "", [])
+def _is_unknown_non_root(pod: Pod) -> bool:
+    """Whether the workload runs as some user of its image, of which is known only that it is not root."""
+    return _user(pod.spec, pod.gpu_containers[0]) is None and any(
+        _security_field(pod.spec, each, "runAsNonRoot") is True for each in pod.gpu_containers
+    )
 
 
-def _security_field(spec: dict[str, Any], container: dict[str, Any], field: str) -> Any:
+def _security_field(spec: Field, container: GpuContainer, name: str) -> Any:
     """A field of the securityContext: the container's, else the pod's, else None."""
-    for owner in (container, spec):
-        context = owner.get("securityContext")
-        if isinstance(context, dict) and context.get(field) is not None:
-            return context[field]
+    for owner in (container.raw, spec.value):
+        value = mapping(owner, "securityContext").get(name)
+        if value is not None:
+            return value
     return None
 
 
-def _user(spec: dict[str, Any], container: dict[str, Any]) -> int | None:
+def _user(spec: Field, container: GpuContainer) -> int | None:
     user = _security_field(spec, container, "runAsUser")
     return user if isinstance(user, int) else None

@@ -2,86 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Any
 
-from bitfusiond.core import names, quantity, raw
-from bitfusiond.core.admission import request
-from bitfusiond.core.admission.mutate import Configuration, Refusal, Untouched
-from bitfusiond.core.admission.request import Mode
+from bitfusiond.core import names, quantity
+from bitfusiond.core.admission import pod
+from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
+from bitfusiond.core.admission.pod import Mode
+from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
+from bitfusiond.core.text import shown
 
 Largest = Mapping[str, int]
-
-
-class Allowed:
-    """Everything is there."""
-
-
 Verdict = Allowed | Refusal | Untouched
+_Groups = Mapping[str, list[Field]]
 
 
-def validate(pod: dict[str, Any], namespace: str, configuration: Configuration, largest: Largest | None) -> Verdict:
-    """The verdict on a pod that is about to be stored in ``namespace``.
+def validate(document: Json, namespace: str, rules: Rules, largest: Largest | None) -> Verdict:
+    """The verdict on the pod ``document`` that is about to be stored in ``namespace``.
 
     ``largest`` is the most that any one node has (allocatable) of each of our resources; None = no node is known, and
     then nothing is said about them.
     """
-    if namespace in configuration.exempt_namespaces:
+    if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
-    problems: list[str] = []
-    metadata = raw.mapping(pod, "metadata", "metadata", problems)
-    annotations = raw.mapping(metadata, "annotations", "metadata.annotations", problems)
-    mode = request.mode(annotations, problems)
-    injected = annotations.get(names.STATUS) == names.STATUS_INJECTED
-    if problems or (mode is Mode.NONE and not injected):
-        return Refusal(problems) if problems else Untouched("not opted in")
-    spec = raw.mapping(pod, "spec", "spec", problems)
-    groups = {group: raw.objects(spec, group, f"spec.{group}", problems) for group in ("initContainers", "containers")}
-    if mode is not Mode.NONE:
-        _carries_injection(injected, groups, configuration, problems, wrapped=mode is Mode.ALL)
-    if injected and largest is not None:
-        _fits_a_node(groups, largest, problems)
-    return Refusal(problems) if problems else Allowed()
+    root = Field(document)
+    asked = pod.opt_in(root, namespace)
+    if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
+        return Refusal(root.problems) if root.problems else Untouched("not opted in")
+    root["spec"].mapping()
+    groups = pod.containers_of(root["spec"])
+    if not root.problems:
+        if asked.mode is not Mode.NONE:
+            root.problems.extend(_lost_parts(asked, groups, rules.template))
+        if asked.is_injected and largest is not None:
+            root.problems.extend(_too_large(groups, largest))
+    return Refusal(root.problems) if root.problems else Allowed()
 
 
-def _carries_injection(
-    injected: bool,
-    groups: Mapping[str, list[dict[str, Any]]],
-    configuration: Configuration,
-    problems: list[str],
-    *,
-    wrapped: bool,
-) -> None:
-    """What mutation adds must still be there: without it the pod would start without a GPU.
-
-    With ``wrapped`` the commands of GPU containers must call the client: whichever, as the replica that mutated the pod
-    may have had another catalogue a moment ago.
-    """
-    missing: list[str] = []
-    if not injected:
-        missing.append(f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}")
-    present = raw.names_of(groups["initContainers"])
-    missing += [
-        f"spec.initContainers has no {container['name']}"
-        for container in configuration.template.init_containers
-        if container["name"] not in present
-    ]
-    paths = {mount["mountPath"] for mount in configuration.template.volume_mounts}
-    served = 0
-    for group, containers in groups.items():
-        for index, container in enumerate(containers):
-            path = f"spec.{group}[{index}]"
-            limits = _limits(container)
-            missing += [f"{path}.resources still asks for {key}" for key in limits if key in names.REQUEST_RESOURCES]
-            if names.GPU in limits:
-                served += 1
-                missing += [f"{path} has no {what}" for what in _lacks(container, paths, wrapped=wrapped)]
-    if not served:
-        missing.append(f"no container has {names.GPU}")
+def _lost_parts(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+    """What mutation adds must still be there: without it the pod would start without a GPU."""
+    missing = [*_missing_in_pod(asked, groups, template), *_missing_in_containers(asked, groups, template)]
     if missing:
-        problems.append(
+        yield (
             "the pod opted in but was not injected, or another webhook took parts away: "
             + ", ".join(missing)
             + f". Create it again without metadata.annotations[{names.STATUS}]; if that does not help, the mutating"
@@ -89,32 +53,56 @@ def _carries_injection(
         )
 
 
-def _lacks(container: dict[str, Any], paths: set[str], *, wrapped: bool) -> list[str]:
-    mounted = raw.names_of(raw.objects(container, "volumeMounts", "", []), "mountPath")
-    variables = raw.names_of(raw.objects(container, "env", "", []))
-    lacking = [f"mount at {path}" for path in sorted(paths - mounted)]
-    if names.LD_LIBRARY_PATH not in variables:
-        lacking.append(names.LD_LIBRARY_PATH)
-    words = raw.strings(container, "command", "", [])
-    if wrapped and not any(BINARY in word for word in words):
-        lacking.append(f"{BINARY} in its command")
-    return lacking
+def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+    if not asked.is_injected:
+        yield f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}"
+    present = names_of([each.value for each in groups["initContainers"]])
+    for container in template.init_containers:
+        if container["name"] not in present:
+            yield f"spec.initContainers has no {container['name']}"
 
 
-def _limits(container: dict[str, Any]) -> dict[str, Any]:
-    return raw.mapping(raw.mapping(container, "resources", "", []), "limits", "", [])
+def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+    paths = sorted({mount["mountPath"] for mount in template.volume_mounts})
+    served = False
+    for container in (each for containers in groups.values() for each in containers):
+        limits = _limits(container)
+        for key in limits:
+            if key in names.REQUEST_RESOURCES:
+                yield f"{container.path}.resources still asks for {key}"
+        if names.GPU in limits:
+            served = True
+            for part in _missing_in_container(container.value, paths, wrapped=asked.mode is Mode.ALL):
+                yield f"{container.path} has no {part}"
+    if not served:
+        yield f"no container has {names.GPU}"
 
 
-def _fits_a_node(groups: Mapping[str, list[dict[str, Any]]], largest: Largest, problems: list[str]) -> None:
-    asked = {key for containers in groups.values() for each in containers for key in _limits(each)}
-    for resource in sorted(key for key in asked if key.startswith(names.DOMAIN)):
-        amount = _effective(groups, resource)
+def _missing_in_container(container: Json, paths: list[str], *, wrapped: bool) -> Iterator[str]:
+    """With ``wrapped`` the command must call the client: whichever, as the replica that mutated the pod may have had
+    another catalogue a moment ago.
+    """
+    mounted = names_of(objects(container.get("volumeMounts")), "mountPath")
+    yield from (f"mount at {path}" for path in paths if path not in mounted)
+    if names.LD_LIBRARY_PATH not in names_of(objects(container.get("env"))):
+        yield names.LD_LIBRARY_PATH
+    words = container.get("command")
+    if wrapped and not (isinstance(words, list) and any(BINARY in word for word in words if isinstance(word, str))):
+        yield f"{BINARY} in its command"
+
+
+def _limits(container: Field) -> Json:
+    return mapping(container.value, "resources", "limits")
+
+
+def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
+    for resource, amount in sorted(_effective(groups).items()):
         if resource not in largest:
-            problems.append(f"Resource validation failed: no node has {resource}: its device plugin must run on one")
+            yield f"Resource validation failed: no node has {shown(resource)}: its device plugin must run on one"
         elif amount > largest[resource]:
-            problems.append(
-                f"Resource validation failed: the pod asks for {_number(amount)} of {resource}, the largest node has"
-                f" {largest[resource]}: ask for less"
+            yield (
+                f"Resource validation failed: the pod asks for {_number(amount)} of {shown(resource)}, the largest node"
+                f" has {largest[resource]}: ask for less"
             )
 
 
@@ -122,24 +110,34 @@ def _number(value: Fraction) -> str:
     return str(value.numerator) if value.denominator == 1 else str(float(value))
 
 
-def _effective(groups: Mapping[str, list[dict[str, Any]]], resource: str) -> Fraction:
-    """What the scheduler counts: containers and sidecars together, or one initContainer where that is more.
+def _effective(groups: _Groups) -> dict[str, Fraction]:
+    """What the scheduler counts of each of our resources: containers and sidecars together, or one initContainer with
+    the sidecars before it where that is more.
 
     Source: Kubernetes' documentation of init containers, "Resource sharing within containers", and KEP-753.
     """
-    sidecars = Fraction(0)
-    largest = Fraction(0)
+    together: dict[str, Fraction] = {}
+    largest: dict[str, Fraction] = {}
     for container in groups["initContainers"]:
-        amount = _amount(container, resource)
-        if container.get("restartPolicy") == "Always":
-            sidecars += amount
-        largest = max(largest, sidecars + (0 if container.get("restartPolicy") == "Always" else amount))
-    together = sidecars + sum((_amount(container, resource) for container in groups["containers"]), Fraction(0))
-    return max(together, largest)
+        for resource, amount in _ours(container):
+            before = together.get(resource, Fraction(0))
+            if container["restartPolicy"].value == "Always":  # a sidecar
+                together[resource] = before + amount
+            largest[resource] = max(largest.get(resource, Fraction(0)), before + amount)
+    for container in groups["containers"]:
+        for resource, amount in _ours(container):
+            together[resource] = together.get(resource, Fraction(0)) + amount
+    return {key: max(together.get(key, Fraction(0)), largest.get(key, Fraction(0))) for key in together | largest}
 
 
-def _amount(container: dict[str, Any], resource: str) -> Fraction:
+def _ours(container: Field) -> Iterator[tuple[str, Fraction]]:
+    for resource, amount in _limits(container).items():
+        if resource.startswith(names.DOMAIN):
+            yield resource, _amount(amount)
+
+
+def _amount(value: object) -> Fraction:
     try:
-        return quantity.parse(_limits(container).get(resource, 0))
+        return quantity.parse(value)
     except ValueError:  # the API server refuses it with a better message than ours
         return Fraction(0)

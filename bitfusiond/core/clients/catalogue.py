@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitfusiond.core import raw
+from bitfusiond.core.text import shown
 
 BINARY = "/usr/bin/bitfusion"  # in every tree
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
@@ -61,7 +61,7 @@ class Catalogue:
             ) from None
 
     def choices(self) -> str:
-        pairs = ", ".join(raw.shown(f"{os}/{version}") for os, version in self.clients)
+        pairs = ", ".join(shown(f"{os}/{version}") for os, version in self.clients)
         return f"choose one of {pairs} (os/version)"
 
 
@@ -72,19 +72,18 @@ def parse(document: object) -> Catalogue:
     entries = document.get("BitfusionClients")
     if not isinstance(entries, list) or not entries:
         raise CatalogueError("BitfusionClients must be a list with at least one client")
-    problems: list[str] = []
+    wheres = [f"BitfusionClients[{index}]" for index in range(len(entries))]
+    problems = [problem for entry, where in zip(entries, wheres, strict=True) for problem in _wrong(entry, where)]
     clients: dict[tuple[str, str], Client] = {}
-    for index, entry in enumerate(entries):
-        where = f"BitfusionClients[{index}]"
-        client = _client(entry, where, problems)
-        if client is None:
+    for entry, where in zip(entries, wheres, strict=True):
+        if any(_wrong(entry, where)):
             continue
-        if (client.os, client.version) in clients:
-            problems.append(
-                f"{where}: a second client for {raw.shown(f'{client.os}/{client.version}')}: keep one of them"
-            )
-        clients[client.os, client.version] = client
-    default = _default(document.get("Default"), clients, problems)
+        version, os, binary, library = (str(entry[field]) for field in _FIELDS)
+        if (os, version) in clients:
+            problems.append(f"{where}: a second client for {shown(f'{os}/{version}')}: keep one of them")
+        clients[os, version] = Client(os, version, binary, library)
+    default = document.get("Default")
+    problems += _wrong_default(default, clients)
     problems += [
         f"unknown key {key!r}: allowed are BitfusionClients, Default"
         for key in document
@@ -92,42 +91,40 @@ def parse(document: object) -> Catalogue:
     ]
     if problems:
         raise CatalogueError("; ".join(problems))
-    return Catalogue(clients, default)
+    return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None)
 
 
-def _client(entry: Any, where: str, problems: list[str]) -> Client | None:
+def _wrong(entry: Any, where: str) -> Iterator[str]:
+    """What is wrong with one entry."""
     if not isinstance(entry, dict):
-        problems.append(f"{where} must be a mapping of {', '.join(_FIELDS)}")
-        return None
-    before = len(problems)
+        yield f"{where} must be a mapping of {', '.join(_FIELDS)}"
+        return
+    fine = True
     for field in _FIELDS:
         value = entry.get(field)
         # YAML reads an unquoted 450 as a number: operators leave the quotes out, and it means the same.
         number = field == "BitfusionVersion" and isinstance(value, int) and not isinstance(value, bool)
         if not number and not (isinstance(value, str) and value.strip()):
-            problems.append(f"{where}.{field} must be a string that is not empty, not {value!r}")
-    problems += [f"{where}: unknown key {key!r}" for key in entry if key not in _FIELDS]
-    if len(problems) > before:
-        return None
-    version, os, binary, library = (str(entry[field]) for field in _FIELDS)
+            fine = False
+            yield f"{where}.{field} must be a string that is not empty, not {value!r}"
+    for key in entry:
+        if key not in _FIELDS:
+            fine = False
+            yield f"{where}: unknown key {key!r}"
+    if not fine:
+        return
+    binary, library = entry["BinaryPath"], entry["EnvVariable"]
     tree = binary.removesuffix(BINARY)
     if tree == binary or not tree.startswith("/") or posixpath.basename(tree) in {"", ".", ".."}:
-        problems.append(f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}")
-        return None
-    if not posixpath.normpath(library).startswith(tree + "/"):
-        problems.append(f"{where}.EnvVariable must be a directory below {raw.shown(tree)}, not {library!r}")
-        return None
-    return Client(os, version, binary, library)
+        yield f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}"
+    elif not posixpath.normpath(library).startswith(tree + "/"):
+        yield f"{where}.EnvVariable must be a directory below {shown(tree)}, not {library!r}"
 
 
-def _default(value: Any, clients: Mapping[tuple[str, str], Client], problems: list[str]) -> tuple[str, str] | None:
+def _wrong_default(value: Any, clients: Mapping[tuple[str, str], Client]) -> Iterator[str]:
     if value is None:
-        return None
+        return
     if not isinstance(value, dict) or set(value) != {"os", "version"}:
-        problems.append(f"Default must be a mapping of os and version, not {value!r}")
-        return None
-    pair = (str(value["os"]), str(value["version"]))
-    if pair not in clients:
-        problems.append(f"Default: there is no client for {raw.shown('/'.join(pair))} in BitfusionClients")
-        return None
-    return pair
+        yield f"Default must be a mapping of os and version, not {value!r}"
+    elif (pair := (str(value["os"]), str(value["version"]))) not in clients:
+        yield f"Default: there is no client for {shown('/'.join(pair))} in BitfusionClients"

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from bitfusiond.core import raw
 from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.text import shown
 
 SUFFIXES = (".deb", ".rpm")
 NAMES = (
@@ -55,7 +55,7 @@ def parse(file: str) -> Package:
     form, wanted = next((form for suffix, form in _FORMS.items() if file.endswith(suffix)), (None, ""))
     match = form.fullmatch(file) if form else None
     if match is None:
-        raise PackageError(f"{raw.shown(file)}: not the name of a client package: it must be {' or '.join(NAMES)}")
+        raise PackageError(f"{shown(file)}: not the name of a client package: it must be {' or '.join(NAMES)}")
     if match["arch"] != wanted:
         raise PackageError(f"{file}: is for the processor {match['arch']}: take the package for {wanted}")
     # Ubuntu's four digits are year and month; the catalogue has the year alone.

@@ -1,0 +1,47 @@
+"""What a decision about a pod goes by, and what it can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitfusiond.core import names
+from bitfusiond.core.admission.patch import Operation
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator decided: clients, template, megabytes of one GPU (0 = not known), namespaces left alone."""
+
+    catalogue: Catalogue
+    template: Template
+    total_gpu_memory: int
+    exempt_namespaces: frozenset[str] = names.EXEMPT_NAMESPACES
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """The pod is admitted with these RFC 6902 operations."""
+
+    operations: list[Operation]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The pod is wrong; every problem names its field, the value and what is allowed."""
+
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """Not ours to change; ``reason`` is a short phrase, one of few."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The pod has everything that it needs."""

@@ -1,0 +1,155 @@
+"""What a container asks for: its ``bitfusion.io/gpu-*`` resources, or every problem with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bitfusiond.core import names, quantity
+from bitfusiond.core.fields import Field
+from bitfusiond.core.text import shown
+
+_MOST_RESOURCES = 64  # in limits, and in requests; Kubernetes' own are a handful
+_KEYS = (names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """``amount`` GPUs, ``percent`` of each one's memory or ``memory`` bytes of it, ``shares`` of a GPU in all.
+
+    ``takes_all``: the container said neither percent nor memory, and gets 100 percent.
+    """
+
+    amount: int
+    percent: int | None
+    memory: int | None
+    shares: int
+    takes_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """``resources`` of a container: its two sections as fields, and what is in them."""
+
+    field: Field
+    limits: Mapping[str, object]
+    requests: Mapping[str, object]
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether there is a ``bitfusion.io/gpu-*`` key, be it with a wrong value."""
+        return not (
+            names.REQUEST_RESOURCES.isdisjoint(self.limits) and names.REQUEST_RESOURCES.isdisjoint(self.requests)
+        )
+
+    def fields(self, key: str) -> list[Field]:
+        """The values of ``key``: in limits, in requests, in both, in none."""
+        sections = (("limits", self.limits), ("requests", self.requests))
+        return [self.field[name].entry(key) for name, values in sections if key in values]
+
+    def refuse_shares(self, instead: str) -> None:
+        """Shares that the user asks for come with no client, and a program without a GPU would hold them."""
+        for field in self.fields(names.GPU):
+            field.problem(f"is ours to write: remove it, {instead} {names.GPU_AMOUNT}")
+
+
+def resources(container: Field) -> Resources:
+    """The resources of ``container``; empty where there are none."""
+    field = container["resources"]
+    field.mapping()
+    return Resources(field, field["limits"].mapping(_MOST_RESOURCES), field["requests"].mapping(_MOST_RESOURCES))
+
+
+def read(asked: Resources, total_megabytes: int) -> Demand | None:
+    """The demand of a container that asks for GPUs; None where a value is wrong.
+
+    ``total_megabytes`` is what the servers manage for one GPU, 0 = not known.
+    """
+    given = {key: field for key in _KEYS for field in _given(asked, key)}
+    amount = _amount(given, asked.field)
+    percent = _whole(given[names.GPU_PERCENT], 1, 100) if names.GPU_PERCENT in given else None
+    memory = _memory(given[names.GPU_MEMORY], total_megabytes) if names.GPU_MEMORY in given else None
+    if names.GPU_PERCENT in given and names.GPU_MEMORY in given:
+        asked.field.problem(f"{names.GPU_PERCENT} and {names.GPU_MEMORY} exclude each other: give one of them")
+    asked.refuse_shares("it is worked out from")
+    takes_all = given.keys().isdisjoint({names.GPU_PERCENT, names.GPU_MEMORY})
+    if takes_all:
+        percent = 100
+    if amount is None or (percent is None and memory is None):
+        return None
+    if memory is not None:
+        shares = quantity.shares_of_memory(memory, total_megabytes, amount)
+    else:
+        shares = quantity.shares_of_percent(percent or 0, amount)
+    if shares > quantity.LARGEST:
+        asked.field.problem(f"{amount} GPUs are more than {names.GPU} can count")
+    return Demand(amount, percent, memory, shares, takes_all)
+
+
+def _given(asked: Resources, key: str) -> Iterator[Field]:
+    """The one value of ``key``; in limits and requests it must be the same, as for every extended resource.
+
+    The API server copies limits into requests before it asks us, so a value usually stands in both.
+    """
+    fields = asked.fields(key)
+    if not fields:
+        return
+    first, *others = fields
+    for other in others:
+        if not _same(first.value, other.value):
+            other.problem(
+                f"{shown(other.value)} differs from limits ({shown(first.value)}): give the same value, or limits alone"
+            )
+    yield first
+
+
+def _same(one: object, other: object) -> bool:
+    try:
+        return one == other or quantity.parse(one) == quantity.parse(other)
+    except ValueError:
+        return False
+
+
+def _amount(given: dict[str, Field], resources: Field) -> int | None:
+    both = [given[key] for key in (names.GPU_AMOUNT, names.GPU_NUM) if key in given]
+    if len(both) > 1:
+        resources.problem(f"{names.GPU_NUM} is the earlier name of {names.GPU_AMOUNT}: give one of them")
+    if not both:
+        resources.problem(
+            f"{' and '.join(given)} without {names.GPU_AMOUNT}: add {names.GPU_AMOUNT}, the number of GPUs"
+        )
+        return None
+    return _whole(both[0], 1)
+
+
+def _whole(field: Field, lowest: int, highest: int | None = None) -> int | None:
+    try:
+        number = quantity.integer(field.value)
+    except ValueError:
+        number = lowest - 1
+    if number < lowest or (highest is not None and number > highest):
+        allowed = f"an integer from {lowest} to {highest}" if highest else f"an integer of at least {lowest}"
+        field.problem(f"{shown(field.value)} is not {allowed}")
+        return None
+    return number
+
+
+def _memory(field: Field, total_megabytes: int) -> int | None:
+    value = shown(field.value)
+    try:
+        memory = quantity.integer(field.value)
+    except ValueError:
+        field.problem(f"{value} is not a whole number of bytes such as 8000M, 8Gi or 8000000000")
+        return None
+    if not total_megabytes:
+        field.problem(
+            "cannot be served, as the webhook does not know the GPUs' memory: set TOTAL_GPU_MEMORY, or ask for"
+            f" {names.GPU_PERCENT}"
+        )
+    elif memory < quantity.MEGABYTE:
+        field.problem(f"{value} is below 1M; the unit is bytes, so write for example 8000M or 8Gi")
+    elif memory > total_megabytes * quantity.MEGABYTE:
+        field.problem(f"{value} is more than the {total_megabytes}M that one GPU has")
+    else:
+        return memory
+    return None

@@ -1,0 +1,257 @@
+"""What a pod says, read once: whether it opted in, which client it names, what its containers ask for.
+
+Here stand the bounds on what one pod may have. The API server has none but the size of an object, and work and answer
+must not grow with whatever somebody sends.
+"""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from dataclasses import dataclass
+
+from bitfusiond.core import names
+from bitfusiond.core.admission import command, demand
+from bitfusiond.core.admission.demand import Demand
+from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.text import shown
+
+MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
+_MOST_VOLUMES = 1024
+_MOST_MOUNTS = 1024
+_MOST_VARIABLES = 4096
+_LONGEST_NAME = 253  # characters; of an object in Kubernetes
+_LONGEST_NAMESPACE = 63
+_LONGEST_CLIENT_NAME = 63  # of an os or a version
+_LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
+
+
+class Mode(enum.Enum):
+    """What ``auto-management/bitfusion`` says."""
+
+    ALL = "all"
+    INJECTION = "injection"
+    NONE = "none"
+
+
+_MODES = {
+    **dict.fromkeys(("all", "y", "yes", "true", "on"), Mode.ALL),
+    "injection": Mode.INJECTION,
+    **dict.fromkeys(("none", "n", "no", "false", "off", ""), Mode.NONE),
+}
+
+_FILTER_KEYS = {
+    key: key
+    for key in (
+        "server.addr",
+        "server.hostname",
+        "server.has-rdma",
+        "server.cuda-version",
+        "server.driver-version",
+        "device.id",
+        "device.name",
+        "device.phy-memory",
+    )
+} | {"server.dirver-version": "server.driver-version"}  # as the README of the 0.4 integration spells it
+
+_OS_LABELS = ("kubernetes.io/os", "beta.kubernetes.io/os")
+_ARCHITECTURE_LABELS = ("kubernetes.io/arch", "beta.kubernetes.io/arch")
+
+
+@dataclass(frozen=True, slots=True)
+class OptIn:
+    """Whether and how a pod opted in. ``mode`` is None where the annotation says something unknown."""
+
+    mode: Mode | None
+    is_injected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GpuContainer:
+    """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
+
+    ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
+    ``mounts`` are the paths where something is mounted or a block device is put.
+    """
+
+    field: Field
+    pointer: str
+    asked: Demand | None
+    program: command.Program | None
+    env: list[Json]
+    mounts: list[Field]
+
+    @property
+    def raw(self) -> Json:
+        """The container as it came."""
+        container: Json = self.field.value
+        return container
+
+    @property
+    def demand(self) -> Demand:
+        """What it asks for, in a pod without problems."""
+        if self.asked is None:
+            raise ValueError(f"{self.field.path}: its demand is wrong")
+        return self.asked
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod that opted in. ``os`` and ``version`` are None where it names neither."""
+
+    annotations: Field
+    spec: Field
+    os: str | None
+    version: str | None
+    filters: tuple[str, ...]
+    volumes: list[Json]
+    init_containers: list[Field]
+    containers: list[Field]
+    gpu_containers: list[GpuContainer]
+
+
+def opt_in(pod: Field, namespace: str) -> OptIn:
+    """How ``pod``, of ``namespace``, opted in; no annotation is Mode.NONE."""
+    metadata = pod["metadata"]
+    metadata.mapping()
+    annotations = metadata["annotations"]
+    annotations.mapping()
+    for field, longest in (
+        (metadata["name"], _LONGEST_NAME),
+        (metadata["generateName"], _LONGEST_NAME),
+        (Field(namespace, "metadata.namespace", pod.problems), _LONGEST_NAMESPACE),
+    ):
+        _is_short(field, longest)
+    status = annotations.entry(names.STATUS).value
+    return OptIn(_mode(annotations.entry(names.MANAGEMENT)), status == names.STATUS_INJECTED)
+
+
+def _mode(field: Field) -> Mode | None:
+    if field.value is None:
+        return Mode.NONE
+    text = _string(field)
+    mode = None if text is None else _MODES.get(text.lower())
+    if mode is None and text is not None:
+        field.problem(f"{shown(text)} is not one of all, injection, none")
+    return mode
+
+
+def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
+    """What ``pod``, which opted in, asks for.
+
+    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known.
+    """
+    spec, annotations = pod["spec"], pod["metadata"]["annotations"]
+    spec.mapping()
+    groups = containers_of(spec)
+    asking: list[GpuContainer] = []
+    has_shares = False
+    for group, containers in groups.items():
+        for index, container in enumerate(containers):
+            resources = demand.resources(container)
+            if resources.asks_for_gpus:
+                asking.append(
+                    GpuContainer(
+                        container,
+                        f"/spec/{group}/{index}",
+                        demand.read(resources, total_megabytes),
+                        None if mode is Mode.INJECTION else command.read(container),
+                        container["env"].objects(_MOST_VARIABLES),
+                        _mounts(container),
+                    )
+                )
+            elif resources.fields(names.GPU):
+                has_shares = True
+                resources.refuse_shares("ask for")
+    if not asking and not has_shares:
+        spec["containers"].problem(
+            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
+            " set the annotation to none"
+        )
+    _check_platform(spec)
+    return Pod(
+        annotations,
+        spec,
+        _client_name(annotations.entry(names.CLIENT_OS)),
+        _client_name(annotations.entry(names.CLIENT_VERSION)),
+        _filters(annotations.entry(names.CLIENT_FILTER)),
+        spec["volumes"].objects(_MOST_VOLUMES),
+        groups["initContainers"],
+        groups["containers"],
+        asking,
+    )
+
+
+def containers_of(spec: Field) -> dict[str, list[Field]]:
+    """The containers of a pod by the name of their list, init containers first."""
+    return {group: spec[group].items(MOST_CONTAINERS) for group in ("initContainers", "containers")}
+
+
+def _mounts(container: Field) -> list[Field]:
+    return [
+        mount[key]
+        for list_name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath"))
+        for mount in container[list_name].items(_MOST_MOUNTS)
+        if isinstance(mount[key].value, str)
+    ]
+
+
+def _string(field: Field) -> str | None:
+    """An annotation's text. YAML reads ``450`` as a number and ``yes`` as a boolean; an annotation is neither."""
+    if field.value is None or isinstance(field.value, str):
+        return field.value
+    field.problem(f"{shown(field.value)} is not a string: put it in quotation marks")
+    return None
+
+
+def _is_short(field: Field, longest: int) -> bool:
+    if isinstance(field.value, str) and len(field.value) > longest:
+        field.problem(f"has {len(field.value)} characters: at most {longest} are allowed")
+        return False
+    return True
+
+
+def _client_name(field: Field) -> str | None:
+    text = _string(field)
+    if text is None and field.value is not None:
+        return str(field.value)[:_LONGEST_CLIENT_NAME]  # what was meant, to find what else is wrong
+    return text if text and _is_short(field, _LONGEST_CLIENT_NAME) else None
+
+
+def _filters(field: Field) -> tuple[str, ...]:
+    """``key=value`` words of the filter annotation, in order, with their quoting taken off."""
+    text = _string(field)
+    if text is None or not _is_short(field, _LONGEST_FILTER):
+        return ()
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        field.problem(f"{shown(text)} has a quotation mark or backslash that is not closed")
+        return ()
+    pairs = [word.partition("=") for word in words]
+    for problem in dict.fromkeys(_wrong_filter(*pair) for pair in pairs):
+        if problem:
+            field.problem(problem)
+    return tuple(f"{_FILTER_KEYS.get(key, key)}={wanted}" for key, _, wanted in pairs)
+
+
+def _wrong_filter(key: str, equals: str, wanted: str) -> str:
+    if not equals:
+        return f"{shown(key)} is not of the form key=value"
+    if not wanted:
+        return f"{shown(key + equals)} has no value behind the ="
+    if key not in _FILTER_KEYS:
+        return f"{shown(key)} is not a filter key: allowed are {', '.join(sorted(set(_FILTER_KEYS.values())))}"
+    return ""
+
+
+def _check_platform(spec: Field) -> None:
+    """There are clients for Linux on amd64 only: a pod that can only run elsewhere would never find its program."""
+    selector, os = spec["nodeSelector"], spec["os"]
+    labels = selector.mapping()
+    fields = [(selector.entry(label), "linux") for label in _OS_LABELS if label in labels]
+    fields += [(os["name"], "linux")] if "name" in os.mapping() else []
+    fields += [(selector.entry(label), "amd64") for label in _ARCHITECTURE_LABELS if label in labels]
+    for field, allowed in fields:
+        if field.value != allowed:
+            field.problem(f"{shown(field.value)} has no Bitfusion client: there are clients for linux on amd64 only")

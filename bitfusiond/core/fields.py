@@ -1,0 +1,94 @@
+"""Raw JSON that somebody else wrote, read field by field: absent and null are the same, another type is a problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitfusiond.core.text import shown
+
+Json = dict[str, Any]  # an object of a JSON document
+
+
+class Field:
+    """A value in a document, with its path and the problems found in the document so far.
+
+    The fields of one document share ``problems``: each problem is a line ``PATH: what is wrong and what is allowed``.
+    """
+
+    __slots__ = ("path", "problems", "value")
+
+    def __init__(self, value: Any, path: str = "", problems: list[str] | None = None) -> None:
+        """A whole document, where only ``value`` is given."""
+        self.value = value
+        self.path = path
+        self.problems: list[str] = [] if problems is None else problems
+
+    def __getitem__(self, name: str) -> Field:
+        """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
+        return self._inside(name, f"{self.path}.{name}" if self.path else name)
+
+    def entry(self, key: str) -> Field:
+        """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
+        return self._inside(key, f"{self.path}[{shown(key)}]")
+
+    def _inside(self, key: str, path: str) -> Field:
+        return Field(self.value.get(key) if isinstance(self.value, dict) else None, path, self.problems)
+
+    def problem(self, message: str) -> None:
+        """Note that something is wrong with this field."""
+        self.problems.append(f"{self.path}: {message}")
+
+    def mapping(self, most: int | None = None) -> Json:
+        """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
+        return self._counted(self.value, most) if self._is(dict, "an object") else {}
+
+    def objects(self, most: int | None = None) -> list[Json]:
+        """The value as a list of objects; ``[]`` where there is none, it is another thing, or longer than ``most``."""
+        return self._counted(self.value, most) if self._is_list_of(dict, "objects") else []
+
+    def strings(self) -> list[str]:
+        """The value as a list of strings; ``[]`` where there is none or it is another thing."""
+        return self.value if self._is_list_of(str, "strings") else []
+
+    def items(self, most: int | None = None) -> list[Field]:
+        """The objects of :meth:`objects`, each with its own path: ``spec.containers[0]``."""
+        return [Field(value, f"{self.path}[{index}]", self.problems) for index, value in enumerate(self.objects(most))]
+
+    def _is(self, kind: type, words: str) -> bool:
+        if self.value is None:
+            return False
+        if not isinstance(self.value, kind):
+            self.problem(f"must be {words}, not {shown(self.value)}")
+            return False
+        return True
+
+    def _is_list_of(self, kind: type, plural: str) -> bool:
+        if self.value is None:
+            return False
+        if not isinstance(self.value, list) or not all(isinstance(each, kind) for each in self.value):
+            self.problem(f"must be a list of {plural}, not {shown(self.value)}")
+            return False
+        return True
+
+    def _counted(self, value: Any, most: int | None) -> Any:
+        if most is not None and len(value) > most:
+            self.problem(f"has {len(value)} entries: bitfusiond takes at most {most}")
+            return type(value)()
+        return value
+
+
+def mapping(value: object, *keys: str) -> Json:
+    """The object under ``keys`` of ``value``; ``{}`` where that is anything else. For what others have checked."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def objects(value: object) -> list[Json]:
+    """The objects of a list; ``[]`` where ``value`` is no list of objects. For what others have checked."""
+    return value if isinstance(value, list) and all(isinstance(each, dict) for each in value) else []
+
+
+def names_of(items: list[Json], key: str = "name") -> set[str]:
+    """What ``items`` are called; those without a string for a name are for the API server to refuse."""
+    return {name for item in items if isinstance(name := item.get(key), str)}
