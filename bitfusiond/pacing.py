@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,6 +30,26 @@ class Backoff:
 
     def reset(self) -> None:
         self._failures = 0
+
+
+class Repeats:
+    """Whether something is worth a line: at once what is new, again after ``seconds`` what is not."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._words: str | None = None
+        self._said_at = -math.inf
+
+    def is_due(self, now: float, words: str = "") -> bool:
+        """Whether to say ``words`` now. They count as said then."""
+        if words == self._words and now - self._said_at < self._seconds:
+            return False
+        self._words, self._said_at = words, now
+        return True
+
+    def reset(self) -> None:
+        """The next words are new, whatever they are."""
+        self._words = None
 
 
 class Outage(NamedTuple):

@@ -1,14 +1,23 @@
 """``/healthz``, ``/readyz`` and ``/metrics``, the same for every daemon, on plain HTTP (``--observe``).
 
-A daemon owns one :class:`Health` and one prometheus registry and hands both to :func:`application`.
+A daemon owns one :class:`Health` and one prometheus registry, and hands both to :func:`serve`.
 """
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import trio
+from hypercorn.config import Config
+from hypercorn.events import Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -16,8 +25,13 @@ from prometheus_client.process_collector import ProcessCollector
 
 from bitfusiond import __version__, logs
 from bitfusiond.http import server
-from bitfusiond.http.server import TEXT, Application, Receive, Scope, Send, respond
+from bitfusiond.http.connections import Connections
+from bitfusiond.http.messages import Response
 from bitfusiond.settings import Address
+
+KEEP_ALIVE_SECONDS = 60.0
+SEND_SECONDS = 10.0
+MOST_CONNECTIONS = 50  # a kubelet, some Prometheus servers, a person
 
 _log = logs.Log("observe")
 
@@ -54,35 +68,45 @@ def registry(role: str) -> CollectorRegistry:
     return registry
 
 
-def application(health: Health, metrics: CollectorRegistry, *others: str) -> Application:
-    """The ASGI application that answers the three paths; 404 and 405 for anything else.
+def answer(method: str, path: str, health: Health, metrics: CollectorRegistry, *others: str) -> Response:
+    """The answer to ``method`` on one of the three paths; 404 and 405 for anything else.
 
-    ``others`` are paths of an application around this one, for the message of a 404.
+    ``others`` are paths that are served beside them, for the message of a 404.
     """
-    not_found = f"not found; there are {', '.join([*others, '/healthz', '/readyz'])} and /metrics\n".encode()
-
-    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        found = _answer(scope["path"], health, metrics)
-        if found is None:
-            await respond(send, 404, not_found)
-        elif scope["method"] not in {"GET", "HEAD"}:
-            await respond(send, 405, b"use GET\n", headers=[(b"allow", b"GET, HEAD")])
-        else:
-            await respond(send, *found)
-
-    return app
-
-
-def _answer(path: str, health: Health, metrics: CollectorRegistry) -> tuple[int, bytes, str] | None:
     match path:
         case "/healthz":
-            return 200, b"ok\n", TEXT
+            found = Response(200, b"ok\n")
         case "/readyz":
             reason = health.reason
-            return (200, b"ok\n", TEXT) if reason is None else (503, f"not ready: {reason}\n".encode(), TEXT)
+            found = Response(200, b"ok\n") if reason is None else Response(503, f"not ready: {reason}\n".encode())
         case "/metrics":
-            return 200, generate_latest(metrics), CONTENT_TYPE_LATEST
-    return None
+            found = Response(200, generate_latest(metrics), CONTENT_TYPE_LATEST)
+        case _:
+            paths = ", ".join([*others, "/healthz", "/readyz"])
+            return Response(404, f"not found; there are {paths} and /metrics\n".encode())
+    return found if method in {"GET", "HEAD"} else Response(405, b"use GET\n", headers=(("allow", "GET, HEAD"),))
+
+
+class _Config(Config):
+    """hypercorn's defaults are for public web sites."""
+
+    keep_alive_timeout = KEEP_ALIVE_SECONDS
+    include_server_header = False
+    accesslog = None
+    errorlog = logging.getLogger("bitfusiond.observe")
+
+
+class _Connection(TCPServer):
+    """hypercorn shields what it sends from cancellation: a client that stops reading would keep the process alive."""
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        with trio.move_on_after(SEND_SECONDS) as sending, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self.stream.send_all(event.data)
+        if sending.cancelled_caught:
+            await trio.aclose_forcefully(self.stream)
 
 
 async def serve(
@@ -102,9 +126,34 @@ async def serve(
     sock = server.listen(address, "--observe")
     bound = server.bound_address(sock)
     _log.info("observing", address=str(bound))
+    connections = Connections(MOST_CONNECTIONS)
+    config, context = _Config(), WorkerContext(None)
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return  # hypercorn refuses a WebSocket then
+        response = answer(scope["method"], scope["path"], health, metrics)
+        headers = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status,
+                "headers": [(name.encode(), value.encode()) for name, value in (*headers, *response.headers)],
+            }
+        )
+        await send({"type": "http.response.body", "body": response.body})
+
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+
+    async def one(plain: trio.SocketStream) -> None:
+        # A probe or a scrape takes milliseconds: whoever is here longest is the one to go.
+        with connections.waiting(KEEP_ALIVE_SECONDS):
+            await _Connection(wrapped, config, context, ConnectionState({}), plain)  # type: ignore[arg-type]
+
     async with trio.open_nursery() as nursery:
-        app = application(health, metrics)
         await nursery.start(
-            lambda task_status: server.serve(app, sock, None, stop=stop, graceful_seconds=1, task_status=task_status)
+            lambda task_status: server.serve_connections(
+                one, sock, connections, stop=stop, graceful_seconds=1, task_status=task_status
+            )
         )
         task_status.started(bound)

@@ -1,33 +1,32 @@
-"""The ASGI application: bytes in, core, bytes out. HTTP ends here; what is decided about a pod is the core's."""
+"""The answer to an AdmissionReview: bytes in, core, bytes out. What is decided about a pod is the core's."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bitfusiond import logs
 from bitfusiond.core.admission import review
-from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
+from bitfusiond.core.admission.decision import Refusal, Rules, Untouched
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.review import BadRequestError, Review
 from bitfusiond.core.admission.validate import Largest, validate
-from bitfusiond.http.server import Application, Receive, Scope, Send, respond
+from bitfusiond.core.text import cut
+from bitfusiond.http import conversation
+from bitfusiond.http.messages import JSON, Request, Response
+from bitfusiond.pacing import Repeats
 
-BODY_LIMIT = 8 * 2**20  # bytes; the API server's own limit for a request is 3 MiB, and a review holds it twice
-# Many clients that send a large body at once must not take all of the memory. A pod's review has some kilobytes.
-LARGE_BODY = 2**17  # bytes
-LARGE_TOGETHER = 2**25  # bytes of large bodies that are here at once; more must wait
-DEADLINE_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
+BODY_LIMIT = 4 * 2**20  # bytes; an API server stores no object above 1.5 MiB, and a review holds it twice
+ANSWER_LIMIT = 4 * 2**20  # bytes
+MOST_VALUES = 250_000  # objects and lists in a body
 ENDPOINTS = ("/mutate", "/validate")
 _LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
-_REPEAT_SECONDS = 10.0  # between two lines about broken HTTP
+_REPEAT_SECONDS = 10.0  # between two lines about what is wrong with requests
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
 _log = logs.Log("webhook")
@@ -35,21 +34,25 @@ _log = logs.Log("webhook")
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What goes back, and how it is counted: ``verdict`` and ``reason`` are each one of few."""
+    """What goes back, and how it is counted: ``verdict`` and ``reason`` are each one of few.
+
+    ``needs_tokens``: only if the pod's namespace has them.
+    """
 
     body: bytes
     verdict: str
     reason: str
     message: str = ""
+    needs_tokens: bool = False
 
 
 class HTTPError(Exception):
     """A broken request: answered with ``status`` and one line of text."""
 
-    def __init__(self, status: int, message: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.status = status
-        self.headers = headers or []
+        self.headers = headers
 
 
 class Surroundings(Protocol):
@@ -68,57 +71,22 @@ class Surroundings(Protocol):
         ...
 
 
-class _Budget:
-    """``size`` bytes, which are lent; the oldest of those who took some may have more.
-
-    Else all could wait for each other, each with a part of what it needs.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._sharers: list[object] = []  # the oldest first
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    @contextmanager
-    def share(self) -> Iterator[Callable[[int], Awaitable[None]]]:
-        """A function that takes so many bytes, as soon as they are there; after the block they all go back."""
-        taken = 0
-        sharer = object()
-
-        async def take(size: int) -> None:
-            nonlocal taken
-            while size > self._left and self._sharers[:1] != [sharer]:
-                await self._waiting.park()
-            if not taken:
-                self._sharers.append(sharer)
-            self._left -= size
-            taken += size
-
-        try:
-            yield take
-        finally:
-            if taken:
-                self._sharers.remove(sharer)
-            self._left += taken
-            self._waiting.unpark_all()
-
-
 class Admission:
-    """``/mutate`` and ``/validate``; every other path is ``observe``'s.
+    """``/mutate`` and ``/validate``; every other path is for ``others``.
 
-    ``configuration`` is asked once a request, so that what it returns may change between two.
+    ``rules`` is asked once a request, so that what it returns may change between two.
     """
 
     def __init__(
         self,
-        configuration: Callable[[], Rules],
+        rules: Callable[[], Rules],
         surroundings: Surroundings,
-        observe: Application,
+        others: Callable[[Request], Response],
         metrics: CollectorRegistry,
     ) -> None:
-        self._configuration = configuration
+        self._rules = rules
         self._surroundings = surroundings
-        self._observe = observe
+        self._others = others
         self._endpoints = dict(zip(ENDPOINTS, (self._mutate, self._validate), strict=True))
         self._requests = Counter(
             "bitfusiond_admission_requests",
@@ -133,68 +101,50 @@ class Admission:
             buckets=_BUCKETS,
             registry=metrics,
         )
-        self._large = _Budget(LARGE_TOGETHER)
-        self._broken = 0
-        self._broken_said_at = -math.inf
+        self._broken_http = _Seldom("broken HTTP")
+        self._bad_requests = _Seldom("bad request")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
-        if scope["http_version"] not in {"1.0", "1.1"}:
-            await respond(send, 505, b"use HTTP/1.1\n")
-            return
-        decide = self._endpoints.get(scope["path"])
+    async def __call__(self, request: Request) -> Response:
+        """The answer to any request."""
+        if request.version not in {"1.0", "1.1"}:
+            return Response(505, b"use HTTP/1.1\n")
+        decide = self._endpoints.get(request.path)
         if decide is None:
-            await self._observe(scope, receive, send)
-            return
-        endpoint = scope["path"][1:]
-        status, body, content_type = 200, b"", "application/json"
-        headers: list[tuple[bytes, bytes]] = []
+            return self._others(request)
+        endpoint = request.path[1:]
         try:
-            with self._large.share() as take:
-                answer = await self._admit(endpoint, decide, scope, receive, take)
-            if answer is None:
-                return  # the client is gone
-            body = answer
+            return Response(200, await self._admit(endpoint, decide, request), JSON)
         except HTTPError as error:
             verdict = "error" if error.status == 500 else "bad_request"
             self._requests.labels(endpoint, verdict, str(error.status)).inc()
+            message = cut(str(error), _LONGEST_FIELD)
             if verdict == "bad_request":  # of a defect its traceback is in the log
-                _log.warning("bad request", endpoint=endpoint, status=error.status, message=_cut(str(error)))
-            status, body, content_type = error.status, f"{_cut(str(error))}\n".encode(), "text/plain; charset=utf-8"
-            headers = error.headers
-        await respond(send, status, body, content_type, headers)
+                self._bad_requests.happened(endpoint=endpoint, status=error.status, message=message)
+            return Response(error.status, f"{message}\n".encode(), headers=error.headers)
 
     def broken_http(self, status: int) -> None:
-        """Take note of what was no HTTP and was answered with ``status``: a line at once, then one for many."""
+        """Take note of what was no HTTP and was answered with ``status``."""
         self._requests.labels("none", "bad_request", str(status)).inc()
-        self._broken += 1
-        now = trio.current_time()
-        if now - self._broken_said_at >= _REPEAT_SECONDS:
-            _log.warning("broken HTTP", status=status, number=self._broken)
-            self._broken, self._broken_said_at = 0, now
+        self._broken_http.happened(status=status)
 
-    async def _admit(
-        self,
-        endpoint: str,
-        decide: Callable[[Review], Awaitable[_Answer]],
-        scope: Scope,
-        receive: Receive,
-        take: Callable[[int], Awaitable[None]],
-    ) -> bytes | None:
-        with trio.move_on_after(DEADLINE_SECONDS) as deadline:
-            body = await _read(receive, take)
+    async def _admit(self, endpoint: str, decide: Callable[[Review], _Answer], request: Request) -> bytes:
+        with trio.move_on_at(request.deadline) as deadline:
+            body = await _read(request)
         if deadline.cancelled_caught:
-            raise HTTPError(408, f"the request did not arrive within {DEADLINE_SECONDS:g} s")
-        if body is None:
-            return None
-        if broken := _broken_head(scope):
-            raise broken
+            raise HTTPError(408, f"the request did not arrive within {conversation.REQUEST_SECONDS:g} s")
+        _check_head(request)
+        _check_size(body)
         began = time.perf_counter()
         try:
-            request = review.parse(body)
-            answer = await decide(request)
+            asked = review.parse(body)
+            answer = decide(asked)
+            # A body becomes some thirty times its size: nothing of it is kept while others are asked.
+            asked, body = replace(asked, object=None), b""
+            if answer.needs_tokens:
+                problems = await self._surroundings.ensure_tokens(asked.namespace, asked.dry_run)
+                answer = _refused(asked, "no tokens", problems) if problems else answer
             if answer.verdict == "refused":
-                self._surroundings.refused(request, answer.message)
+                self._surroundings.refused(asked, answer.message)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
         except RecursionError:
@@ -208,92 +158,98 @@ class Admission:
         _log.info(
             "admission",
             endpoint=endpoint,
-            namespace=_cut(request.namespace),
-            name=_cut(request.name),
-            uid=request.uid,
+            namespace=cut(asked.namespace, _LONGEST_FIELD),
+            name=cut(asked.name, _LONGEST_FIELD),
+            uid=asked.uid,
             verdict=answer.verdict,
-            reason=_cut(answer.message or answer.reason),
-            dry_run=request.dry_run,
+            reason=cut(answer.message or answer.reason, _LONGEST_FIELD),
+            dry_run=asked.dry_run,
             microseconds=round(seconds * 1e6),
         )
         return answer.body
 
-    async def _mutate(self, request: Review) -> _Answer:
+    def _mutate(self, request: Review) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = mutate(request.object, request.namespace, self._configuration())
+        verdict = mutate(request.object, request.namespace, self._rules())
         match verdict:
             case Refusal():
                 return _refused(request, "invalid pod", verdict.problems)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
-            case Patch():
-                problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
-                if problems:
-                    return _refused(request, "no tokens", problems)
-                return _Answer(review.allow(request, verdict.operations, verdict.warnings), "patched", "injected")
+        body = review.allow(request, verdict.operations, verdict.warnings)
+        if len(body) > ANSWER_LIMIT:
+            return _refused(request, "invalid pod", [_too_large(body)])
+        return _Answer(body, "patched", "injected", needs_tokens=True)
 
-    async def _validate(self, request: Review) -> _Answer:
+    def _validate(self, request: Review) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = validate(request.object, request.namespace, self._configuration(), self._surroundings.largest_node())
+        verdict = validate(request.object, request.namespace, self._rules(), self._surroundings.largest_node())
         match verdict:
             case Refusal():
                 return _refused(request, "invalid pod", verdict.problems)
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
-        # Again, and from memory nearly always: a pod that came with its status already was never mutated here.
-        problems = await self._surroundings.ensure_tokens(request.namespace, request.dry_run)
-        if problems:
-            return _refused(request, "no tokens", problems)
-        return _Answer(review.allow(request), "allowed", "complete")
+        # Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
+        return _Answer(review.allow(request), "allowed", "complete", needs_tokens=True)
 
 
 def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:
     return _Answer(review.refuse(request, problems), "refused", reason, review.message(problems))
 
 
-def _broken_head(scope: Scope) -> HTTPError | None:
-    if scope["method"] != "POST":
-        return HTTPError(405, "use POST", [(b"allow", b"POST")])
-    content_type = _header(scope, b"content-type").partition(";")[0].strip().lower()
+def _too_large(body: bytes) -> str:
+    return (
+        f"spec: what is to be added to the pod has {len(body)} bytes: bitfusiond answers with at most {ANSWER_LIMIT}."
+        " Give the pod fewer containers, or a shorter filter"
+    )
+
+
+def _check_head(request: Request) -> None:
+    if request.method != "POST":
+        raise HTTPError(405, "use POST", (("allow", "POST"),))
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
-        return HTTPError(415, f"Content-Type must be application/json, not {content_type or 'absent'}")
-    return None
+        raise HTTPError(415, f"Content-Type must be application/json, not {content_type or 'absent'}")
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_FIELD else text[: _LONGEST_FIELD - 3] + "..."
+def _check_size(body: bytes) -> None:
+    """JSON of many small values becomes some thirty times its size in memory; no pod has so many."""
+    values = body.count(b"{") + body.count(b"[")
+    if values > MOST_VALUES:
+        raise HTTPError(413, f"the body holds {values} objects and lists: bitfusiond reads at most {MOST_VALUES}")
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
-
-
-async def _read(receive: Receive, take: Callable[[int], Awaitable[None]]) -> bytes | None:
-    """The whole body; None when the client went away. Raises HTTPError for one that is too large.
-
-    What comes after LARGE_BODY of it is taken by ``take(size)``, piece by piece, as it is there and not as it was
-    announced: a client that stalls must have sent what it keeps from others.
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises HTTPError for one that is too large.
 
     Up to twice the limit is read and thrown away before that is said: to close on a client that still writes resets
     the connection, and the client loses the answer.
     """
     parts: list[bytes] = []
     size = 0
-    more = True
-    while more and size <= 2 * BODY_LIMIT:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return None
-        size += len(event["body"])
+    while size <= 2 * BODY_LIMIT and (part := await request.more()):
+        size += len(part)
         if size <= BODY_LIMIT:
-            if size > LARGE_BODY:
-                await take(len(event["body"]))
-            parts.append(event["body"])
+            parts.append(part)
         else:
             parts.clear()
-        more = event["more_body"]
     if size > BODY_LIMIT:
         raise HTTPError(413, f"the body is larger than {BODY_LIMIT} bytes")
     return b"".join(parts)
+
+
+class _Seldom:
+    """A line for what a client can make happen as often as it likes: at once, then one for many."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._number = 0
+        self._repeats = Repeats(_REPEAT_SECONDS)
+
+    def happened(self, **fields: Any) -> None:
+        self._number += 1
+        if self._repeats.is_due(trio.current_time()):
+            _log.warning(self._event, **fields, number=self._number)
+            self._number = 0

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
 
 import trio
 
 from bitfusiond import logs
-from bitfusiond.core.admission.review import Review
+from bitfusiond.core.admission.review import Owner, Review
+from bitfusiond.core.text import cut
 from bitfusiond.kube import EVENTS, Cluster, ClusterError, Object
 
 REASON = "BitfusionRefused"
@@ -36,10 +36,10 @@ class Events:
 
     def refused(self, request: Review, message: str) -> None:
         """Note that the pod of ``request`` was refused. Nothing is written for a dry run, or without a controller."""
-        owner = _controller(request.object)
+        owner = request.owner
         if owner is None or request.dry_run:
             return
-        key = hashlib.sha256(f"{owner.get('uid')} {message}".encode(errors="replace")).hexdigest()[:16]
+        key = hashlib.sha256(f"{owner.uid} {message}".encode(errors="replace")).hexdigest()[:16]
         now = trio.current_time()
         if now < self._said.get(key, -QUIET_SECONDS) + QUIET_SECONDS:
             return
@@ -49,7 +49,7 @@ class Events:
         try:
             self._send.send_nowait(self._event(request.namespace, owner, message, key))
         except trio.WouldBlock:
-            _log.warning("event dropped", namespace=request.namespace, owner=owner.get("name"))
+            _log.warning("event dropped", namespace=request.namespace, owner=owner.name)
 
     async def run(self, cluster: Cluster) -> None:
         """Write what was noted, for ever. A failure is logged: an Event is worth no second try."""
@@ -60,32 +60,25 @@ class Events:
             except ClusterError as error:
                 _log.warning("event not written", namespace=namespace, message=str(error))
 
-    def _event(self, namespace: str, owner: dict[str, Any], message: str, key: str) -> Object:
+    def _event(self, namespace: str, owner: Owner, message: str, key: str) -> Object:
         """Source of its form: Kubernetes' reference for Event v1 of the core group."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        text = message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 3] + "..."
         return {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"generateName": f"bitfusiond-{key}-", "namespace": namespace},
             "involvedObject": {
-                **{field: owner[field] for field in ("apiVersion", "kind", "name", "uid") if field in owner},
+                "apiVersion": owner.api_version,
+                "kind": owner.kind,
+                "name": owner.name,
+                "uid": owner.uid,
                 "namespace": namespace,
             },
             "type": "Warning",
             "reason": REASON,
-            "message": text,
+            "message": cut(message, _LONGEST_MESSAGE),
             "source": {"component": self._component},
             "firstTimestamp": now,
             "lastTimestamp": now,
             "count": 1,
         }
-
-
-def _controller(pod: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The ownerReference of the controller that made ``pod``."""
-    metadata = pod.get("metadata") if pod else None
-    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
-    if not isinstance(owners, list):
-        return None
-    return next((each for each in owners if isinstance(each, dict) and each.get("controller") is True), None)

@@ -15,8 +15,10 @@ from bitfusiond.core.admission.decision import Rules
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
 from bitfusiond.http import observe, server
+from bitfusiond.http.conversation import REQUEST_SECONDS
+from bitfusiond.http.messages import Request, Response
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.admission import DEADLINE_SECONDS, ENDPOINTS, Admission, Surroundings
+from bitfusiond.webhook.admission import ENDPOINTS, Admission, Surroundings
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
 from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
@@ -67,7 +69,11 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     async with trio.open_nursery() as background:
         certificate, surroundings, checks = await _around(settings, metrics, background)
         health = observe.Health("starting", *checks)
-        admission = Admission(rules.current, surroundings, observe.application(health, metrics, *ENDPOINTS), metrics)
+
+        def others(request: Request) -> Response:
+            return observe.answer(request.method, request.path, health, metrics, *ENDPOINTS)
+
+        admission = Admission(rules.current, surroundings, others, metrics)
         draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = server.listen(settings.listen, "--listen")
@@ -81,7 +87,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
                     sock,
                     lambda: certificate.context,
                     stop=closing,
-                    graceful_seconds=DEADLINE_SECONDS,
+                    graceful_seconds=REQUEST_SECONDS,
                     draining=draining,
                     broken=admission.broken_http,
                 )

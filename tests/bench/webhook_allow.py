@@ -11,30 +11,27 @@ import sys
 
 import trio
 
-from bitfusiond.http import server
-from bitfusiond.http.server import Receive, Scope, Send
+from bitfusiond.http import server, tls
+from bitfusiond.http.messages import JSON, Request, Response
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer(request: Request) -> Response:
     """``allowed: true`` for every AdmissionReview."""
     parts = []
-    more = True
-    while more:
-        event = await receive()
-        parts.append(event["body"])
-        more = event.get("more_body", False)
+    while part := await request.more():
+        parts.append(part)
     review = json.loads(b"".join(parts))
     response = {"uid": review["request"]["uid"], "allowed": True}
-    answer = {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
-    await server.respond(send, 200, json.dumps(answer).encode(), "application/json")
+    document = {"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response}
+    return Response(200, json.dumps(document).encode(), JSON)
 
 
 async def _main(cert: str, key: str) -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
-    context = server.server_context(cert, key)
-    await server.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
+    context = tls.server_context(cert, key)
+    await server.serve(answer, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The least that an HTTPS server on hypercorn and trio can be: read the whole body, answer ``{}``.
+"""The least that an HTTPS server on trio can be: read the whole body, answer ``{}``.
 
-``python -m tests.bench.webhook_floor own|wrapped CERT KEY``, with hypercorn's own ``serve`` or with ours. It prints its
+``python -m tests.bench.webhook_floor own|wrapped CERT KEY``, with hypercorn or with ours. It prints its
 port.
 """
 
@@ -14,7 +14,8 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from bitfusiond.http import server
+from bitfusiond.http import server, tls
+from bitfusiond.http.messages import JSON, Request, Response
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -28,14 +29,20 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"{}"})
 
 
+async def _answer(request: Request) -> Response:
+    while await request.more():
+        pass
+    return Response(200, b"{}", JSON)
+
+
 async def _main(which: str, cert: str, key: str) -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
     if which == "wrapped":
-        context = server.server_context(cert, key)
-        await server.serve(application, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
+        context = tls.server_context(cert, key)
+        await server.serve(_answer, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
     config = Config()
     config.bind = [f"fd://{sock.detach()}"]
     config.certfile, config.keyfile = cert, key

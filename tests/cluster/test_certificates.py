@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from bitfusiond import pki
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.http import server
-from bitfusiond.http.server import Receive, Scope, Send
+from bitfusiond.http.messages import JSON, Request, Response
 from bitfusiond.kube import MUTATING, VALIDATING, Resource, apiserver
 from bitfusiond.settings import Address
 from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
@@ -284,15 +284,11 @@ async def test_rotations_lose_no_call_of_the_api_server(api: APIServer, tmp_path
         nursery.cancel_scope.cancel()
 
 
-async def admit(_scope: Scope, receive: Receive, send: Send) -> None:
+async def admit(request: Request) -> Response:
     """Says yes, and hangs up, so that the next call has a handshake of its own."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = b""
+    while part := await request.more():
+        body += part
     review = json.loads(body)
     answer = {**review, "response": {"uid": review["request"]["uid"], "allowed": True}}
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+    return Response(200, json.dumps(answer).encode(), JSON, (("connection", "close"),))

@@ -13,8 +13,8 @@ import yaml
 from bitfusiond import pki, settings
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
+from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.settings import Plugin, Webhook
-from bitfusiond.webhook.admission import DEADLINE_SECONDS
 from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests.manifests import overlays
 from tests.manifests.overlays import MANIFESTS, OVERLAYS, Json
@@ -191,7 +191,7 @@ def test_network_policies_open_the_webhooks_ports_and_close_all_others() -> None
 def test_a_replica_has_the_time_to_drain_and_goes_only_when_another_is_ready() -> None:
     deployment = overlays.one(overlays.overlay("community"), "Deployment", DEPLOYMENT)["spec"]
     drain = float(settings.options(Webhook)["drain_seconds"].default or "")
-    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] >= drain + DEADLINE_SECONDS + 10
+    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] >= drain + REQUEST_SECONDS + 10
     assert deployment["replicas"] == 2
     assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
 
@@ -257,7 +257,7 @@ def test_the_webhooks_are_asked_about_the_creation_of_pods_at_their_own_endpoint
         assert webhook["clientConfig"] == {"service": service}
         assert webhook["rules"] == [rule | {"scope": "Namespaced"}]
         assert webhook["admissionReviewVersions"] == ["v1", "v1beta1"]
-        assert webhook["timeoutSeconds"] == DEADLINE_SECONDS
+        assert webhook["timeoutSeconds"] == REQUEST_SECONDS
         # Both make sure of tokens, and neither does for a dry run.
         assert webhook["sideEffects"] == "NoneOnDryRun"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
-from bitfusiond.http import observe
+from bitfusiond.http.messages import Request, Response
 from bitfusiond.webhook.admission import Admission
 from bitfusiond.webhook.certificates.files import FileCertificate
 from tests.pods import admitted, pod, rules
@@ -38,23 +39,18 @@ class _Around:
 
 
 async def _asked(around: _Around, path: str, given: dict[str, Any]) -> dict[str, Any]:
-    registry = CollectorRegistry()
-    application = Admission(rules, around, observe.application(observe.Health(), registry), registry)
+    admission = Admission(rules, around, lambda _: Response(404, b""), CollectorRegistry())
     kind = {"group": "", "version": "v1", "kind": "Pod"}
     request = {"uid": "u", "kind": kind, "operation": "CREATE", "namespace": "team", "object": given}
     review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
-    sent: list[dict[str, Any]] = []
+    pieces = [b"", json.dumps(review).encode()]
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": json.dumps(review).encode(), "more_body": False}
+    async def more() -> bytes:
+        return pieces.pop()
 
-    async def send(event: dict[str, Any]) -> None:
-        sent.append(event)
-
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": path, "headers": headers}
-    await application(scope, receive, send)
-    response: dict[str, Any] = json.loads(sent[1]["body"])["response"]
+    headers = {"content-type": "application/json"}
+    answer = await admission(Request("POST", path, "1.1", more, math.inf, headers))
+    response: dict[str, Any] = json.loads(answer.body)["response"]
     return response
 
 

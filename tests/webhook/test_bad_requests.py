@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import trio
 
+from bitfusiond.http import conversation, server
+from bitfusiond.pacing import Repeats
 from bitfusiond.webhook import admission
 from tests import pods
 from tests.webhook.client import HungUpError, Json, head, review
 from tests.webhook.conftest import Events, RunWebhook, Webhook
 
 JSON = "application/json"
-LIMIT = 8 * 2**20
+LIMIT = admission.BODY_LIMIT
 TOO_LARGE = f"the body is larger than {LIMIT} bytes\n"
 
 
@@ -224,7 +226,7 @@ async def test_a_slow_body_is_408_after_the_deadline(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, drips: bool
 ) -> None:
     """The deadline is for the request as a whole: a byte now and then does not buy more time."""
-    monkeypatch.setattr(admission, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "REQUEST_SECONDS", 0.3)
     async with webhook.connect() as connection:
         await connection.send(sized(1000) + b"{")
 
@@ -257,7 +259,7 @@ async def test_large_bodies_that_stall_hold_up_no_large_review(webhook: Webhook)
 async def test_a_large_body_waits_where_others_hold_the_memory_and_gets_what_they_leave(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "LARGE_TOGETHER", 300_000)
+    monkeypatch.setattr(server, "BODIES", 300_000)
     async with run_webhook() as webhook, webhook.connect() as connection:
         async with webhook.connect() as stalled:
             await stalled.send(sized(400_000) + b" " * 399_999)
@@ -272,7 +274,7 @@ async def test_a_large_body_waits_where_others_hold_the_memory_and_gets_what_the
 async def test_large_bodies_that_come_together_never_wait_for_each_other_in_a_circle(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "LARGE_TOGETHER", 600_000)
+    monkeypatch.setattr(server, "BODIES", 600_000)
     statuses: list[int] = []
 
     async def ask(webhook: Webhook) -> None:
@@ -364,7 +366,7 @@ async def test_much_broken_http_is_counted_and_gets_a_line_now_and_then(
     for _ in range(5):
         await breaks()
     assert [line["number"] for line in events("broken HTTP")] == [1]
-    monkeypatch.setattr(admission, "_REPEAT_SECONDS", 0.0)
+    monkeypatch.setattr(Repeats, "is_due", lambda *_: True)
     await breaks()
     assert [line["number"] for line in events("broken HTTP")] == [1, 5]
     metrics = (await webhook.get("/metrics")).text

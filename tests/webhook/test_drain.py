@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from bitfusiond.http import server
+from bitfusiond.http import conversation
 from bitfusiond.webhook import service
 from tests import pods
 from tests.webhook.client import Connection, HungUpError, head, review
@@ -61,7 +64,7 @@ async def test_a_request_that_never_ends_does_not_hold_up_the_end(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B32"""
-    monkeypatch.setattr(service, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(service, "REQUEST_SECONDS", 0.3)
     async with run_webhook() as webhook, webhook.connect() as connection:
         await connection.send(HEAD + BODY[:10])
         await webhook.request("GET", "/healthz")
@@ -83,7 +86,7 @@ async def test_a_client_that_never_reads_does_not_hold_up_the_end(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B32"""
-    monkeypatch.setattr(service, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(service, "REQUEST_SECONDS", 0.3)
     async with trio.open_nursery() as nursery:
         async with run_webhook() as webhook:
             connection = await nursery.start(_jammed, webhook)
@@ -102,7 +105,7 @@ async def _jammed(webhook: Webhook, task_status: trio.TaskStatus[Connection]) ->
 
 
 async def test_a_client_that_never_reads_is_dropped(run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SEND_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "SEND_SECONDS", 0.3)
     async with run_webhook() as webhook, webhook.connect() as connection:
         await connection.pour(head("GET", "/metrics") * 200)
 
@@ -112,7 +115,7 @@ def open_files() -> int:
 
 
 async def test_connections_that_clients_closed_are_closed_here_too(run_webhook: RunWebhook) -> None:
-    """hypercorn keeps each until its idle time is over: minutes here, and the kubelet probes every few seconds."""
+    """Idle ones have minutes, and the kubelet probes every few seconds."""
     async with run_webhook() as webhook:
         await webhook.still_answers()
         before = open_files()
@@ -127,13 +130,29 @@ async def test_connections_that_clients_closed_are_closed_here_too(run_webhook: 
         await until(lambda: open_files() <= before, seconds=5)
 
 
+async def test_nothing_of_a_connection_that_ended_waits_for_the_garbage_collector(run_webhook: RunWebhook) -> None:
+    async with run_webhook() as webhook:
+        await webhook.still_answers()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                async with webhook.connect_plain() as stalled:
+                    await stalled.send(b"\x16\x03\x01")
+                async with webhook.connect() as connection:
+                    await connection.ask("/mutate", review(pods.pod()))
+            await trio.sleep(0.1)
+            left = [each for each in gc.get_objects() if isinstance(each, ssl.SSLObject) and each.server_side]
+        finally:
+            gc.enable()
+        assert left == []
+
+
 @pytest.mark.parametrize("rest", ["large pieces", "tiny chunks"])
 async def test_a_client_that_sends_on_after_its_answer_is_closed(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch, rest: str
 ) -> None:
-    """The rest can fill hypercorn's queue to an application that has answered and reads no more."""
-    monkeypatch.setattr(server, "LINGER_SECONDS", 0.2)
-    monkeypatch.setattr(server._Config, "max_app_queue_size", 1)  # full at once, as it is behind a slow client
+    monkeypatch.setattr(conversation, "LINGER_SECONDS", 0.2)
     tiny = rest == "tiny chunks"
     start = head("POST", "/nowhere", {"Transfer-Encoding": "chunked"} if tiny else {"Content-Length": str(2**30)})
     async with run_webhook() as webhook:
@@ -144,3 +163,13 @@ async def test_a_client_that_sends_on_after_its_answer_is_closed(
                 await connection.send(start)
                 await connection.pour(b"1\r\n \r\n" * 2**13 if tiny else b" " * 2**16)
         await until(lambda: open_files() <= before, seconds=5)
+
+
+async def test_a_request_answered_before_its_body_was_read_does_not_hold_up_the_end(run_webhook: RunWebhook) -> None:
+    began = trio.current_time()
+    async with run_webhook() as webhook, webhook.connect() as connection:
+        assert (await connection.request("POST", "/nowhere", b"x" * 100)).status == 404
+        with suppress(HungUpError, trio.BrokenResourceError):
+            await connection.request("GET", "/healthz")
+        webhook.stop.set()
+    assert trio.current_time() - began < conversation.REQUEST_SECONDS / 2

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from bitfusiond.core.admission.review import Review
+from bitfusiond.core.admission.review import Review, parse
 from bitfusiond.kube import EVENTS, UnavailableError
 from bitfusiond.webhook.events import QUIET_SECONDS, Events
 from tests.fakes.cluster import FakeCluster
+from tests.webhook.client import review
 
 OWNER = {"apiVersion": "batch/v1", "kind": "Job", "name": "train", "uid": "1-2", "controller": True}
 
 
 def _request(owners: Any, *, dry_run: bool = False) -> Review:
     pod = {"metadata": {"generateName": "train-", "ownerReferences": owners}}
-    return Review("admission.k8s.io/v1", "u", ("", "Pod"), "CREATE", "", "team", "train-", dry_run, pod)
+    return parse(json.dumps(review(pod, dryRun=dry_run)).encode())
 
 
 async def _written(events: Events, cluster: FakeCluster) -> list[dict[str, Any]]:

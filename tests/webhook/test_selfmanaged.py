@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond import pki
 from bitfusiond.core.certificates.rotation import Lives
-from bitfusiond.http import server
+from bitfusiond.http import tls
 from bitfusiond.kube import MUTATING, SECRETS, ForbiddenError, UnavailableError
 from bitfusiond.webhook.certificates import selfmanaged
 from bitfusiond.webhook.certificates.cabundles import TARGETS
@@ -305,13 +305,13 @@ async def test_no_key_is_logged_and_no_file_stays_open(
 
 def test_the_pair_is_loaded_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    real = server.server_context
+    real = tls.server_context
 
     def spied(cert: str, key: str) -> ssl.SSLContext:
         loaded.extend((cert, key))
         return real(cert, key)
 
-    monkeypatch.setattr(server, "server_context", spied)
+    monkeypatch.setattr(tls, "server_context", spied)
     issuer = pki.make_ca(time.time(), LIVES)
     selfmanaged._load(pki.sign_leaf(issuer, ["x"], time.time(), LIVES)[1])
     assert len(loaded) == 2

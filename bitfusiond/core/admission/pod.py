@@ -17,6 +17,7 @@ from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
+MOST_GPU_CONTAINERS = 64  # each makes the answer some kilobytes longer
 _MOST_VOLUMES = 1024
 _MOST_MOUNTS = 1024
 _MOST_VARIABLES = 4096
@@ -167,6 +168,10 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"
+        )
+    if len(asking) > MOST_GPU_CONTAINERS:
+        spec["containers"].problem(
+            f"{len(asking)} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
         )
     _check_platform(spec)
     return Pod(

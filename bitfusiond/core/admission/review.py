@@ -7,14 +7,17 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.patch import Operation
+from bitfusiond.core.fields import Json, mapping, objects
+from bitfusiond.core.text import cut, one_line
 
 _VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
 _LONGEST_WARNING = 120  # characters; the API server may cut longer ones
 _LONGEST_UID = 256  # characters; the API server's have 36, and it comes back in every answer and log line
+_LONGEST_NAME = 253  # characters; of an object in Kubernetes
+_OWNER = ("apiVersion", "kind", "name", "uid")
 _MOST_PROBLEMS = 100  # that one answer names
 _OF_A_FIELD = re.compile(r"(?P<field>(?:metadata|spec)(?:\.\w+|\[[^]]*\])*): (?P<message>.*)", re.DOTALL)
 # kubectl puts a field before every cause. What is wrong with no field of the pod (a missing token, a resource that no
@@ -27,8 +30,18 @@ class BadRequestError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The controller that made a pod, as its ownerReference names it."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Review:
-    """A request of the API server. ``object`` is the pod, None where there is none."""
+    """A request of the API server. ``object`` is the pod, None where there is none; ``owner`` its controller."""
 
     api_version: str
     uid: str
@@ -38,7 +51,8 @@ class Review:
     namespace: str
     name: str
     dry_run: bool
-    object: dict[str, Any] | None
+    object: Json | None
+    owner: Owner | None = None
 
     @property
     def creates_pod(self) -> bool:
@@ -51,7 +65,7 @@ def parse(body: bytes) -> Review:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
         raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
     if not isinstance(document, dict) or document.get("kind") != "AdmissionReview":
         raise BadRequestError("the body is not an AdmissionReview")
@@ -81,20 +95,21 @@ def parse(body: bytes) -> Review:
         name=_text(request, "name") or _name(pod),
         dry_run=request.get("dryRun") is True,
         object=pod,
+        owner=_owner(pod),
     )
     if review.creates_pod and pod is None:
         raise BadRequestError("request.object is missing")
     return review
 
 
-def _text(parent: dict[str, Any], key: str) -> str:
+def _text(parent: Json, key: str) -> str:
     value = parent.get(key)
     if value is not None and not isinstance(value, str):
         raise BadRequestError(f"request.{key} must be a string")
     return value or ""
 
 
-def _name(pod: dict[str, Any] | None) -> str:
+def _name(pod: Json | None) -> str:
     """A pod of a controller has no name yet, only what the name is going to begin with."""
     metadata = pod.get("metadata") if pod else None
     if not isinstance(metadata, dict):
@@ -102,19 +117,23 @@ def _name(pod: dict[str, Any] | None) -> str:
     return next((value for key in ("name", "generateName") if isinstance(value := metadata.get(key), str)), "")
 
 
+def _owner(pod: Json | None) -> Owner | None:
+    for each in objects(mapping(pod, "metadata").get("ownerReferences")):
+        fields = [value for key in _OWNER if isinstance(value := each.get(key), str)]
+        if each.get("controller") is True and len(fields) == len(_OWNER):
+            return Owner(*(cut(value, _LONGEST_NAME) for value in fields))
+    return None
+
+
 def allow(review: Review, operations: list[Operation] | None = None, warnings: list[str] | None = None) -> bytes:
     """The answer that admits, with a JSON Patch where ``operations`` are given."""
-    response: dict[str, Any] = {"uid": review.uid, "allowed": True}
+    response: Json = {"uid": review.uid, "allowed": True}
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(_to_json(operations)).decode()
     if warnings:
-        response["warnings"] = [_cut(warning) for warning in warnings]
+        response["warnings"] = [cut(warning, _LONGEST_WARNING) for warning in warnings]
     return _answer(review, response)
-
-
-def _cut(warning: str) -> str:
-    return warning if len(warning) <= _LONGEST_WARNING else warning[: _LONGEST_WARNING - 3] + "..."
 
 
 def refuse(review: Review, problems: Sequence[str]) -> bytes:
@@ -154,7 +173,7 @@ def _cause(problem: str) -> dict[str, str]:
     return {"reason": "FieldValueInvalid", "field": field, "message": text}
 
 
-def _answer(review: Review, response: dict[str, Any]) -> bytes:
+def _answer(review: Review, response: Json) -> bytes:
     return _to_json({"apiVersion": review.api_version, "kind": "AdmissionReview", "response": response})
 
 

@@ -11,7 +11,7 @@ from cryptography import x509
 from bitfusiond import logs
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import watch
-from bitfusiond.http import server
+from bitfusiond.http import tls
 
 _log = logs.Log("certificates")
 
@@ -56,9 +56,9 @@ class FileCertificate:
             except OSError as error:
                 raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
         try:
-            context = server.server_context(str(self._cert), str(self._key))
+            context = tls.server_context(str(self._cert), str(self._key))
             leaf = x509.load_pem_x509_certificate(self._cert.read_bytes())
-        except server.EncryptedKeyError:
+        except tls.EncryptedKeyError:
             raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
         except ssl.SSLError as error:
             reason = getattr(error, "reason", None)

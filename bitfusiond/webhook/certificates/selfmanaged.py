@@ -30,7 +30,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from bitfusiond import logs, pki
 from bitfusiond.core.certificates import rotation
 from bitfusiond.core.certificates.rotation import Lives
-from bitfusiond.http import server
+from bitfusiond.http import tls
 from bitfusiond.kube import SECRETS, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
 from bitfusiond.kube.follow import WatchState, follow
 from bitfusiond.pki import BrokenError, Vault
@@ -306,7 +306,7 @@ def _load(pem: bytes) -> ssl.SSLContext:
         file.write(pem)
         file.flush()
         path = f"/proc/self/fd/{file.fileno()}"
-        return server.server_context(path, path)
+        return tls.server_context(path, path)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -1,0 +1,101 @@
+"""The connections of one port: how many there may be, and which one goes where there are too many."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from bitfusiond import logs
+from bitfusiond.pacing import Repeats
+
+# Each costs 25 kB over TLS, and some 100 kB while its handshake lasts: more than all API servers together have, and
+# still few enough for a container with little memory.
+MOST = 400
+PATIENCE_SECONDS = 2.0  # a client has so long before it makes room for another one
+# What accept() says where a connection could be had and the means for it are lacking.
+_SHORT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SHORT_PAUSE_SECONDS = 0.1
+_SAY_AGAIN_SECONDS = 10.0
+
+_log = logs.Log("serving")
+
+
+class Connections:
+    """At most ``most`` at once. Those that wait for their client are known by the time since when they do."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = MOST if most is None else most
+        self._number = 0
+        self._waiting: dict[trio.CancelScope, float] = {}  # the longest first
+        self._changed = trio.lowlevel.ParkingLot()
+        self._closing = False
+
+    async def slot(self) -> None:
+        """Wait until there is room for one more, if need be by ending the one that has waited for its client longest.
+
+        A good client needs milliseconds between a connection and its request. So those that have waited longest are
+        idle or stall, and they must not keep others out.
+        """
+        while self._number >= self._most:
+            if self._waiting:
+                longest, since = next(iter(self._waiting.items()))
+                longest.deadline = min(longest.deadline, since + PATIENCE_SECONDS)
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await self._changed.park()
+
+    def came(self) -> None:
+        self._number += 1
+
+    def left(self) -> None:
+        self._number -= 1
+        self._changed.unpark_all()
+
+    @contextmanager
+    def waiting(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """The client has ``seconds`` for what is waited for in the block; less where others want its place."""
+        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
+            self._waiting[scope] = trio.current_time()
+            try:
+                if self._closing:
+                    scope.cancel()
+                yield scope
+            finally:
+                del self._waiting[scope]
+                self._changed.unpark_all()
+
+    def close(self) -> None:
+        """End each connection that waits for its client, now and from now on."""
+        self._closing = True
+        for scope in self._waiting:
+            scope.cancel()
+
+
+class BoundedListener(trio.abc.Listener[trio.SocketStream]):
+    """New connections as there is room for them; the others wait in the kernel's backlog."""
+
+    def __init__(self, listener: trio.SocketListener, connections: Connections) -> None:
+        self._listener = listener
+        self._connections = connections
+        self._repeats = Repeats(_SAY_AGAIN_SECONDS)
+
+    async def accept(self) -> trio.SocketStream:
+        """trio.serve_listeners would write a traceback ten times a second for as long as descriptors are lacking."""
+        while True:
+            await self._connections.slot()
+            try:
+                stream = await self._listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORT_OF_MEANS:
+                    raise
+                if self._repeats.is_due(trio.current_time()):
+                    _log.error("new connections must wait", error=error.strerror)
+                await trio.sleep(_SHORT_PAUSE_SECONDS)
+            else:
+                self._connections.came()
+                return stream
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()

@@ -1,0 +1,209 @@
+"""HTTP/1.1 with one client, by h11: request, answer, the next request, until one of the two has enough."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import h11
+import trio
+
+from bitfusiond import logs
+from bitfusiond.http.connections import Connections
+from bitfusiond.http.memory import Memory, Share
+from bitfusiond.http.messages import Answer, ClientGoneError, Request, Response
+
+# The API server keeps idle webhook connections for 90 s (IdleConnTimeout of Go's default transport). Closing one
+# from our side while a request is on its way loses that request, so ours must live longer.
+KEEP_ALIVE_SECONDS = 120.0
+# A Service chooses a replica for each new connection, not for each request, and the API server keeps its connections
+# for as long as it uses them: without an end of their own a replica that came later would never be asked.
+CONNECTION_SECONDS = 300.0
+_SPREAD = 0.2  # of it, either way, so that connections of one moment do not all end in another
+REQUEST_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
+SEND_SECONDS = 10.0  # for an answer: a client that takes longer does not read
+LINGER_SECONDS = 1.0
+SMALL = 2**16  # bytes of a body or an answer that wait for no large one; a pod's review has some kilobytes
+_RECEIVED_AT_ONCE = 2**14  # bytes; no more data is in one TLS record
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+_ResultT = TypeVar("_ResultT")
+
+_log = logs.Log("serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What all conversations of a server have in common.
+
+    ``is_parting()``: each connection is to end with its next answer. ``broken(status)`` is told of what was no HTTP.
+    ``bodies`` and ``answers`` are the memory for the large ones.
+    """
+
+    answer: Answer
+    connections: Connections
+    is_parting: Callable[[], bool]
+    broken: Callable[[int], None]
+    bodies: Memory
+    answers: Memory
+
+
+class Conversation:
+    """One client's requests, each answered before the next one is looked at."""
+
+    def __init__(self, stream: Stream, manners: Manners) -> None:
+        self._stream = stream
+        self._manners = manners
+        self._http = h11.Connection(h11.SERVER)
+        self._deadline = math.inf
+        self._wants_head_alone = False
+        # Not a secret, so a plain random number will do.
+        self._old_at = trio.current_time() + CONNECTION_SECONDS * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
+
+    async def run(self) -> None:
+        """Serve until either side has enough. The stream is the caller's to close."""
+        try:
+            while await self._begins():
+                await self._one()
+                if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                    break
+                self._http.start_next_cycle()
+            else:
+                return  # the client has hung up, or said nothing for too long
+        except (ClientGoneError, trio.BrokenResourceError):
+            return
+        await _linger(self._stream)
+
+    async def _begins(self) -> bool:
+        """Whether a further request has begun."""
+        if not self._http.trailing_data[0]:
+            with self._manners.connections.waiting(KEEP_ALIVE_SECONDS) as waiting:
+                await self._receive()
+            if waiting.cancelled_caught or self._http.trailing_data == (b"", True):
+                return False
+        self._deadline = trio.current_time() + REQUEST_SECONDS
+        return True
+
+    async def _one(self) -> None:
+        """One request and its answer."""
+        with self._manners.bodies.share() as bodies:
+            try:
+                head = await self._in_time(self._event)
+                if isinstance(head, h11.Request):
+                    await self._send(await self._answered(head, bodies))
+                elif not isinstance(head, h11.ConnectionClosed):
+                    await self._refuse(408)
+            except h11.RemoteProtocolError as error:
+                if self._http.trailing_data[1]:
+                    raise ClientGoneError from None
+                await self._refuse(error.error_status_hint)
+
+    async def _answered(self, head: h11.Request, bodies: Share) -> Response:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # Whoever passed it on may have taken the other one at its word (RFC 9112, 6.1).
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        self._wants_head_alone = head.method == b"HEAD"
+        request = Request(
+            head.method.decode("ascii"),
+            head.target.decode("latin-1").partition("?")[0],
+            head.http_version.decode("ascii"),
+            self._body(bodies),
+            self._deadline,
+            headers,
+        )
+        try:
+            return await self._manners.answer(request)
+        except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError):
+            raise
+        except Exception:  # noqa: BLE001 - a defect in one answer must not end the connection without a word
+            _log.exception("error in the application")
+            return Response(500, b"")
+
+    def _body(self, bodies: Share) -> Callable[[], Awaitable[bytes]]:
+        received = 0
+
+        async def more() -> bytes:
+            nonlocal received
+            event = await self._event()
+            if not isinstance(event, h11.Data):
+                return b""
+            received += len(event.data)
+            if received > SMALL:
+                await bodies.take(len(event.data))
+            return bytes(event.data)
+
+        return more
+
+    async def _in_time(self, function: Callable[[], Awaitable[_ResultT]]) -> _ResultT | None:
+        """None where the time for the request is over."""
+        with trio.move_on_at(self._deadline):
+            return await function()
+        return None
+
+    async def _event(self) -> h11.Event:
+        while not isinstance(event := self._http.next_event(), h11.Event):  # h11.NEED_DATA
+            if self._http.they_are_waiting_for_100_continue:
+                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                await self._stream.send_all(self._http.send(go_on) or b"")
+            await self._receive()
+        return event
+
+    async def _receive(self) -> None:
+        self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVED_AT_ONCE)))
+
+    async def _refuse(self, status: int) -> None:
+        self._manners.broken(status)
+        await self._send(Response(status, b""), is_last=True)
+
+    async def _send(self, response: Response, *, is_last: bool = False) -> None:
+        """The answer, head and body at once: one TLS record, one system call.
+
+        With its last word where this is to be the last: a connection that closes without one may lose the request that
+        is on its way.
+        """
+        headers = [
+            ("content-type", response.content_type),
+            ("content-length", str(len(response.body))),
+            ("date", email.utils.formatdate(usegmt=True)),
+            *response.headers,
+        ]
+        is_last |= self._manners.is_parting() or trio.current_time() >= self._old_at or not self._is_read()
+        if is_last:
+            headers.append(("connection", "close"))
+        events: list[h11.Event] = [h11.Response(status_code=response.status, headers=headers)]
+        if response.body and not self._wants_head_alone:
+            events.append(h11.Data(data=response.body))
+        data = b"".join(self._http.send(event) or b"" for event in [*events, h11.EndOfMessage()])
+        with self._manners.answers.share() as share:
+            if len(data) > SMALL and not share.take_nowait(len(data)):
+                raise ClientGoneError  # of many clients with large answers, the ones that came first are served
+            with trio.move_on_after(SEND_SECONDS) as sending:
+                await self._stream.send_all(data)
+        if sending.cancelled_caught:
+            raise ClientGoneError
+
+    def _is_read(self) -> bool:
+        """Whether nothing is left of the request; what is left cannot be told from a next one."""
+        if self._http.their_state is h11.SEND_BODY:
+            with contextlib.suppress(h11.RemoteProtocolError):
+                self._http.next_event()
+        return self._http.their_state not in {h11.IDLE, h11.SEND_BODY, h11.ERROR}
+
+
+async def _linger(stream: Stream) -> None:
+    """Until the client hangs up too: closing on what it still sends would reset the connection, its answer unread."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    with trio.move_on_after(LINGER_SECONDS):
+        if isinstance(stream, trio.SSLStream):
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.unwrap()
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await plain.send_eof()
+            while await plain.receive_some():
+                pass
