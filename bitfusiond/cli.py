@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from bitfusiond import __version__, logs, settings
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError, Failure
 
 SUMMARIES = {
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(chosen.log_format)
         return _run(role, chosen)
     except ConfigurationError as error:
-        print(f"bitfusiond: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"bitfusiond: {one_line(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_status
     except Failure as error:
         logs.Log("cli").error("failed", message=str(error))
@@ -47,11 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def _one_line(message: str) -> str:
-    """A name that the user gave may hold a line's end."""
-    return " ".join(message.split())
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, settings.Common]:

@@ -13,18 +13,26 @@ SAY_AGAIN_SECONDS = 60.0
 
 
 class Backoff:
-    """Pauses that double up to LONGEST_SECONDS, each cut by up to a half.
+    """Pauses that double from ``first`` up to ``longest`` seconds, each cut by up to a half.
 
     All watches of all replicas lose an API server at the same moment; they are not to come back at the same moment.
     """
 
-    def __init__(self, chance: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        first: float = FIRST_SECONDS,
+        longest: float = LONGEST_SECONDS,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._first = first
+        self._longest = longest
         self._chance = chance
         self._failures = 0
 
     def failed(self) -> float:
         """One more failure: the seconds to wait now."""
-        pause = min(FIRST_SECONDS * 2.0 ** min(self._failures, 30), LONGEST_SECONDS)
+        pause = min(self._first * 2.0 ** min(self._failures, 30), self._longest)
         self._failures += 1
         return pause * (1 - self._chance() / 2)
 

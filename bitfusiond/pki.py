@@ -13,7 +13,6 @@ A CA of which no key is here signs nothing any more.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from bitfusiond.core.certificates import rotation
 from bitfusiond.core.certificates.rotation import Authority, Keyring, Lives, Span, Step
+from bitfusiond.core.text import from_base64
 
 CA_CRT = "ca.crt"
 CA_KEY = "ca.key"
@@ -92,22 +92,22 @@ def decode(data: Mapping[str, str]) -> Vault:
     A ``next.key`` or ``signing-since`` that makes no sense is as good as none: another next CA is made when one is
     needed, and CAs of the past stay trusted for longer.
     """
-    trusted = certificates_of(_bytes(data, CA_CRT))
-    signing = _issuer(trusted, _bytes(data, CA_KEY), CA_KEY)
+    trusted = certificates_of(from_base64(data.get(CA_CRT)))
+    signing = _issuer(trusted, from_base64(data.get(CA_KEY)), CA_KEY)
     following: Issuer | None
     try:
-        following = _issuer(trusted, _bytes(data, NEXT_KEY), NEXT_KEY)
+        following = _issuer(trusted, from_base64(data.get(NEXT_KEY)), NEXT_KEY)
     except BrokenError:
         following = None
     if following is not None and following.certificate == signing.certificate:
         following = None
-    since = _bytes(data, SIGNING_SINCE)
+    since = from_base64(data.get(SIGNING_SINCE))
     return Vault(trusted, signing, following, float(since) if re.fullmatch(rb"\d{1,12}", since) else None)
 
 
 def remains(data: Mapping[str, str]) -> tuple[x509.Certificate, ...]:
     """The CA certificates that are in a Secret, broken or not."""
-    return certificates_of(_bytes(data, CA_CRT))
+    return certificates_of(from_base64(data.get(CA_CRT)))
 
 
 def certificates_of(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -240,13 +240,6 @@ def _key_id(key: ec.EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-
-
-def _bytes(data: Mapping[str, str], key: str) -> bytes:
-    try:
-        return base64.b64decode(data.get(key) or "", validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        return b""
 
 
 def _issuer(trusted: tuple[x509.Certificate, ...], pem: bytes, name: str) -> Issuer:

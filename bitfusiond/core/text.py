@@ -1,7 +1,9 @@
-"""Other people's text inside our own: shown in a message, cut to a length, put on one line."""
+"""Other people's text: shown in a message of ours, cut to a length, put on one line, out of base64."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 
 _SHOWN = 80  # characters of a user's value that a message repeats
@@ -29,3 +31,11 @@ def shown(value: object) -> str:
     else:
         written = json.dumps(value, default=str)
     return cut(written, _SHOWN)
+
+
+def from_base64(value: object) -> bytes:
+    """What the base64 text ``value`` holds, as in a Secret or a caBundle; nothing where it is no such text."""
+    try:
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else b""
+    except (binascii.Error, ValueError):
+        return b""

@@ -24,9 +24,10 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 
 from bitfusiond import __version__
+from bitfusiond.core.text import one_line
 from bitfusiond.kube import Change, Listing, Object, Resource, UnavailableError
 from bitfusiond.kube import kubeconfig as kubeconfigs
-from bitfusiond.kube.status import error_of, one_line
+from bitfusiond.kube.status import LONGEST, error_of
 
 REQUEST_SECONDS = 5.0
 # A page of a long list: the API server has to read it from etcd first.
@@ -324,7 +325,7 @@ def _reason(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, socket.gaierror | ConnectionError | TimeoutError) and seen.args:
-            return one_line(str(seen.args[-1]))
+            return one_line(str(seen.args[-1]), LONGEST)
         seen = seen.__cause__ or seen.__context__
     # The client makes an ApiException of status 0 of what is wrong with a certificate.
-    return one_line(str(error.reason if isinstance(error, ApiException) else error))
+    return one_line(str(error.reason if isinstance(error, ApiException) else error), LONGEST)

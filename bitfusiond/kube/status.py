@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bitfusiond.core.text import one_line
 from bitfusiond.kube import (
     ClusterError,
     ConflictError,
@@ -24,25 +25,19 @@ _CLASSES: dict[int, type[ClusterError]] = {
     410: ExpiredError,
     429: UnavailableError,
 }
-_LONGEST = 1000
+LONGEST = 1000  # characters of a message of the API server
 
 
 def error_of(code: int, data: bytes, method: str) -> ClusterError:
     """The ClusterError of an HTTP status from 300 on, or of the code in a watch's ERROR event."""
     status = _status(data)
-    message = one_line(str(status.get("message") or data.decode(errors="replace"))) or f"HTTP status {code}"
+    message = one_line(str(status.get("message") or data.decode(errors="replace")), LONGEST) or f"HTTP status {code}"
     kind = _CLASSES.get(code) or (InvalidError if 400 <= code < 500 else UnavailableError)
     if code == 409 and method == "POST" and status.get("reason") == "Conflict":
         # A create conflicts only with what is there (reason AlreadyExists). This one means that two requests counted
         # up the same ResourceQuota.
         kind = UnavailableError
     return kind(message)
-
-
-def one_line(text: str) -> str:
-    """``text`` without line breaks, and not too long for a log or a message to a user."""
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _status(data: bytes) -> dict[str, Any]:

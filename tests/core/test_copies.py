@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens import copies
-from bitfusiond.core.tokens.copies import TOKENS, Content, Create, Decision, Leave, Missing, Refuse, State, Update
+from bitfusiond.core.tokens.copies import TOKENS, Content, Copy, Create, Decision, Leave, Missing, Refuse, State, Update
 
 HOME = "kube-system"
 CA, CLIENT, SERVERS = TOKENS
@@ -40,8 +40,8 @@ def source(value: str = "new", origin: str = f"{HOME}/{CA.secret}") -> Content:
 
 
 def decide(there: Secret | None, given_source: Content | Missing | None = None, **more: Any) -> Decision:
-    found = None if there is None else copies.look(there, CA)
-    return copies.decide(CA, "team", found, given_source or source(), HOME, **more)
+    stored = None if there is None else copies.summarize(there, CA)
+    return copies.decide(Copy(CA, "team", stored, given_source or source(), HOME, **more))
 
 
 def stored(body: Secret) -> Secret:
@@ -118,14 +118,14 @@ def test_a_copy_in_the_token_namespace_is_no_source_but_a_source_that_carries_th
     for origin in (None, f"{HOME}/{CA.secret}"):
         labelled = secret(HOME, CA.secret, marked(origin), ca_crt="x")
         assert isinstance(copies.content(CA, {CA.secret: labelled}, HOME), Content)
-        assert isinstance(copies.decide(CA, HOME, copies.look(labelled, CA), source("y"), HOME), Leave)
+        assert isinstance(copies.decide(Copy(CA, HOME, copies.summarize(labelled, CA), source("y"), HOME)), Leave)
 
 
 def test_a_source_shows_no_content_when_printed() -> None:
     there = source("sensitive")
     assert there.data not in repr(there)
     assert there.data not in repr(decide(None, there))
-    assert there.data not in repr(copies.look(secret("team", CA.secret, ca_crt="sensitive"), CA))
+    assert there.data not in repr(copies.summarize(secret("team", CA.secret, ca_crt="sensitive"), CA))
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------
@@ -204,9 +204,9 @@ def test_the_copy_of_another_installation_is_left_alone_until_its_source_is_gone
 
 
 def test_only_an_admission_takes_over_a_copy_of_nobody() -> None:
-    there = copies.look(secret("team", CA.secret, marked(None), ca_crt="old"), CA)
-    assert copies.state(there, CA, source(), HOME) is State.ABANDONED
-    assert isinstance(copies.decide(CA, "team", there, source(), HOME), Update)
+    there = copies.summarize(secret("team", CA.secret, marked(None), ca_crt="old"), CA)
+    assert copies.state(Copy(CA, "team", there, source(), HOME)) is State.ABANDONED
+    assert isinstance(copies.decide(Copy(CA, "team", there, source(), HOME)), Update)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_after_one_write_nothing_is_left_to_do(there: Secret | None, lives: bool
     if isinstance(decision, Create | Update):
         after = stored(decision.body)
         assert isinstance(decide(after, origin_lives=lives), Leave)
-        assert copies.state(copies.look(after, CA), CA, source(), HOME) is State.CURRENT
+        assert copies.state(Copy(CA, "team", copies.summarize(after, CA), source(), HOME)) is State.CURRENT
         assert isinstance(decide(after, source("newer"), origin_lives=lives), Update)
 
 

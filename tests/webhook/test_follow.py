@@ -281,7 +281,7 @@ async def test_only_what_is_kept_is_handed_on(autojump_clock: trio.testing.MockC
 
 
 def test_pauses_double_up_to_the_longest_and_are_cut_by_up_to_a_half() -> None:
-    longest, shortest = Backoff(lambda: 0.0), Backoff(lambda: 1.0)
+    longest, shortest = Backoff(chance=lambda: 0.0), Backoff(chance=lambda: 1.0)
     pauses = [longest.failed() for _ in range(40)]
     assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
     assert pauses[-1] == pacing.LONGEST_SECONDS

@@ -25,8 +25,6 @@ ever deletes a Secret, so bitfusiond needs no permission to.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +33,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
+from bitfusiond.core.text import from_base64
 
 # Of what others wrote into our copy's metadata, this is kept; kubectl's annotation repeats the content.
 _KEPT_METADATA = ("uid", "labels", "annotations", "ownerReferences", "finalizers")
@@ -70,7 +70,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Summary:
     """A Secret with the name of a token's, as far as decisions need it: its content only as a digest.
 
     ``digest`` is None where the token's key is missing or empty. ``exact``: that key alone, and its annotation agrees.
@@ -100,14 +100,14 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    body: dict[str, Any] = field(repr=False)
+    body: Json = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """``body`` carries the resourceVersion that was looked at, so that a change in between is a conflict."""
 
-    body: dict[str, Any] = field(repr=False)
+    body: Json = field(repr=False)
 
 
 class Leave:
@@ -181,14 +181,14 @@ def _kubectl_create(token: Token, token_namespace: str) -> str:
     return f"kubectl create secret generic {token.secret} --namespace {token_namespace} --from-file={token.file}"
 
 
-def look(secret: Mapping[str, Any], token: Token) -> Found:
+def summarize(secret: Mapping[str, Any], token: Token) -> Summary:
     """What decisions need to know of ``secret``, which has the token's name; the content is not kept."""
     metadata = secret["metadata"]
     data = secret.get("data") or {}
     digest = _digest(data.get(token.file))
     annotations = _annotations(metadata)
     labelled = _labelled(metadata)
-    return Found(
+    return Summary(
         namespace=metadata["namespace"],
         resource_version=metadata["resourceVersion"],
         labelled=labelled,
@@ -201,82 +201,93 @@ def look(secret: Mapping[str, Any], token: Token) -> Found:
     )
 
 
-def state(
-    found: Found, token: Token, source: Content | Missing, token_namespace: str, *, origin_lives: bool = True
-) -> State:
-    """``origin_lives``: whether the Secret that ``found`` was copied from is there, where that can be seen."""
-    here = f"{token_namespace}/{token.secret}"
-    if not found.labelled or (found.namespace == token_namespace and (found.origin or here) == here):
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A token's Secret in a namespace, and all that decides what becomes of it.
+
+    ``stored`` is what is there, None = nothing. ``origin_lives``: whether the Secret that it was copied from is there,
+    where that can be seen.
+    """
+
+    token: Token
+    namespace: str
+    stored: Summary | None
+    source: Content | Missing
+    token_namespace: str
+    origin_lives: bool = True
+
+    @property
+    def where(self) -> str:
+        return f"Secret {self.namespace}/{self.token.secret}"
+
+
+def state(copy: Copy) -> State:
+    """What a Secret that is there is to us; one that is not there is stale."""
+    stored, source = copy.stored, copy.source
+    if stored is None:
+        return State.STALE
+    here = f"{copy.token_namespace}/{copy.token.secret}"
+    if not stored.labelled or (copy.namespace == copy.token_namespace and (stored.origin or here) == here):
         return State.UNMANAGED
-    origin_namespace, _, origin_name = (found.origin or "").partition("/")
-    if origin_namespace != token_namespace:
-        return State.OTHER_INSTALLATION if origin_namespace and origin_name and origin_lives else State.ABANDONED
+    origin_namespace, _, origin_name = (stored.origin or "").partition("/")
+    if origin_namespace != copy.token_namespace:
+        return State.OTHER_INSTALLATION if origin_namespace and origin_name and copy.origin_lives else State.ABANDONED
     if isinstance(source, Missing):
         return State.SOURCELESS
-    current = found.exact and found.digest == source.digest and found.origin == source.origin
-    return State.CURRENT if current and found.type == "Opaque" else State.STALE
+    current = stored.exact and stored.digest == source.digest and stored.origin == source.origin
+    return State.CURRENT if current and stored.type == "Opaque" else State.STALE
 
 
-def decide(
-    token: Token,
-    namespace: str,
-    found: Found | None,
-    source: Content | Missing,
-    token_namespace: str,
-    *,
-    origin_lives: bool = True,
-) -> Decision:
-    """What a pod in ``namespace`` needs. ``found`` is the Secret of the token's name there, if there is one."""
-    if found is None:
-        if isinstance(source, Missing):
-            return Refuse(source.message)
-        return Create(_body(token, namespace, source, {}))
-    match state(found, token, source, token_namespace, origin_lives=origin_lives):
+def decide(copy: Copy) -> Decision:
+    """What a pod in the copy's namespace needs."""
+    if copy.stored is None:
+        if isinstance(copy.source, Missing):
+            return Refuse(copy.source.message)
+        return Create(_body(copy, copy.source, {}))
+    match state(copy):
         case State.CURRENT:
             return Leave()
         case State.UNMANAGED:
-            return _others(found, token, "which bitfusiond does not manage")
+            return _others(copy, copy.stored, "which bitfusiond does not manage")
         case State.OTHER_INSTALLATION:
-            return _others(found, token, f"a copy of {found.origin} by another bitfusiond")
-    return _follow(found, token, source)
+            return _others(copy, copy.stored, f"a copy of {copy.stored.origin} by another bitfusiond")
+    return _follow(copy, copy.stored)
 
 
-def _others(found: Found, token: Token, whose: str) -> Leave | Refuse:
-    if found.digest is not None:
+def _others(copy: Copy, stored: Summary, whose: str) -> Leave | Refuse:
+    if stored.digest is not None:
         return Leave()
     # The kubelet would wait for the key for ever, and the pod with it.
     return Refuse(
-        f"Secret {found.namespace}/{token.secret}, {whose}, has nothing under the key {token.file}: add it, or delete"
-        " the Secret to get a copy"
+        f"{copy.where}, {whose}, has nothing under the key {copy.token.file}: add it, or delete the Secret to get a"
+        " copy"
     )
 
 
-def _follow(found: Found, token: Token, source: Content | Missing) -> Update | Refuse:
-    if isinstance(source, Missing):
-        return Refuse(source.message)
-    if found.immutable or found.type != "Opaque":
+def _follow(copy: Copy, stored: Summary) -> Update | Refuse:
+    if isinstance(copy.source, Missing):
+        return Refuse(copy.source.message)
+    if stored.immutable or stored.type != "Opaque":
         # The API server lets nobody change the content of an immutable Secret, nor any Secret's type.
-        why = "is immutable" if found.immutable else f"is of type {found.type} instead of Opaque"
-        where = f"Secret {found.namespace}/{token.secret}"
-        return Refuse(f"{where}, a copy that bitfusiond must bring up to date, {why}: delete it")
-    metadata = {**found.metadata, "resourceVersion": found.resource_version}
-    return Update(_body(token, found.namespace, source, metadata))
+        why = "is immutable" if stored.immutable else f"is of type {stored.type} instead of Opaque"
+        return Refuse(f"{copy.where}, a copy that bitfusiond must bring up to date, {why}: delete it")
+    return Update(_body(copy, copy.source, {**stored.metadata, "resourceVersion": stored.resource_version}))
 
 
-def _body(token: Token, namespace: str, source: Content, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _body(copy: Copy, source: Content, metadata: Mapping[str, Any]) -> Json:
     annotations = {names.COPIED_FROM: source.origin, names.CONTENT_SHA256: source.digest}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
             **metadata,
-            "name": token.secret,
-            "namespace": namespace,
+            "name": copy.token.secret,
+            "namespace": copy.namespace,
             "labels": {**(metadata.get("labels") or {}), names.MANAGED_BY: names.MANAGED_BY_US},
             "annotations": {**(metadata.get("annotations") or {}), **annotations},
         },
         "type": "Opaque",
-        "data": {token.file: source.data},
+        "data": {copy.token.file: source.data},
     }
 
 
@@ -288,7 +299,7 @@ def _annotations(metadata: Mapping[str, Any]) -> Mapping[str, str]:
     return metadata.get("annotations") or {}
 
 
-def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(metadata: Mapping[str, Any]) -> Json:
     kept = {key: metadata[key] for key in _KEPT_METADATA if metadata.get(key)}
     if "annotations" in kept:
         kept["annotations"] = {key: value for key, value in kept["annotations"].items() if key != _LAST_APPLIED}
@@ -297,8 +308,5 @@ def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(data: object) -> str | None:
     """SHA-256 of what the base64 ``data`` holds, as ``sha256sum`` prints it; None for nothing but blanks."""
-    try:
-        raw = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
-    except (binascii.Error, ValueError):
-        return None
-    return hashlib.sha256(raw).hexdigest() if raw.strip() else None
+    content = from_base64(data)
+    return hashlib.sha256(content).hexdigest() if content.strip() else None

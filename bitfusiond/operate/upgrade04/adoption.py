@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens import copies
-from bitfusiond.core.tokens.copies import BY_SECRET, Content, State
+from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, State
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 
@@ -42,12 +42,13 @@ def sort(secrets: Iterable[Json], sources: Mapping[str, Json]) -> Unknown:
     for secret in secrets:
         token = BY_SECRET[secret["metadata"]["name"]]
         source = copies.content(token, sources, TOKEN_NAMESPACE)
-        found = copies.look(secret, token)
-        if not isinstance(source, Content) or copies.state(found, token, source, TOKEN_NAMESPACE) != State.UNMANAGED:
+        stored = copies.summarize(secret, token)
+        copy = Copy(token, stored.namespace, stored, source, TOKEN_NAMESPACE)
+        if not isinstance(source, Content) or copies.state(copy) != State.UNMANAGED:
             continue
-        if found.immutable or found.type != "Opaque":
+        if stored.immutable or stored.type != "Opaque":
             unknown.fixed.append(ref(secret))
-        elif found.digest == source.digest and set(secret.get("data") or {}) == {token.file}:
+        elif stored.digest == source.digest and set(secret.get("data") or {}) == {token.file}:
             unknown.same.append(secret)
         else:
             unknown.other.append(secret)
@@ -63,7 +64,7 @@ def adopted(secret: Json, sources: Mapping[str, Json]) -> Json:
     metadata = secret["metadata"]
     token = BY_SECRET[metadata["name"]]
     source = copies.content(token, sources, TOKEN_NAMESPACE)
-    digest = copies.look(secret, token).digest
+    digest = copies.summarize(secret, token).digest
     origin = source.origin if isinstance(source, Content) else f"{TOKEN_NAMESPACE}/{token.secret}"
     return {
         "apiVersion": "v1",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens import copies
-from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, State, Token
+from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, State, Token
 from bitfusiond.operate import checks, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, ref
@@ -57,17 +57,17 @@ def copied(found: Iterable[Json], secrets: dict[str, Json]) -> list[Row]:
 def _copy(secret: Json, token: Token, secrets: Mapping[str, Json]) -> Row | None:
     what = ref(secret)
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
-    looked = copies.look(secret, token)
+    stored = copies.summarize(secret, token)
     delete = f"kubectl delete {what.words}"
-    fixed = looked.immutable or looked.type != "Opaque"
-    other = isinstance(source, Content) and looked.digest != source.digest
+    fixed = stored.immutable or stored.type != "Opaque"
+    other = isinstance(source, Content) and stored.digest != source.digest
     row: tuple[str, str, str] | None = None
-    match copies.state(looked, token, source, TOKEN_NAMESPACE):
+    match copies.state(Copy(token, stored.namespace, stored, source, TOKEN_NAMESPACE)):
         case State.STALE if fixed:
             row = WRONG, "stale, and immutable or of another type: it cannot follow its source", delete
         case State.STALE:
             row = WRONG, "stale: the webhook has not brought it up to date", LOGS
-        case State.UNMANAGED if looked.digest is None:
+        case State.UNMANAGED if stored.digest is None:
             row = WRONG, f"not managed by bitfusiond, and nothing under the key {token.file}", delete
         case State.UNMANAGED if other:
             whose = f"stale, or a token of {what.namespace}'s own"

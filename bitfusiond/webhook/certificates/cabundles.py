@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from cryptography import x509
 
 from bitfusiond import logs, pki
+from bitfusiond.core.text import from_base64
 from bitfusiond.kube import MUTATING, VALIDATING, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
 
 FIELD_MANAGER = "bitfusiond-certificates"
@@ -73,7 +73,7 @@ async def read(cluster: Cluster, target: Target, namespace: str) -> Held | None:
         return None
     clients = {each.get("name"): each.get("clientConfig") or {} for each in configuration.get("webhooks") or ()}
     bundles = {
-        name: _decoded(clients[name].get("caBundle"))
+        name: from_base64(clients[name].get("caBundle"))
         for name in target.webhooks
         if name in clients and (clients[name].get("service") or {}).get("namespace", namespace) == namespace
     }
@@ -122,10 +122,3 @@ def _only_ca_bundles(target: Target, held: Held, pem: bytes) -> Object:
         "metadata": {"name": target.name, **metadata},
         "webhooks": [{"name": name, "clientConfig": {"caBundle": bundle}} for name in held.bundles],
     }
-
-
-def _decoded(text: object) -> bytes:
-    try:
-        return base64.b64decode(text) if isinstance(text, str) else b""
-    except (binascii.Error, ValueError):
-        return b""

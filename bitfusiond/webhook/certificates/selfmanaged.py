@@ -33,6 +33,7 @@ from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.http import tls
 from bitfusiond.kube import SECRETS, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
 from bitfusiond.kube.follow import WatchState, follow
+from bitfusiond.pacing import Repeats
 from bitfusiond.pki import BrokenError, Vault
 from bitfusiond.webhook.certificates import cabundles
 from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
@@ -318,19 +319,18 @@ class _Trouble:
 
     def __init__(self) -> None:
         self.last: str | None = None
-        self._said_at = 0.0
+        self._repeats = Repeats(_REPEAT_SECONDS)
 
     def say(self, message: str) -> None:
-        now = trio.current_time()
-        if message != self.last or now - self._said_at >= _REPEAT_SECONDS:
+        if self._repeats.is_due(trio.current_time(), message):
             _log.error("certificates cannot be kept", message=message)
-            self._said_at = now
         self.last = message
 
     def over(self) -> None:
         if self.last is not None:
             _log.info("certificates are kept again")
         self.last = None
+        self._repeats.reset()
 
 
 class _Metrics:

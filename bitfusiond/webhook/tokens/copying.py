@@ -27,7 +27,7 @@ class Problem(Exception):  # noqa: N818 - for a person, and often not ours
         self.passing = passing
 
 
-async def bring(cluster: Cluster, inventory: Inventory, key: Key) -> bool:
+async def ensure_copy(cluster: Cluster, inventory: Inventory, key: Key) -> bool:
     """Create or update the copy if that is due; whether it wrote. Raises Problem.
 
     Any number of replicas may do so at once: the API server refuses all but the first (409), and they look again.
@@ -55,7 +55,7 @@ async def _write(cluster: Cluster, inventory: Inventory, key: Key, write: Create
         else:
             stored = await cluster.replace(SECRETS, namespace, name, write.body)
     except ConflictError:
-        await _look_again(cluster, inventory, key)
+        await _read_again(cluster, inventory, key)
         return False
     except NotFoundError:
         if isinstance(write, Create):
@@ -66,7 +66,7 @@ async def _write(cluster: Cluster, inventory: Inventory, key: Key, write: Create
     return True
 
 
-async def _look_again(cluster: Cluster, inventory: Inventory, key: Key) -> None:
+async def _read_again(cluster: Cluster, inventory: Inventory, key: Key) -> None:
     try:
         inventory.observe(await cluster.get(SECRETS, key.namespace, key.token.secret))
     except NotFoundError:

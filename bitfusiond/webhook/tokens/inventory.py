@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens import copies
-from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Decision, Found, Missing, State, Token
+from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, Decision, Missing, State, Summary, Token
 from bitfusiond.kube import Object
 
 SOURCE_NAMES = (*BY_SECRET, names.EARLIER_TOKEN_SECRET)
@@ -34,9 +34,9 @@ class Inventory:
         self._now = now
         self._sources: dict[str, Object] = {}
         self._contents: dict[Token, Content | Missing] = {}
-        self._found: dict[str, dict[str, Found]] = {token.secret: {} for token in TOKENS}
+        self._stored: dict[str, dict[str, Summary]] = {token.secret: {} for token in TOKENS}
         self._stale: dict[Key, float] = {}
-        self._weigh_sources()
+        self._refresh_sources()
 
     # --- what happened --------------------------------------------------------------------------------------------
 
@@ -59,24 +59,24 @@ class Inventory:
         if _older(metadata["resourceVersion"], self._version(namespace, name)):
             return
         if name in BY_SECRET:
-            self._found[name][namespace] = copies.look(secret, BY_SECRET[name])
+            self._stored[name][namespace] = copies.summarize(secret, BY_SECRET[name])
         if namespace == self.token_namespace:
             # managedFields and the like would only take memory.
             kept = {key: value for key, value in metadata.items() if key != "managedFields"}
             self._sources[name] = {"metadata": kept, "data": secret.get("data")}
-            self._weigh_sources()
+            self._refresh_sources()
         if name in BY_SECRET:
-            self._weigh(Key(namespace, BY_SECRET[name]))
+            self._refresh_staleness(Key(namespace, BY_SECRET[name]))
 
     def forget(self, namespace: str, name: str, resource_version: str | None = None) -> None:
         """There is no such Secret, or was none at ``resource_version``."""
         if resource_version is not None and _older(resource_version, self._version(namespace, name)):
             return
         if name in BY_SECRET:
-            self._found[name].pop(namespace, None)
-            self._weigh(Key(namespace, BY_SECRET[name]))
+            self._stored[name].pop(namespace, None)
+            self._refresh_staleness(Key(namespace, BY_SECRET[name]))
         if namespace == self.token_namespace and self._sources.pop(name, None) is not None:
-            self._weigh_sources()
+            self._refresh_sources()
 
     # --- what is ----------------------------------------------------------------------------------------------------
 
@@ -87,13 +87,10 @@ class Inventory:
 
     def decide(self, key: Key) -> Decision:
         """What a pod in the namespace needs."""
-        found = self._found[key.token.secret].get(key.namespace)
-        source = self._contents[key.token]
-        lives = found is None or self._origin_lives(found)
-        return copies.decide(key.token, key.namespace, found, source, self.token_namespace, origin_lives=lives)
+        return copies.decide(self._copy(key))
 
     def exists(self, key: Key) -> bool:
-        return key.namespace in self._found[key.token.secret]
+        return key.namespace in self._stored[key.token.secret]
 
     def stale(self) -> dict[Key, float]:
         """Copies of ours that are behind their source, and since when.
@@ -105,9 +102,9 @@ class Inventory:
     def states(self) -> Counter[State]:
         """How many Secrets of the tokens' names are in which state, the sources left out."""
         return Counter(
-            self._state(Key(namespace, token), found)
+            copies.state(self._copy(Key(namespace, token)))
             for token in TOKENS
-            for namespace, found in self._found[token.secret].items()
+            for namespace in self._stored[token.secret]
             if namespace != self.token_namespace
         )
 
@@ -115,40 +112,42 @@ class Inventory:
 
     def _namespaces(self, name: str) -> Iterator[str]:
         if name in BY_SECRET:
-            yield from self._found[name]
+            yield from self._stored[name]
         elif name in self._sources:
             yield self.token_namespace
 
     def _version(self, namespace: str, name: str) -> str | None:
-        found = self._found[name].get(namespace) if name in BY_SECRET else None
+        found = self._stored[name].get(namespace) if name in BY_SECRET else None
         if found is not None:
             return found.resource_version
         if namespace == self.token_namespace and name in self._sources:
             return str(self._sources[name]["metadata"]["resourceVersion"])
         return None
 
-    def _origin_lives(self, found: Found) -> bool:
-        namespace, _, name = (found.origin or "").partition("/")
-        # The earlier Secret is watched in our token namespace only: elsewhere it may be there.
-        return name not in BY_SECRET or namespace in self._found[name]
-
-    def _state(self, key: Key, found: Found) -> State:
+    def _copy(self, key: Key) -> Copy:
+        stored = self._stored[key.token.secret].get(key.namespace)
         source = self._contents[key.token]
-        return copies.state(found, key.token, source, self.token_namespace, origin_lives=self._origin_lives(found))
+        lives = stored is None or self._origin_lives(stored)
+        return Copy(key.token, key.namespace, stored, source, self.token_namespace, lives)
 
-    def _weigh_sources(self) -> None:
+    def _origin_lives(self, stored: Summary) -> bool:
+        namespace, _, name = (stored.origin or "").partition("/")
+        # The earlier Secret is watched in our token namespace only: elsewhere it may be there.
+        return name not in BY_SECRET or namespace in self._stored[name]
+
+    def _refresh_sources(self) -> None:
         contents = {token: copies.content(token, self._sources, self.token_namespace) for token in TOKENS}
         changed = [token for token in TOKENS if contents[token] != self._contents.get(token)]
         if not changed:
             return
         self._contents = contents
         for token in changed:
-            for namespace in self._found[token.secret]:
-                self._weigh(Key(namespace, token))
+            for namespace in self._stored[token.secret]:
+                self._refresh_staleness(Key(namespace, token))
 
-    def _weigh(self, key: Key) -> None:
-        found = self._found[key.token.secret].get(key.namespace)
-        if found is not None and self._allowed(key.namespace) and self._state(key, found) is State.STALE:
+    def _refresh_staleness(self, key: Key) -> None:
+        is_stale = self.exists(key) and copies.state(self._copy(key)) is State.STALE
+        if is_stale and self._allowed(key.namespace):
             self._stale.setdefault(key, self._now())
         else:
             self._stale.pop(key, None)

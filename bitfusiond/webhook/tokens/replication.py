@@ -26,7 +26,8 @@ from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
 from bitfusiond.kube.follow import WatchState, follow
-from bitfusiond.webhook.tokens.copying import Problem, bring
+from bitfusiond.pacing import Backoff, Repeats
+from bitfusiond.webhook.tokens.copying import Problem, ensure_copy
 from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
 from bitfusiond.webhook.tokens.metrics import Metrics
 
@@ -58,6 +59,14 @@ class _Flight:
         self.problems = ["bitfusiond is stopping: try again"]
 
 
+class _Retry:
+    """When a copy that could not be written is tried again."""
+
+    def __init__(self) -> None:
+        self.backoff = Backoff(*_RETRY_SECONDS)
+        self.due_at = 0.0
+
+
 class Replication:
     """The copies of the token Secrets.
 
@@ -85,10 +94,10 @@ class Replication:
         self._for_pods = trio.CapacityLimiter(_AT_ONCE_FOR_PODS)
         self._admitted: dict[str, float] = {}
         self._lost: set[Key] = set()
-        self._retries: dict[Key, tuple[int, float]] = {}
+        self._retries: dict[Key, _Retry] = {}
         self._wake = trio.Event()
         self._told: dict[Token, Content | Missing] = {}
-        self._said: tuple[set[str], float] = (set(), 0.0)
+        self._repeats = Repeats(_REPEAT_SECONDS)
 
     # --- for admissions -----------------------------------------------------------------------------------------------
 
@@ -128,19 +137,19 @@ class Replication:
         if flight is None and self._nursery is not None:
             flight = self._flights[namespace] = _Flight()
             # Not in the task that asks: its connection may go away while others wait.
-            self._nursery.start_soon(self._fly, namespace, flight)
+            self._nursery.start_soon(self._ensure_namespace, namespace, flight)
         if flight is None:
             return ["bitfusiond is not running: try again"]
         await flight.done.wait()
         return flight.problems
 
-    async def _fly(self, namespace: str, flight: _Flight) -> None:
+    async def _ensure_namespace(self, namespace: str, flight: _Flight) -> None:
         problems: dict[Token, str] = {}
 
-        async def bring_one(token: Token) -> None:
+        async def ensure_one(token: Token) -> None:
             async with self._for_pods:
                 try:
-                    await self._bring_patiently(Key(namespace, token))
+                    await self._ensure_patiently(Key(namespace, token))
                 except Problem as problem:
                     self._metrics.failures.labels(problem.reason).inc()
                     problems[token] = str(problem)
@@ -149,7 +158,7 @@ class Replication:
             with trio.move_on_after(ENSURE_SECONDS) as deadline:
                 async with trio.open_nursery() as nursery:
                     for token in TOKENS:
-                        nursery.start_soon(bring_one, token)
+                        nursery.start_soon(ensure_one, token)
             if deadline.cancelled_caught:
                 self._metrics.failures.labels("unavailable").inc()
                 problems[TOKENS[0]] = (
@@ -160,10 +169,10 @@ class Replication:
             del self._flights[namespace]
             flight.done.set()
 
-    async def _bring_patiently(self, key: Key) -> None:
+    async def _ensure_patiently(self, key: Key) -> None:
         for failures in range(1, _TRIES + 1):
             try:
-                await bring(self._cluster, self._inventory, key)
+                await ensure_copy(self._cluster, self._inventory, key)
             except Problem as problem:
                 if not problem.passing or failures == _TRIES:
                     raise
@@ -238,7 +247,7 @@ class Replication:
         if self._not_listed or self._told == self._inventory.contents:
             return
         self._retries.clear()
-        self._said = (set(), 0.0)
+        self._repeats.reset()
         before, self._told = self._told, self._inventory.contents
         for token, source in self._told.items():
             if source == before.get(token):
@@ -257,7 +266,7 @@ class Replication:
         stale = self._inventory.stale()
         behind = {*stale, *self._lost}
         self._retries = {key: retry for key, retry in self._retries.items() if key in behind}
-        due_at = {key: self._retries[key][1] if key in self._retries else now for key in behind}
+        due_at = {key: self._retries[key].due_at if key in self._retries else now for key in behind}
         if not any(due <= now for due in due_at.values()):
             with trio.move_on_at(min(due_at.values(), default=float("inf"))):
                 await self._wake.wait()
@@ -286,10 +295,8 @@ class Replication:
             for _ in range(min(_AT_ONCE_FOR_ROTATION, len(due))):
                 nursery.start_soon(work)
         now = trio.current_time()
-        if problems and problems.keys() <= self._said[0] and now < self._said[1] + _REPEAT_SECONDS:
+        if problems and not self._repeats.is_due(now, " ".join(sorted(problems))):
             return
-        if problems:
-            self._said = (set(problems), now)
         say = _log.warning if problems else _log.info
         say(
             "token copies written",
@@ -304,16 +311,14 @@ class Replication:
         if key not in self._lost and not self._inventory.exists(key):
             return False  # deleted meanwhile: it comes back when a pod needs it
         try:
-            wrote = await bring(self._cluster, self._inventory, key)
+            wrote = await ensure_copy(self._cluster, self._inventory, key)
         except Problem as problem:
             if key in self._lost and problem.reason in _LOST_FOR_GOOD:
                 self._lost.discard(key)
                 return False
             self._metrics.failures.labels(problem.reason).inc()
-            failures = self._retries.get(key, (0, 0.0))[0]
-            first, longest = _RETRY_SECONDS
-            pause = min(first * 2 ** min(failures, 30), longest) * random.uniform(0.5, 1)  # noqa: S311 - no secret
-            self._retries[key] = (failures + 1, trio.current_time() + pause)
+            retry = self._retries.setdefault(key, _Retry())
+            retry.due_at = trio.current_time() + retry.backoff.failed()
             raise
         self._lost.discard(key)
         self._retries.pop(key, None)
