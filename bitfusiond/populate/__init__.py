@@ -1,7 +1,6 @@
 """``--role init``: one client distro and the token files, copied into a pod's volumes before its containers start.
 
-What is to be done is decided first (:mod:`bitfusiond.core.copyplan`), all of it, so that a missing file or a full
-volume is found before the first byte is copied. Killed at any point and run again, it ends right.
+What is missing is found before the first byte is copied. Killed at any point and run again, it ends right.
 """
 
 from bitfusiond.populate.service import run

@@ -2,69 +2,92 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import gc
 import os
+import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from bitfusiond import logs
 from bitfusiond.core.clients import packages
 from bitfusiond.core.clients.catalogue import Client, UnknownClientError
-from bitfusiond.core.copyplan import Entry
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
-from bitfusiond.populate import content, leftovers, listing, optlink, space, tokens, trees
-from bitfusiond.populate.stopping import Stop
-from bitfusiond.populate.trees import Tree
+from bitfusiond.populate import hidden, tokens, trees
+from bitfusiond.populate.copy import Tree
 from bitfusiond.settings import Init
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logs.Log("populate")
 
 
+class _Stopped(BaseException):
+    """A signal came. Not an Exception: logging, for one, would take that for an error of its own and go on."""
+
+
 def run(settings: Init) -> int:
-    """Fill the volumes; return 0.
+    """Fill the volumes; return 0. It is the last thing that this process does.
 
     Raises ConfigurationError for a client that the catalogue does not have, Failure for anything that is missing, full
-    or not allowed, and when SIGTERM or SIGINT comes before the end.
+    or not allowed, and at once when SIGTERM or SIGINT comes: status 0 would let the kubelet start the workload without
+    its client.
     """
     started = time.monotonic()
-    # Listings are many small objects, none of them in a cycle: looking for cycles only takes time.
-    gc.disable()
-    # Files and directories get their mode when they are made.
-    usual = os.umask(0)
-    with Stop() as stop:
+    os.umask(0)  # files and directories get their mode when they are made
+    try:
+        # In a container we are process 1, for which the kernel drops a signal that has no handler.
+        for each in _SIGNALS:
+            signal.signal(each, _stop)
         try:
-            _populate(settings, stop)
-        except OSError as error:
-            # Files are copied under a message of their own; this is for all that is done around them.
-            raise Failure(": ".join(str(part) for part in (error.filename, error.strerror) if part)) from None
+            _populate(settings)
         finally:
-            os.umask(usual)
-            gc.enable()
+            _ignore_signals()
+    except _Stopped as stopped:
+        raise Failure(f"stopped by {stopped} before the copy was whole") from None
+    except OSError as error:
+        # Files are copied under a message of their own; this is for all that is done around them.
+        raise Failure(": ".join(str(part) for part in (error.filename, error.strerror) if part)) from None
     _log.info("done", seconds=round(time.monotonic() - started, 3))
     return 0
 
 
-def _populate(settings: Init, stop: Stop) -> None:
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    _ignore_signals()
+    raise _Stopped(signal.Signals(number).name)
+
+
+def _ignore_signals() -> None:
+    """The end is near: a further signal would only spoil it."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _populate(settings: Init) -> None:
     client = _client(settings)
-    linked = optlink.fits(settings.opt_target, settings.distro_target)
-    problems = _directories(settings, linked=linked)
-    wanted = _distro(settings, client, problems)
+    linked = _may_be_link(settings.opt_target, settings.distro_target)
+    problems = _volume_problems(settings, linked=linked)
+    tree = _distro(settings, client, problems)
     token_files = tokens.read(settings.tokens, problems, wants_reachable=client.wants_reachable)
     if problems:
         raise Failure("; ".join(problems))
-    targets = [settings.distro_target] if linked else [settings.distro_target, settings.opt_target]
-    _make(targets)
-    with _alone(settings.distro_target):
-        _clear(targets)
-        _copy(_trees(settings, client.package, wanted, linked=linked), stop)
-        if linked:
-            optlink.make(settings.opt_target, settings.distro_target / client.package / packages.OPT)
-        tokens.write(token_files, settings.client_dir)
+    opt_volume = settings.opt_target.parent if linked else settings.opt_target
+    for each in (settings.distro_target, opt_volume):
+        each.mkdir(mode=0o777, exist_ok=True)  # the mode that the kubelet gives an emptyDir
+    _lock(settings.distro_target)
+    for each in {settings.distro_target, opt_volume, settings.client_dir}:
+        hidden.clear(str(each))
+    target, package = str(settings.distro_target), client.package
+    trees.place("distro", package, tree, str(settings.distros), target)
+    inside = f"{package}/{packages.OPT}"
+    if linked:
+        _link_opt(settings.opt_target, settings.distro_target / inside)
+    else:
+        opt = {path.removeprefix(f"{inside}/"): info for path, info in tree.items() if path.startswith(f"{inside}/")}
+        # The distro's own copy in the same volume gives its bytes; the image's are not the workload's to change.
+        trees.place("opt", package, opt, f"{target}/{inside}", str(settings.opt_target), link=True)
+    tokens.write(token_files, settings.client_dir)
 
 
 def _client(settings: Init) -> Client:
@@ -86,11 +109,19 @@ def _client(settings: Init) -> Client:
         ) from None
 
 
-def _directories(settings: Init, *, linked: bool) -> list[str]:
-    """What is wrong with the volumes' directories; opt may be to become a link."""
+def _volume_problems(settings: Init, *, linked: bool) -> list[str]:
+    """What is wrong with the volumes' directories.
+
+    Distro and opt may be two directories of one volume, still to be made; in ``/`` itself they would be the container's
+    own, which no workload ever sees.
+    """
+    volumes = {"--distro-target": settings.distro_target, "--opt-target": settings.opt_target}
+    if linked:
+        del volumes["--opt-target"]
     problems = []
-    for option, path in _volumes(settings).items():
-        if (linked and option == "--opt-target") or path.is_dir() or (option != "--client-dir" and _may_make(path)):
+    for option, path in {**volumes, "--client-dir": settings.client_dir}.items():
+        may_be_made = option in volumes and path.parent.is_dir() and not path.parent.samefile("/")
+        if path.is_dir() or (may_be_made and not os.path.lexists(path)):
             continue
         if path.exists():
             problem = "not a directory"
@@ -102,66 +133,22 @@ def _directories(settings: Init, *, linked: bool) -> list[str]:
     return problems
 
 
-def _volumes(settings: Init) -> dict[str, Path]:
-    return {
-        "--distro-target": settings.distro_target,
-        "--opt-target": settings.opt_target,
-        "--client-dir": settings.client_dir,
-    }
-
-
-def _may_make(target: Path) -> bool:
-    """Whether ``target`` is a directory to be made in a volume: distro and opt may be two directories of one.
-
-    In ``/`` itself it would be a directory of the container that no workload ever sees.
-    """
-    return not os.path.lexists(target) and target.parent.is_dir() and not target.parent.samefile("/")
-
-
-def _make(targets: Iterable[Path]) -> None:
-    """Make those of ``targets`` that are not there, with the mode that the kubelet gives an emptyDir."""
-    for target in targets:
-        target.mkdir(mode=0o777, exist_ok=True)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Holds the lock of ``directory``: two runs at once would take each other's hidden names away. Raises Failure."""
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            os.close(lock)
-            raise Failure(f"--distro-target: {directory}: another run is at work there: wait for its end") from None
-        # Not every filesystem has locks for directories; a pod has one run at a time anyway.
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _clear(targets: Iterable[Path]) -> None:
-    """Take away what a run left that was killed while it tried the ways."""
-    for target in targets:
-        for name in (content.PROBE, content.SAMPLE):
-            leftovers.remove(f"{target}/{name}")
-
-
-def _distro(settings: Init, client: Client, problems: list[str]) -> list[Entry]:
-    """The listing of the client's tree in the image."""
+def _distro(settings: Init, client: Client, problems: list[str]) -> Tree:
+    """The client's tree in the image."""
     where = settings.distros / client.package
-    wanted = listing.of(str(where), client.package)
-    if not wanted or not wanted[0].is_directory:
+    tree = trees.listed(str(settings.distros), client.package)
+    if not where.is_dir() or where.is_symlink():
         problems.append(
             f"--distros: there is no distro {client.package} (for os {client.os}, version {client.version}) "
             f"in {settings.distros}: {_there(settings.distros)}"
         )
-        return []
-    needed = {f"{client.package}/{name}": name for name in (packages.PROGRAM, packages.OPT)}
-    found = {needed[entry.path]: (entry.mode, entry.size) for entry in wanted if entry.path in needed}
+        return tree
+    needed = {name: tree.get(f"{client.package}/{name}") for name in (packages.PROGRAM, packages.OPT)}
+    found = {name: (info.st_mode, info.st_size) for name, info in needed.items() if info}
     problems += [f"--distros: {where} is not a whole client: {problem}" for problem in packages.shortcomings(found)]
-    return wanted
+    if strange := trees.uncopyable(tree):
+        problems.append(f"{settings.distros}: cannot copy the distro: {'; '.join(strange)}")
+    return tree
 
 
 def _there(distros: Path) -> str:
@@ -172,50 +159,37 @@ def _there(distros: Path) -> str:
     return "there are " + ", ".join(there) if there else "there is none at all"
 
 
-def _trees(settings: Init, package: str, wanted: list[Entry], *, linked: bool) -> list[Tree]:
-    """The distro, and where opt is a directory what is below its ``opt/bitfusion``, taken from the distro's copy."""
-    target = str(settings.distro_target)
-    found = [trees.look("distro", package, str(settings.distros), "", target, wanted)]
-    if not linked:
-        inside = f"{package}/{packages.OPT}/"
-        opt = [entry for entry in wanted if entry.path.startswith(inside)]
-        found.append(trees.look("opt", package, target, inside, str(settings.opt_target), opt))
-    return found
-
-
-def _copy(found: Iterable[Tree], stop: Stop) -> None:
-    planned: list[tuple[Tree, tuple[str, ...]]] = []
-    for tree in found:
-        trees.clear(tree)
-        planned.append((tree, _distro_ways(tree) if tree.what == "distro" else _opt_ways(tree)))
-    space.check((tree.target, tree.plan, ways[0]) for tree, ways in planned)
-    for tree, ways in planned:
-        stop.check()
-        if tree.is_there:
-            _log.info("already there", what=tree.what, package=tree.package, path=tree.target)
-        else:
-            trees.fill(tree, ways, stop)
-
-
-def _distro_ways(distro: Tree) -> tuple[str, ...]:
-    # Never a hard link: the workload writes to its volume, and the image is not its own.
-    ways = content.WAYS[1:]
-    sample = next((entry for entry in distro.plan.files if entry.size), None)
-    return content.ways_between(distro.route(sample.path)[0], distro.target, ways) if sample else ways
-
-
-def _opt_ways(opt: Tree) -> tuple[str, ...]:
-    if not opt.plan.files:
-        return content.WAYS
-    # The distro's copy is not there yet: a file of our own beside it tells as much, and an empty one needs no room.
-    sample = f"{opt.source}/{content.SAMPLE}"
+def _lock(directory: Path) -> None:
+    """Be alone in ``directory`` until this process ends: two runs would take each other's hidden names away."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.close(os.open(sample, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-    except OSError as error:
-        if error.errno not in content.FULL:
-            raise
-        return content.not_sharing(content.WAYS)
-    try:
-        return content.ways_between(sample, opt.target, content.WAYS)
-    finally:
-        os.unlink(sample)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failure(f"--distro-target: {directory}: another run is at work there: wait for its end") from None
+    except OSError:
+        pass  # not every filesystem has locks for directories; a pod has one run at a time anyway
+
+
+def _may_be_link(opt: Path, distro_target: Path) -> bool:
+    """Whether ``opt`` may be a link: it lies in the distro's directory, and is nothing yet or a link already.
+
+    One name in place of thousands. The workload mounts ``opt`` of the distro's volume as a ``subPath``: the kubelet
+    resolves symbolic links in it, refuses only those that lead out of the volume, and does so after we ended.
+    """
+    return (
+        (opt.is_symlink() or not opt.exists())
+        and opt.parent.is_dir()
+        and opt.parent.resolve().is_relative_to(distro_target.resolve())
+    )
+
+
+def _link_opt(opt: Path, tree: Path) -> None:
+    """Let ``opt`` lead to the directory ``tree``, wherever it led; logs ``linked opt``. Raises OSError."""
+    wanted = os.path.relpath(tree.resolve(), opt.parent.resolve())
+    if opt.is_symlink() and os.readlink(opt) == wanted:
+        _log.info("already there", what="opt", path=str(opt))
+        return
+    partial = hidden.name(str(opt.parent))
+    os.symlink(wanted, partial)
+    os.rename(partial, opt)
+    _log.info("linked opt", path=str(opt), to=wanted)

@@ -13,7 +13,7 @@ from bitfusiond.core import names
 from bitfusiond.core.clients import servers_conf
 from bitfusiond.errors import Failure
 from bitfusiond.files.read import load_yaml
-from bitfusiond.populate import leftovers
+from bitfusiond.populate import hidden
 
 _MODES = {names.CLIENT_YAML: 0o600}  # it holds the key of the client
 _MODE = 0o644
@@ -116,16 +116,14 @@ def _parse(text: str) -> tuple[object, str]:
 
 def _put(content: bytes, path: Path, mode: int) -> bool:
     """Whether ``path`` had to be written to hold ``content`` with ``mode``. Raises Failure."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        leftovers.remove(str(partial))  # a killed run's
         if _holds(content, path, mode):
             return False
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
+        partial = hidden.name(str(path.parent))
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
-            os.fchmod(descriptor, mode)
-        partial.rename(path)
+            os.fchmod(file.fileno(), mode)
+        os.rename(partial, path)
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}") from None
     return True
@@ -133,7 +131,6 @@ def _put(content: bytes, path: Path, mode: int) -> bool:
 
 def _holds(content: bytes, path: Path, mode: int) -> bool:
     try:
-        info = path.lstat()
-        return stat.S_ISREG(info.st_mode) and stat.S_IMODE(info.st_mode) == mode and path.read_bytes() == content
+        return path.lstat().st_mode == stat.S_IFREG | mode and path.read_bytes() == content
     except (FileNotFoundError, PermissionError):
         return False

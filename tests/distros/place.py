@@ -22,7 +22,7 @@ NOBODY = 65534
 # Another user may not be able to read this interpreter: the privileges go once everything is imported.
 UNPRIVILEGED = f"""
 import os, sys
-from bitfusiond import distros
+from bitfusiond.operate import distros
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

@@ -27,7 +27,7 @@ def hook(happens, arguments):
         if count == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-from bitfusiond import distros
+from bitfusiond.operate import distros
 sys.exit(distros.main(sys.argv[4:]))
 """
 MOMENTS = [

@@ -15,6 +15,7 @@ from typing import Any
 from tests.fakes.distro import make_distro
 
 PACKAGE = "bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb"
+OPT = {"VERSION", "bin", "lib", "lib64", "share"}  # what make_distro() puts below opt/bitfusion
 SERVERS_CONF = b"servers:\n- addresses:\n  - 10.202.122.248:56001\n"
 ENTRY = """\
 - BitfusionVersion: "{version}"
@@ -30,7 +31,7 @@ import os, signal, sys
 action, event, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 def hook(name, arguments):
     global count
-    if name != event or not (isinstance(arguments[0], int) or ".partial" in str(arguments)):
+    if name != event or not (isinstance(arguments[0], int) or ".bitfusiond-" in str(arguments)):
         return
     count -= 1
     if count == 0:
@@ -109,8 +110,8 @@ class Pod:
         return self.distro_target / PACKAGE
 
     @property
-    def partial(self) -> Path:
-        return self.distro_target / f".{PACKAGE}.partial"
+    def volumes(self) -> tuple[Path, Path, Path]:
+        return self.distro_target, self.opt_target, self.client_dir
 
     def catalogue(self, *entries: dict[str, str]) -> Path:
         path = self.directory / "clients.yaml"
@@ -138,6 +139,12 @@ class Pod:
     def run_below(self, prefix: tuple[str, ...]) -> Result:
         """Run under a command such as ``unshare``."""
         return self._result([*prefix, sys.executable, "-m", "bitfusiond", *self.arguments()])
+
+    def open_source(self) -> None:
+        """Let every user read what is in the image."""
+        for path in (*self.source.rglob("*"), self.tokens / "client.yaml"):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o444)
 
     def run_unprivileged(self) -> Result:
         """Run as a user who is not root and has no capability."""
@@ -182,10 +189,26 @@ def _user_attributes(path: Path) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, os.getxattr(path, name)) for name in os.listxattr(path) if name.startswith("user."))
 
 
+def copied_shape(root: Path, *, owners: bool = True) -> dict[str, tuple[object, ...]]:
+    """What :func:`shape` is to find in a copy of ``root``: the same but for set-id bits."""
+    found = shape(root, owners=owners)
+    return {name: (str(mode).replace("s", "x"), *rest) for name, (mode, *rest) in found.items()}
+
+
+def whole(pod: Pod) -> bool:
+    """Whether both trees are as in the image, and nothing is left that is only half."""
+    return (
+        shape(pod.distro) == copied_shape(pod.source)
+        and all(shape(pod.opt_target / name) == copied_shape(pod.source / "opt/bitfusion" / name) for name in OPT)
+        and not hidden(*pod.volumes)
+    )
+
+
 def shown(volume: Path) -> set[str]:
     """What the workload sees in a volume: the names that are not hidden."""
     return {path.name for path in volume.iterdir() if not path.name.startswith(".")}
 
 
-def hidden(volume: Path) -> set[str]:
-    return {path.name for path in volume.iterdir() if path.name.startswith(".")}
+def hidden(*volumes: Path) -> set[str]:
+    """What runs left in the volumes under names of their own."""
+    return {path.name for volume in volumes for path in volume.iterdir() if path.name.startswith(".")}

@@ -51,7 +51,7 @@ def test_what_they_hold_is_never_logged(pod: Pod) -> None:
 def test_a_client_yaml_that_differs_is_replaced(pod: Pod) -> None:
     pod.run()
     (pod.client_dir / "client.yaml").write_text("a stale token, or what the client added")
-    (pod.client_dir / ".client.yaml.partial").write_text("half")
+    (pod.client_dir / ".bitfusiond-0123456789abcdef").write_text("half")
 
     result = pod.run()
 
