@@ -196,8 +196,6 @@ class Admission:
                 self._surroundings.refused(request, answer.message)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
-        except RecursionError:
-            raise HTTPError(400, "the AdmissionReview is nested too deeply") from None
         except Exception:  # noqa: BLE001 - a defect of ours in one pod must not end the answers to others
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
