@@ -21,17 +21,35 @@ export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
 _list:
     @just --list --unsorted
 
-# Make the virtual environment, or bring it up to date when pyproject.toml changed.
+# Make the virtual environment, or bring it up to date when pyproject.toml or its Python changed.
 [private]
+[no-exit-message]
 setup:
     #!/usr/bin/env bash
     set -euo pipefail
     stamp="{{ venv }}/.installed"
-    if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-        [ -x "{{ bin }}/python" ] || {{ python }} -m venv "{{ venv }}"
-        echo "setting up {{ venv }} (once)" >&2
+    [ -e "{{ venv }}/pyvenv.cfg" ] || {{ python }} -m venv "{{ venv }}"
+    minor='import sys; print("{}.{}".format(*sys.version_info))'
+    has=$("{{ bin }}/python" -IS -c "$minor" 2>/dev/null) || has=none
+    # `python3 -m venv` over an environment of another Python notes the new one there and leaves the old one in it.
+    wanted=$(sed -nE 's/^version(_info)? *= *([0-9]+\.[0-9]+).*/\2/p' "{{ venv }}/pyvenv.cfg" | tail -n 1)
+    [ "{{ python }}" = python3 ] || wanted=$({{ python }} -IS -c "$minor")
+    read -r least below < <(sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)"$/\1 \2/p' pyproject.toml)
+    if [ "$has" = none ]; then wrong="its Python is gone"
+    elif [ "$has" != "${wanted:-$has}" ]; then wrong="it holds Python $has, not $wanted"
+    # pip would look for versions that fit an older Python for many minutes.
+    elif [ "${has#3.}" -lt "$least" ] || [ "${has#3.}" -ge "$below" ]; then
+        wrong="it holds Python $has; bitfusiond needs 3.$least to 3.$((below - 1))"
+    else wrong=
+    fi
+    if [ -n "$wrong" ]; then
+        echo "{{ venv }}: $wrong. Remove it (rm -rf {{ venv }}) and make it anew, or let VENV name another" >&2
+        exit 1
+    fi
+    if [ pyproject.toml -nt "$stamp" ] || [ "$(cat "$stamp")" != "$has" ]; then
+        echo "setting up {{ venv }} (once), with Python $has" >&2
         "{{ bin }}/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-        touch "$stamp"
+        echo "$has" >"$stamp"
     fi
 
 # Show the main job end to end on this machine: no cluster, no root, no container engine.

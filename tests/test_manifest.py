@@ -181,10 +181,34 @@ def test_what_cannot_be_read_is_an_error_of_one_line(text: str, message: str) ->
     assert message in str(caught.value)
 
 
-def test_what_is_as_deep_as_can_be_is_read_and_written() -> None:
-    text = "[" * 200 + "]" * 200
+DEEPEST = {
+    "lists": "[" * 200 + "]" * 200,
+    "mappings": "{a: " * 200 + "1" + "}" * 200,
+    "lists of mappings": "[{a: " * 100 + "1" + "}]" * 100,
+    "aliases": "\n".join(["a1: &a1 [x]"] + [f"a{n}: &a{n} [*a{n - 1}]" for n in range(2, 200)]),
+}
+
+
+@pytest.mark.parametrize("text", DEEPEST.values(), ids=DEEPEST.keys())
+def test_what_is_as_deep_as_can_be_is_read_and_written(text: str) -> None:
     (document,) = yaml_documents.load(text)
     assert yaml_documents.load(yaml_documents.dump([document])) == [document]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(DEEPEST["aliases"] + "\na200: [*a199]", id="aliases"),
+        pytest.param("a1: &a1 {}\n" + "\n".join(f"a{n}: &a{n} {{<<: *a{n - 1}}}" for n in range(2, 201)), id="merges"),
+        *(pytest.param(f"[{DEEPEST[shape]}]", id=shape) for shape in ("lists", "mappings", "lists of mappings")),
+        # libyaml looks 1024 characters ahead
+        pytest.param("[" * 1001 + "]" * 1001, id="1001 lists"),
+        pytest.param("a:\n - " + "[" * 5000, id="5000 lists somewhere"),
+    ],
+)
+def test_what_is_deeper_is_not_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^not YAML: nested too deeply \(more than 200 levels\)$"):
+        yaml_documents.load(text)
 
 
 B34 = "indented with U+00A0 (no-break space), as text from a web page often is: use plain spaces"

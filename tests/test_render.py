@@ -232,6 +232,11 @@ def test_an_operators_own_files_are_used(tmp_path: Path) -> None:
         pytest.param(b"a: caf\xe9", "it is not UTF-8 text", id="Latin-1"),
         pytest.param("a: b".encode("utf-16"), "it is not UTF-8 text", id="UTF-16"),
         pytest.param("[" * 100_000, "nested too deeply", id="nested deeply"),
+        pytest.param(
+            "a1: &a1 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(2, 500)),
+            "nested too deeply",
+            id="nested deeply by aliases",
+        ),
     ],
 )
 def test_what_is_no_yaml_ends_it_in_one_line(tmp_path: Path, given: str | bytes, message: str) -> None:

@@ -12,7 +12,8 @@ import yaml
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-# libyaml's composer recurses in C without a bound of its own, so a file of brackets would end the process.
+# libyaml's composer recurses in C, up to 0.2.5 without a bound of its own, so a file of brackets would end the process.
+# What writes YAML recurses too, in Python; an alias is as deep there as what it repeats.
 _DEEPEST = 200
 # Nor has it a bound on what aliases of aliases multiply to.
 _LARGEST = 1_000_000
@@ -111,8 +112,7 @@ def load(text: str) -> list[Any]:
     try:
         _check(text)
         for node in yaml.compose_all(text, Loader=_SafeLoader):
-            if node is not None and _size(node, {}) > _LARGEST:
-                raise ValueError(f"not YAML: its aliases expand to more than {_LARGEST} values")
+            _check_expanded(node)
         documents = _construct(text)
         return [_json(document) for document in documents if document is not None]
     except yaml.YAMLError as error:
@@ -121,8 +121,8 @@ def load(text: str) -> list[Any]:
         raise ValueError(
             "not YAML: " + " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         ) from None
-    except RecursionError:
-        raise ValueError("not YAML: nested too deeply") from None
+    except RecursionError:  # a caller that was deep in functions of its own
+        raise _too_deep() from None
     except TypeError as error:
         raise ValueError(f"not JSON: {error}") from None
 
@@ -145,28 +145,52 @@ def _construct(text: str) -> list[Any]:
 def _check(text: str) -> None:
     """Raises ValueError for what a YAML reader takes without a word and its user did not mean."""
     depth = 0
-    for event in yaml.parse(text, Loader=_SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > _DEEPEST:
-                raise ValueError(f"not YAML: nested too deeply (more than {_DEEPEST} levels)")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.ScalarEvent) and not event.style and _NO_BREAK_SPACE.search(event.value):
-            raise ValueError(_pasted(text))
+    try:
+        for event in yaml.parse(text, Loader=_SafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEEPEST:
+                    raise _too_deep()
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            elif isinstance(event, yaml.ScalarEvent) and not event.style and _NO_BREAK_SPACE.search(event.value):
+                raise ValueError(_pasted(text))
+    except yaml.MarkedYAMLError as error:
+        # libyaml 0.2.6 counts too, up to 1000, and reads on for 1024 characters before it tells of the first bracket.
+        if error.problem == "exceeded maximum nesting depth":
+            raise _too_deep() from None
+        raise
 
 
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values ``node`` holds once its aliases are copies; each anchor is counted once and multiplied.
+def _too_deep() -> ValueError:
+    return ValueError(f"not YAML: nested too deeply (more than {_DEEPEST} levels)")
 
-    A long text is several.
+
+def _check_expanded(node: yaml.Node | None) -> None:
+    """Raises ValueError where ``node``, once its aliases are copies, is too large or too deep."""
+    if node is None:
+        return
+    size, depth = _expanded(node, {})
+    if size > _LARGEST:
+        raise ValueError(f"not YAML: its aliases expand to more than {_LARGEST} values")
+    if depth > _DEEPEST:
+        raise _too_deep()
+
+
+def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values ``node`` holds once its aliases are copies, and in how many levels.
+
+    Each anchor is counted once and multiplied. A long text is several values.
     """
     if id(node) not in known:
-        known[id(node)] = 1  # also for an alias to what is around it, which is refused later
-        children = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
-        inside = sum(_size(child, known) for child in children) if isinstance(node, yaml.CollectionNode) else 0
-        text = 0 if isinstance(node, yaml.CollectionNode) else len(node.value) // _CHARACTERS
-        known[id(node)] = 1 + inside + text
+        known[id(node)] = (1, 0)  # also for an alias to what is around it, which is refused later
+        if isinstance(node, yaml.CollectionNode):
+            pairs = isinstance(node, yaml.MappingNode)
+            children = [each for pair in node.value for each in pair] if pairs else node.value
+            inside = [_expanded(child, known) for child in children]
+            known[id(node)] = (1 + sum(size for size, _ in inside), 1 + max((depth for _, depth in inside), default=0))
+        else:
+            known[id(node)] = (1 + len(node.value) // _CHARACTERS, 0)
     return known[id(node)]
 
 

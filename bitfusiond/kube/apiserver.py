@@ -284,7 +284,7 @@ def _change(event: Object) -> Change:
         raise _not_kubernetes()
     if kind == "ERROR":
         code = found.get("code")
-        raise error_of(code if isinstance(code, int) else 500, json.dumps(found).encode(), "GET")
+        raise error_of(code if isinstance(code, int) else 500, found, "GET")
     return Change(kind, _whole(found))
 
 

@@ -27,7 +27,17 @@ from bitfusiond.errors import ConfigurationError
 _log = logs.Log("kubeconfig")
 
 # A file that has not the shape of a kubeconfig makes the kubernetes package fail in any of these ways.
-_UNUSABLE = (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+_UNUSABLE = (
+    ConfigException,
+    yaml.YAMLError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    RecursionError,
+)
 
 
 def load(

@@ -28,10 +28,11 @@ _CLASSES: dict[int, type[ClusterError]] = {
 LONGEST = 1000  # characters of a message of the API server
 
 
-def error_of(code: int, data: bytes, method: str) -> ClusterError:
-    """The ClusterError of an HTTP status from 300 on, or of the code in a watch's ERROR event."""
-    status = _status(data)
-    message = one_line(str(status.get("message") or data.decode(errors="replace")), LONGEST) or f"HTTP status {code}"
+def error_of(code: int, data: bytes | dict[str, Any], method: str) -> ClusterError:
+    """The ClusterError of an HTTP status from 300 on, or of the code and the object in a watch's ERROR event."""
+    status, text = (data, "") if isinstance(data, dict) else (_status(data), data.decode(errors="replace"))
+    said = status.get("message")
+    message = one_line(said if said and isinstance(said, str) else text, LONGEST) or f"HTTP status {code}"
     kind = _CLASSES.get(code) or (InvalidError if 400 <= code < 500 else UnavailableError)
     if code == 409 and method == "POST" and status.get("reason") == "Conflict":
         # A create conflicts only with what is there (reason AlreadyExists). This one means that two requests counted
@@ -43,6 +44,6 @@ def error_of(code: int, data: bytes, method: str) -> ClusterError:
 def _status(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

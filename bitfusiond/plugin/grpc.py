@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
-import trio_asyncio
+
+with warnings.catch_warnings():
+    # trio-asyncio derives from a class that Python 3.12 and 3.13 warn of. Under PYTHONWARNINGS=default a plugin would
+    # print that between its lines of JSON, under PYTHONWARNINGS=error end by it; only trio-asyncio can mend it.
+    warnings.filterwarnings("ignore", "'AbstractChildWatcher' is", DeprecationWarning, r"trio_asyncio\._loop")
+    # Before grpclib, which keeps the current_task() that it finds in asyncio: from 3.12 on only trio-asyncio's knows of
+    # the loops that run under trio.
+    import trio_asyncio
+
 from grpclib.client import Channel
 from grpclib.server import Server
 

@@ -16,13 +16,16 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import trio
+
+from bitfusiond.plugin import grpc  # before trio-asyncio and grpclib: it knows how they want to be imported
+
+# isort: split
 import trio_asyncio
 from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 
-from bitfusiond.plugin import grpc
 from bitfusiond.plugin.v1beta1 import api_pb2 as api
 from bitfusiond.plugin.v1beta1.api_grpc import DevicePluginStub, RegistrationBase
 

@@ -67,10 +67,7 @@ def admission(data: bytes) -> None:
     if not asked.creates_pod or asked.object is None:
         _answered(asked, review.allow(asked))
         return
-    try:
-        decided(asked, asked.object)
-    except RecursionError:  # answered with 400 by the webhook
-        return
+    decided(asked, asked.object)
 
 
 def decided(asked: review.Review, pod: dict[str, Any]) -> None:

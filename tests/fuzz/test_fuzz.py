@@ -101,7 +101,9 @@ def test_a_finding_is_kept_and_the_run_goes_on(tmp_path: Path) -> None:
     """What the fuzzer says is read from its output: this is the output of a target that always fails."""
     campaign = Campaign(TARGETS["packages"], tmp_path, tmp_path / "findings")
     program = tmp_path / "program"
-    planted = "from tests.fuzz.run import main; from bitfusiond.core.clients import packages; packages.SUFFIXES = (); main()"
+    planted = (
+        "from tests.fuzz.run import main; from bitfusiond.core.clients import packages; packages.SUFFIXES = (); main()"
+    )
     program.write_text(program.read_text().replace("-m tests.fuzz.run", f"-c '{planted}'"))
     outcome = campaign.run(seconds=2)
     assert outcome.inputs > 100

@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {
         "[]",
         "a: [",
         "text",
+        "[" * 1000 + "]" * 1000,
         json.dumps({**GOOD, "current-context": "other"}),
         json.dumps({**GOOD, "clusters": []}),
         json.dumps({**GOOD, "clusters": [{"name": "k", "cluster": {}}]}),

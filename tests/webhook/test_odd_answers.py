@@ -17,6 +17,7 @@ _LIST = json.dumps({"metadata": {"resourceVersion": "1"}, "items": []}).encode()
 
 
 class _Odd(http.server.ThreadingHTTPServer):
+    status = 200
     body = b""
     watch = b""
 
@@ -25,7 +26,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, _Odd)
         body = self.server.watch if "watch=true" in self.path else self.server.body
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -73,5 +74,40 @@ async def test_a_watch_that_is_none_is_an_outage(odd: tuple[_Odd, APIServer], li
     server, api = odd
     server.body, server.watch = _LIST, line + b"\n"
     with pytest.raises(UnavailableError, match="no object of Kubernetes"):
+        async with api.watch(SECRETS, "1") as changes:
+            await anext(changes)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>\nbad gateway", "^<html> bad gateway$"),
+        (b"", "^HTTP status 502$"),
+        (b'{"message": "try later"}', "^try later$"),
+        (b'{"message": ["try later"]}', "try later"),
+        (b"[" * 100_000, r"^\[{997}\.\.\.$"),
+    ],
+    ids=lambda value: value[:30].decode() if isinstance(value, bytes) else "",
+)
+async def test_an_error_in_any_words_is_an_outage(odd: tuple[_Odd, APIServer], body: bytes, message: str) -> None:
+    server, api = odd
+    server.status, server.body = 502, body
+    with pytest.raises(UnavailableError, match=message):
+        await api.list(SECRETS)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (b'{"code": 500, "message": "try later"}', "^try later$"),
+        (b'{"code": "x"}', "^HTTP status 500$"),
+        (b'{"code": 503, "message": %s}' % (b"[" * 900 + b"]" * 900), "^HTTP status 503$"),
+    ],
+    ids=["a message", "no code", "nested deeply"],
+)
+async def test_an_error_in_a_watch_is_an_outage(odd: tuple[_Odd, APIServer], found: bytes, message: str) -> None:
+    server, api = odd
+    server.body, server.watch = _LIST, b'{"type": "ERROR", "object": %s}\n' % found
+    with pytest.raises(UnavailableError, match=message):
         async with api.watch(SECRETS, "1") as changes:
             await anext(changes)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.patch import Operation
@@ -19,6 +20,9 @@ _LONGEST_UID = 256  # characters; the API server's have 36, and it comes back in
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
 _OWNER = ("apiVersion", "kind", "name", "uid")
 _MOST_PROBLEMS = 100  # that one answer names
+# Levels; a pod has some twelve. What json can read differs from 1,000 levels to 10,000 between versions of Python, and
+# what can work on it is less.
+_DEEPEST = 200
 _OF_A_FIELD = re.compile(r"(?P<field>(?:metadata|spec)(?:\.\w+|\[[^]]*\])*): (?P<message>.*)", re.DOTALL)
 # kubectl puts a field before every cause. What is wrong with no field of the pod (a missing token, a resource that no
 # node has) matters to it for the sake of this one; an operator's proof knows by it that the refusal is ours.
@@ -64,9 +68,14 @@ def parse(body: bytes) -> Review:
     """The request in the body of a POST. Raises BadRequestError with one line that says what is wrong."""
     try:
         document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(str(error))
+        deep = _is_deep(document)
+    except RecursionError:
+        deep = True
+    except ValueError as error:
+        reason = one_line(str(error))
         raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
+    if deep:
+        raise BadRequestError(f"the body is nested too deeply (more than {_DEEPEST} levels)")
     if not isinstance(document, dict) or document.get("kind") != "AdmissionReview":
         raise BadRequestError("the body is not an AdmissionReview")
     if document.get("apiVersion") not in _VERSIONS:
@@ -100,6 +109,21 @@ def parse(body: bytes) -> Review:
     if review.creates_pod and pod is None:
         raise BadRequestError("request.object is missing")
     return review
+
+
+def _is_deep(document: Any) -> bool:
+    """Whether ``document`` has more levels of lists and objects than anything here can work on."""
+    level: list[Any] = [[document]]
+    for _ in range(_DEEPEST + 1):
+        level = [
+            value
+            for parent in level
+            for value in (parent.values() if type(parent) is dict else parent)
+            if type(value) is dict or type(value) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _text(parent: Json, key: str) -> str:
