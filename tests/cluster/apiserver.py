@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -67,6 +68,11 @@ class APIServer:
             raise Refused(
                 error.code, json.loads(text) if text.startswith(b"{") else {"message": text.decode()}
             ) from None
+
+    @property
+    def minor(self) -> int:
+        """Of its version: 20 for 1.20.2."""
+        return int(re.sub(r"\D", "", self.request("GET", "/version")["minor"]))
 
     def create(self, path: str, document: Any) -> Any:
         return self.request("POST", path, document)
