@@ -25,7 +25,7 @@ def validate(pod: dict[str, Any], namespace: str, configuration: Configuration, 
     """The verdict on a pod that is about to be stored in ``namespace``.
 
     ``largest`` is the most that any one node has (allocatable) of each of our resources; None = no node is known, and
-    then nothing is said about them.
+    then nothing is said about them. Nor is it about a resource of which all have 0: they had more, and will again.
     """
     if namespace in configuration.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -110,7 +110,7 @@ def _fits_a_node(groups: Mapping[str, list[dict[str, Any]]], largest: Largest, p
         amount = _effective(groups, resource)
         if resource not in largest:
             problems.append(f"Resource validation failed: no node has {resource}: its device plugin must run on one")
-        elif amount > largest[resource]:
+        elif amount > largest[resource] > 0:
             problems.append(
                 f"Resource validation failed: the pod asks for {_number(amount)} of {resource}, the largest node has"
                 f" {largest[resource]}: ask for less"
