@@ -162,11 +162,15 @@ class Cluster:
     def scale_webhook(self, replicas: int) -> None:
         """Change the number of replicas, and wait until the Service has as many endpoints.
 
-        The last ones do not drain: the API server could still ask them over a connection that it has.
+        The last ones end without a drain, in which the API server could still ask them over a connection that it has.
         """
+        if not replicas:
+            (node,) = self.every("node", "")
+            self.kubectl("cordon", node["metadata"]["name"])  # others in their place would drain
+            self.kubectl("delete", "pod", "--all", "-n", "bwki", "--grace-period=1")
         self.kubectl("scale", "-n", "bwki", "deployment/bitfusion-webhook-deployment", f"--replicas={replicas}")
         if not replicas:
-            self.kubectl("delete", "pod", "--all", "-n", "bwki", "--grace-period=1")
+            self.kubectl("uncordon", node["metadata"]["name"])
         self.wait(lambda: self.endpoints() == replicas, f"{replicas} endpoints of the webhook")
 
     def endpoints(self) -> int:
