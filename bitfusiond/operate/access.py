@@ -12,6 +12,7 @@ _KINDS_OF = {
     "apps": ("Deployment", "DaemonSet", "ReplicaSet"),
     "autoscaling": ("HorizontalPodAutoscaler",),
     "certificates.k8s.io": ("CertificateSigningRequest",),
+    "discovery.k8s.io": ("EndpointSlice",),
     "monitoring.coreos.com": ("PodMonitor", "PrometheusRule", "ServiceMonitor"),
     "networking.k8s.io": ("NetworkPolicy",),
     "policy": ("PodDisruptionBudget", "PodSecurityPolicy"),
@@ -34,7 +35,7 @@ class Access(NamedTuple):
         lower = self.kind.lower()
         if lower.endswith("y"):
             return f"{lower[:-1]}ies"
-        return lower if lower == "endpoints" else f"{lower}es" if lower.endswith("s") else f"{lower}s"
+        return f"{lower}es" if lower.endswith("s") else f"{lower}s"
 
     @property
     def group(self) -> str:
@@ -50,7 +51,7 @@ READING = (
     Access("list", "Secret"),
     *(Access("list", "Pod", namespace) for namespace in ("bwki", "kube-system")),
     Access("list", "ReplicaSet", "bwki"),
-    Access("get", "Endpoints", "bwki"),
+    Access("list", "EndpointSlice", "bwki"),
     Access("get", "CertificateSigningRequest"),
 )
 

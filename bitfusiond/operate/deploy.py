@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import access, checks, current, manifests, proof, report, rollout
+from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
@@ -138,22 +138,17 @@ def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
 
 def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say: Say) -> None:
     """Wait until the Service leads to ours alone, so that no call is on its way to a pod that is about to go."""
-    what = Ref("Endpoints", "bwki-webhook-svc", "bwki")
+    service = Ref("Service", "bwki-webhook-svc", "bwki")
     deadline = time.monotonic() + timeout
     while True:
-        addresses = [
-            address
-            for subset in (kubectl.get(what) or {}).get("subsets") or []
-            for address in subset.get("addresses") or []
-        ]
-        pods = {(address.get("targetRef") or {}).get("name", "") for address in addresses}
+        pods = {each.pod for each in endpoints.find(kubectl, service) if each.ready}
         if pods and not any(name.startswith(owner) for name in pods for owner in old_owners):
-            say("Service bwki/bwki-webhook-svc: leads to the new webhook")
+            say(f"{service}: leads to the new webhook")
             return
         if time.monotonic() > deadline:
             raise Failure(
-                f"{what}: after {timeout:g} s it does not hold the new webhook alone: look at"
-                f" `kubectl get {what.words} -o yaml`, then deploy again"
+                f"{service}: after {timeout:g} s it does not lead to the new webhook alone: look at"
+                f" `{endpoints.command(service)} -o yaml`, then deploy again"
             )
         time.sleep(rollout.POLL_SECONDS)
 

@@ -2,6 +2,8 @@
 
 Nodes that are cordoned or not ready count too. A pod that only such a node can run is one that waits for the node to
 come back, as any pod does; to refuse it would make a node's upgrade fail the Jobs that are created in these minutes.
+For the same reason a node that has 0 counts with what it had before: a kubelet that starts writes 0 for every device
+plugin's resource, in the capacity too, until the plugin has registered again.
 Whether a pod can run *now* is the scheduler's question, whether it *ever* can is ours.
 """
 
@@ -51,7 +53,11 @@ class Nodes:
         await follow(cluster, NODES, listed=self._listed, changed=self._changed, state=self.watch, keep=_keep)
 
     def _listed(self, nodes: list[Object]) -> None:
-        self._allocatable = {node["metadata"]["name"]: _amounts(node) for node in nodes}
+        before = self._allocatable or {}
+        self._allocatable = {
+            name: _amounts(node, before.get(name, _NONE))
+            for name, node in ((node["metadata"]["name"], node) for node in nodes)
+        }
         self._largest = None
 
     def _changed(self, change: Change) -> None:
@@ -63,7 +69,7 @@ class Nodes:
         if change.type == "DELETED":
             self._allocatable.pop(name, None)
             self._largest = None
-        elif (now := _amounts(change.object)) != before:
+        elif (now := _amounts(change.object, before or _NONE)) != before:
             self._allocatable[name] = now
             self._largest = None
 
@@ -76,13 +82,16 @@ def _keep(node: Object) -> Object:
     return {"metadata": {"name": node["metadata"]["name"]}, "status": {"allocatable": ours}}
 
 
-def _amounts(node: Object) -> Mapping[str, int]:
-    """Amounts that are no quantity, or no whole one, are left out: kubelets write none such, and one broken node must
-    not hide the others."""
+def _amounts(node: Object, before: Mapping[str, int]) -> Mapping[str, int]:
+    """In the place of each 0 is what the node had ``before``.
+
+    Amounts that are no quantity, or no whole one, are left out: kubelets write none such, and one broken node must not
+    hide the others.
+    """
     amounts: dict[str, int] = {}
     for resource, amount in node["status"]["allocatable"].items():
         try:
-            amounts[resource] = quantity.integer(amount)
+            amounts[resource] = quantity.integer(amount) or before.get(resource, 0)
         except ValueError:
             continue
     # Most nodes of a large cluster have none: they share one empty mapping.

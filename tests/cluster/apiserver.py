@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -45,6 +48,19 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """How a client comes into an API server: where it is, and by what it is known."""
+
+    url: str
+    context: ssl.SSLContext
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def connect(self) -> http.client.HTTPSConnection:
+        place = urlsplit(self.url)
+        return http.client.HTTPSConnection(place.hostname or "", place.port, timeout=30, context=self.context)
+
+
+@dataclass(frozen=True, slots=True)
 class APIServer:
     """A running API server: ``request`` speaks to it as an administrator."""
 
@@ -56,10 +72,11 @@ class APIServer:
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> Any:
         """The answer's JSON. Raises :class:`Refused` for any status from 400 on."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
+        door = self.door
+        headers = {**door.headers, "Content-Type": content_type}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, context=self._tls(), timeout=30) as answer:
+            with urllib.request.urlopen(request, context=door.context, timeout=30) as answer:
                 text = answer.read()
                 return json.loads(text) if text.startswith(b"{") else text.decode()
         except urllib.error.HTTPError as error:
@@ -67,6 +84,18 @@ class APIServer:
             raise Refused(
                 error.code, json.loads(text) if text.startswith(b"{") else {"message": text.decode()}
             ) from None
+
+    @property
+    def door(self) -> Door:
+        """As an administrator."""
+        context = ssl.create_default_context(cafile=str(self.ca)) if self.ca.exists() else ssl.create_default_context()
+        context.check_hostname = False
+        return Door(self.url, context, {"Authorization": f"Bearer {self.token}"})
+
+    @property
+    def minor(self) -> int:
+        """Of its version: 20 for 1.20.2."""
+        return int(re.sub(r"\D", "", self.request("GET", "/version")["minor"]))
 
     def create(self, path: str, document: Any) -> Any:
         return self.request("POST", path, document)
@@ -95,11 +124,6 @@ class APIServer:
             yield
         finally:
             self.program.signal(signal.SIGCONT)
-
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.ca)) if self.ca.exists() else ssl.create_default_context()
-        context.check_hostname = False
-        return context
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error

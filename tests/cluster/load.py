@@ -5,23 +5,21 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
-import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from bitfusiond.core import names
-from tests.cluster.apiserver import APIServer
+from tests.cluster.apiserver import Door
 from tests.pods import pod
 
 # Where an API server is killed in a handshake, Python's ssl drops a socket that nobody else can close: a test that does
 # it wants this filter.
 KILLED_IN_A_HANDSHAKE = "ignore:unclosed <ssl.SSLSocket:ResourceWarning"
 # Every so many-th pod is stored, the others are dry runs: etcd stays small.
-_STORED_EVERY = 10
+STORED_EVERY = 10
 _CLIENTS = 16
 # What may become of a pod that an API server is sent before it is ready: it has not read everything yet.
 # Before 1.20.6 it holds requests back until its informers have the webhook configurations, which is a moment before its
@@ -75,23 +73,23 @@ class Load:
 
 
 @contextmanager
-def creating_pods(api: APIServer, namespace: str, rate: float) -> Iterator[Load]:
-    """Create ``rate`` pods a second in ``namespace`` until the block is left."""
+def creating_pods(door: Door, namespace: str, rate: float, stored_every: int = STORED_EVERY) -> Iterator[Load]:
+    """Create ``rate`` pods a second in ``namespace`` until the block is left; ``stored_every`` 0: by dry run alone."""
     load, over = Load(), threading.Event()
     turns = itertools.count()
     begin = time.monotonic()
 
     def client() -> None:
-        connection = _connect(api)
+        connection = door.connect()
         while not over.is_set():
             turn = next(turns)
             due = begin + turn / rate
             if over.wait(max(0.0, due - time.monotonic())):
                 break
-            dry = turn % _STORED_EVERY != 0
+            dry = not stored_every or turn % stored_every != 0
             absent = load.absent
             try:
-                failure = _create(api, connection, namespace, f"pod-{turn}", dry)
+                failure = _create(door, connection, namespace, f"pod-{turn}", dry)
             except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
                 failure = f"no answer of the API server: {error!r}"
                 connection.close()
@@ -121,22 +119,12 @@ def _of_the_webhook(failure: str) -> bool:
     return "webhook" in failure and not any(words in failure for words in _NOT_READY)
 
 
-def _connect(api: APIServer) -> http.client.HTTPSConnection:
-    context = ssl.create_default_context(cafile=str(api.ca))
-    context.check_hostname = False
-    host = urlsplit(api.url)
-    return http.client.HTTPSConnection(host.hostname or "", host.port, timeout=30, context=context)
-
-
-def _create(
-    api: APIServer, connection: http.client.HTTPSConnection, namespace: str, name: str, dry: bool
-) -> str | None:
+def _create(door: Door, connection: http.client.HTTPSConnection, namespace: str, name: str, dry: bool) -> str | None:
     """Why the pod was refused; None where it is stored as a pod of ours."""
     document = pod()
     document["metadata"]["name"] = name
     path = f"/api/v1/namespaces/{namespace}/pods" + ("?dryRun=All" if dry else "")
-    headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
-    connection.request("POST", path, json.dumps(document), headers)
+    connection.request("POST", path, json.dumps(document), {**door.headers, "Content-Type": "application/json"})
     answer = connection.getresponse()
     body = json.loads(answer.read())
     if answer.status != 201:

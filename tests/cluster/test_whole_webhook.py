@@ -6,12 +6,10 @@ import http.client
 import itertools
 import json
 import re
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -208,7 +206,7 @@ def test_nodes_bound_what_a_pod_may_ask_for_and_a_thousand_of_them_cost_an_admis
 
 
 def _create_nodes(api: APIServer, count: int) -> None:
-    connection = _connection(api)
+    connection = api.door.connect()
     for number in range(count):
         resources = {names.GPU: "1000", "cpu": "64", "memory": "256Gi"}
         node = {"metadata": {"name": f"node-{number}"}, "status": {"allocatable": resources, "capacity": resources}}
@@ -241,7 +239,7 @@ def test_a_refused_pod_of_a_controller_leaves_one_event_at_it(api: APIServer, we
 
 
 def test_a_warning_reaches_whoever_created_the_pod(api: APIServer, webhook: Replica, team: str) -> None:
-    connection = _connection(api)
+    connection = api.door.connect()
     document = pod(container(command=["bash", "-c", "cd /work; bitfusion run -n 1 -- python x.py"]))
     status, headers = _post(connection, api, pods(team), document)
     connection.close()
@@ -249,17 +247,10 @@ def test_a_warning_reaches_whoever_created_the_pod(api: APIServer, webhook: Repl
     assert "calls bitfusion inside; to call it yourself use mode injection" in headers["Warning"]
 
 
-def _connection(api: APIServer) -> http.client.HTTPSConnection:
-    context = ssl.create_default_context(cafile=str(api.ca))
-    context.check_hostname = False
-    host = urlsplit(api.url)
-    return http.client.HTTPSConnection(host.hostname or "", host.port, timeout=30, context=context)
-
-
 def _post(
     connection: http.client.HTTPSConnection, api: APIServer, path: str, document: object
 ) -> tuple[int, http.client.HTTPMessage]:
-    headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
+    headers = {**api.door.headers, "Content-Type": "application/json"}
     connection.request("POST", path, json.dumps(document), headers)
     answer = connection.getresponse()
     answer.read()

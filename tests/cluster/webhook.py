@@ -1,8 +1,9 @@
-"""The webhook as an operator installs it: Service, Endpoints, configurations and replicas, as processes.
+"""The webhook as an operator installs it: Service, endpoints, configurations and replicas, as processes.
 
-No controller runs beside the API server here, so the tests play the kubelet and the endpoints controller: an address
-is in the Endpoints while its replica says that it is ready. With ``ROUTING`` the API server dials these addresses
-itself, as it does through kube-proxy in a cluster.
+No controller runs beside the API server here, so the tests play the kubelet and the controllers of Endpoints and
+EndpointSlices: an address is in both while its replica says that it is ready. With ``ROUTING`` the API server dials
+these addresses itself, as it does through kube-proxy in a cluster. Kubernetes 1.20 goes by the Endpoints, 1.37 by the
+EndpointSlices.
 """
 
 from __future__ import annotations
@@ -152,6 +153,10 @@ class Replica:
             connection.close()
 
 
+def _port(number: int) -> Json:
+    return {"name": "https", "protocol": "TCP", "port": number}
+
+
 class Installation:
     """The webhook in one namespace of a cluster. ``entry`` is what Python runs as a replica."""
 
@@ -170,6 +175,7 @@ class Installation:
         self._replicas: list[Replica] = []
         self._started = 0
         self._published: list[str] | None = None
+        self._discovery: str = api.request("GET", "/apis/discovery.k8s.io")["preferredVersion"]["groupVersion"]
 
     @contextmanager
     def replica(self, *options: str, kubeconfig: Path | None = None) -> Iterator[Replica]:
@@ -208,8 +214,9 @@ class Installation:
         """Take away what :meth:`register` made, and the certificates."""
         for path, _, name, _, _ in CONFIGURATIONS:
             self.api.request("DELETE", f"{path}/{name}")
-        # The API server deletes the Endpoints with it.
+        # The API server deletes the Endpoints with it, but not the EndpointSlices.
         self.api.request("DELETE", f"/api/v1/namespaces/{self.home}/services/{SERVICE}")
+        self.api.request("DELETE", f"{self._slices}?labelSelector=kubernetes.io/service-name={SERVICE}")
         self.api.request("DELETE", secret_path(self.home, "bwki-webhook-certs"))
 
     def _configuration(self, kind: str, name: str, webhook: str, endpoint: str) -> Json:
@@ -227,25 +234,39 @@ class Installation:
         return {"apiVersion": "admissionregistration.k8s.io/v1", **document}
 
     def publish(self) -> None:
-        """One round of the endpoints controller."""
+        """One round of the controllers of endpoints."""
         addresses = [replica.address for replica in list(self._replicas) if replica.ready()]
         if addresses == self._published:
             return
-        subsets = []
-        for address in addresses:
-            host, _, port = address.rpartition(":")
-            subsets.append({"addresses": [{"ip": host}], "ports": [{"name": "https", "port": int(port)}]})
-        path = f"/api/v1/namespaces/{self.home}/endpoints"
-        body: Json = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": SERVICE}, "subsets": subsets}
-        if self._published is None:
-            self.api.create(path, body)
-        else:
-            self.api.request("PUT", f"{path}/{SERVICE}", body)
+        places = [(host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)]
+        subsets = [{"addresses": [{"ip": host}], "ports": [_port(port)]} for host, port in places]
+        of_service = f"/api/v1/namespaces/{self.home}"
+        # The controllers make these for a Service that is there.
+        self.api.request("GET", f"{of_service}/services/{SERVICE}")
+        self._apply(f"{of_service}/endpoints/{SERVICE}", "v1", "Endpoints", subsets=subsets)
+        # All addresses of a slice have the same ports.
+        for host, port in places:
+            endpoints = [{"addresses": [host], "conditions": {"ready": True}}]
+            fields: Json = {"addressType": "IPv4", "endpoints": endpoints, "ports": [_port(port)]}
+            self._apply(f"{self._slices}/{SERVICE}-{port}", self._discovery, "EndpointSlice", **fields)
+        for address in self._published or ():
+            if address not in addresses:
+                gone = f"metadata.name={SERVICE}-{address.rpartition(':')[2]}"
+                self.api.request("DELETE", f"{self._slices}?fieldSelector={gone}")
         self._published = addresses
+
+    @property
+    def _slices(self) -> str:
+        return f"/apis/{self._discovery}/namespaces/{self.home}/endpointslices"
+
+    def _apply(self, path: str, version: str, kind: str, **fields: Any) -> None:
+        metadata = {"name": path.rpartition("/")[2], "labels": {"kubernetes.io/service-name": SERVICE}}
+        document = {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
+        self.api.request("PATCH", f"{path}?fieldManager=tests&force=true", document, "application/apply-patch+yaml")
 
     @contextmanager
     def endpoints_follow(self) -> Iterator[None]:
-        """The endpoints controller, which outlives its API server."""
+        """The controllers of endpoints, which outlive their API server."""
         over = threading.Event()
 
         def follow() -> None:

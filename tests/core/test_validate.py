@@ -96,6 +96,11 @@ def test_more_than_any_one_node_has_is_refused() -> None:
     ]
 
 
+def test_a_pod_waits_where_nodes_have_none_for_the_moment() -> None:
+    """A kubelet that starts writes 0 until the plugin has registered again."""
+    assert isinstance(_validate(_asking(50), {names.GPU: 0}), Allowed)
+
+
 def test_a_resource_that_no_node_has_is_refused() -> None:
     verdict = _validate(_asking(50), {})
     assert isinstance(verdict, Refusal)

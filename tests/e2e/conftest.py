@@ -14,6 +14,8 @@ import pytest
 import trustme
 import yaml
 
+from bitfusiond.operate import checks
+from bitfusiond.operate.kubectl import Kubectl
 from tests.e2e.cluster import Cluster
 
 _VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
@@ -39,7 +41,8 @@ def cluster() -> Cluster:
         "TOTAL_GPU_MEMORY": "16000",
         "RESOURCE_NUMS": "1000",
     }
-    return Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"])
+    _, minor = checks.server_version(Kubectl(kubectl))
+    return Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"], minor)
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,26 @@
-"""From a running 0.4 to this: its names, its workloads and its copies go or become ours; no pod that runs notices."""
+"""From a running 0.4, and from the version before this one, to this: no pod that runs notices.
+
+The names, workloads and copies of 0.4 go or become ours.
+"""
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.load import creating_pods
 from tests.e2e.cluster import Cluster, Object
 from tests.e2e.conftest import NAMESPACE
 from tests.e2e.examples import pod
 
 _RESOURCE = "bitfusion.io/gpu"
+_PREVIOUS = "BITFUSIOND_TEST_PREVIOUS"
+_RATE = 20.0
 _TOKENS = {
     "bitfusion-client-secret-ca.crt": "ca.crt",
     "bitfusion-client-secret-client.yml": "client.yaml",
@@ -22,22 +29,26 @@ _TOKENS = {
 
 
 @pytest.fixture
-def integration04(cluster: Cluster, tokens: Path) -> Iterator[Cluster]:
-    """A stand-in by the names and shapes of 0.4: a webhook that answers nobody, a privileged plugin that works."""
-    assert cluster.just("uninstall", NAMESPACE="yes").status == 0
-    cluster.wait(lambda: cluster.find("namespace", "bwki") is None, "the end of the namespace")
+def empty(cluster: Cluster, tokens: Path) -> Iterator[Cluster]:
+    """The cluster without us, but with the tokens, and with a namespace for pods."""
+    cluster.uninstalled()
     assert cluster.just("tokens", str(tokens)).status == 0
-    for document in (_object("v1", "Namespace", "bwki"), *_webhook(cluster.pod_image), _plugin(cluster)):
-        done = cluster.create(document)
-        assert done.status == 0, done.output
     cluster.run("create", "namespace", NAMESPACE)
+    yield cluster
+    cluster.kubectl("delete", "pod", "--all", "-n", NAMESPACE, "--grace-period=1")
+
+
+@pytest.fixture
+def integration04(empty: Cluster, tokens: Path) -> Cluster:
+    """A stand-in by the names and shapes of 0.4: a webhook that answers nobody, a privileged plugin that works."""
+    for document in (_object("v1", "Namespace", "bwki"), *_webhook(empty), _plugin(empty)):
+        done = empty.create(document)
+        assert done.status == 0, done.output
     for secret, key in _TOKENS.items():
         data = {key: base64.b64encode((tokens / key).read_bytes()).decode()}
-        assert cluster.create(_object("v1", "Secret", secret, NAMESPACE, data=data)).status == 0
-    cluster.wait(lambda: _allocatable(cluster) == "500", "the devices of 0.4")
-    yield cluster
-    cluster.run("delete", "namespace", NAMESPACE, "--grace-period=1")
-    assert cluster.just("uninstall", NAMESPACE="yes").status == 0
+        assert empty.create(_object("v1", "Secret", secret, NAMESPACE, data=data)).status == 0
+    empty.wait(lambda: _allocatable(empty) == "500", "the devices of 0.4")
+    return empty
 
 
 def test_a_running_pod_keeps_its_shares_through_the_upgrade(integration04: Cluster) -> None:
@@ -45,25 +56,65 @@ def test_a_running_pod_keeps_its_shares_through_the_upgrade(integration04: Clust
     document = pod("running", NAMESPACE, ["sleep", "600"], cluster.pod_image)
     del document["metadata"]["annotations"]
     document["spec"]["containers"][0]["resources"] = {"limits": {_RESOURCE: "50"}}
-    assert cluster.create(document).status == 0
-    cluster.wait(lambda: _phase(cluster) == "Running", "the pod runs")
-    before = _life(cluster)
+    before = cluster.started(document)
 
     done = cluster.just("deploy", RESOURCE_NUMS="1000")
     assert done.status == 0, done.output
 
-    assert _life(cluster) == before
+    assert cluster.life("running", NAMESPACE) == before
     cluster.wait(lambda: _allocatable(cluster) == "1k", "the devices of the new plugin")
-    assert _life(cluster) == before
+    assert cluster.life("running", NAMESPACE) == before
     assert cluster.find("daemonset", "bitfusion-cli-device-plugin", "kube-system") is None
     assert cluster.find("clusterrolebinding", "bwki-webhook-deployment") is None
     for secret in _TOKENS:
         labels = cluster.get("secret", secret, NAMESPACE)["metadata"]["labels"]
         assert labels["app.kubernetes.io/managed-by"] == "bitfusiond"
+    _works(cluster)
+
+
+def _works(cluster: Cluster) -> None:
     new = pod("new", NAMESPACE, ["true"], cluster.pod_image, amount=1, percent=50)
     assert cluster.create(new).status == 0
     cluster.ended("new", NAMESPACE)
-    assert cluster.just("verify").status == 0
+    done = cluster.just("verify")
+    assert done.status == 0, done.output
+
+
+@pytest.fixture
+def previous(empty: Cluster) -> Cluster:
+    """The version before this one, deployed by its own sources, from its own images."""
+    sources = os.environ.get(_PREVIOUS)
+    if not sources:
+        pytest.skip(
+            f"set {_PREVIOUS} to DIR/previous/checkout of `python -m tests.image DIR --previous`, whose images the node"
+            " has with the tag previous, to run this"
+        )
+    done = empty.just("deploy", sources=Path(sources), IMAGE_TAG="previous")
+    assert done.status == 0, done.output
+    return empty
+
+
+def test_over_the_version_before_no_pod_is_refused_and_none_that_runs_notices(
+    previous: Cluster, tmp_path: Path
+) -> None:
+    cluster = previous
+    before = cluster.started(pod("running", NAMESPACE, ["sleep", "600"], cluster.pod_image, amount=1, percent=50))
+    with creating_pods(cluster.door(tmp_path), NAMESPACE, _RATE, stored_every=0) as load:
+        done = cluster.just("deploy")
+    assert done.status == 0, done.output
+    print(load.summary())
+    assert load.failures == []
+    for home in ("bwki", "kube-system"):
+        assert _images(cluster, home) == {cluster.variables["IMAGE_TAG"]}
+    assert cluster.life("running", NAMESPACE) == before
+    _works(cluster)
+
+
+def _images(cluster: Cluster, namespace: str) -> set[str]:
+    """The tags of those that our pods run from, but for the ones that end."""
+    pods = cluster.every("pod", namespace, "app.kubernetes.io/part-of=bitfusiond")
+    staying = [each["spec"] for each in pods if "deletionTimestamp" not in each["metadata"]]
+    return {container["image"].rpartition(":")[2] for spec in staying for container in spec["containers"]}
 
 
 def _allocatable(cluster: Cluster) -> str:
@@ -71,25 +122,16 @@ def _allocatable(cluster: Cluster) -> str:
     return str(node["status"]["allocatable"].get(_RESOURCE))
 
 
-def _phase(cluster: Cluster) -> str:
-    return str(cluster.get("pod", "running", NAMESPACE)["status"].get("phase"))
-
-
-def _life(cluster: Cluster) -> tuple[Any, ...]:
-    """What changes if the pod is made anew, or a container of it."""
-    found = cluster.get("pod", "running", NAMESPACE)
-    (status,) = found["status"]["containerStatuses"]
-    return found["metadata"]["uid"], status["containerID"], status["restartCount"], found["status"]["phase"]
-
-
 def _object(version: str, kind: str, name: str, namespace: str | None = None, **fields: Any) -> Object:
     metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
 
-def _webhook(image: str) -> list[Object]:
+def _webhook(cluster: Cluster) -> list[Object]:
+    # 0.4 made it by v1beta1, which ended with 1.21: a later cluster has it from before its own upgrade.
+    version = "v1beta1" if cluster.minor < 22 else "v1"
     labels = {"app": "bwki"}
-    container = {"name": "bwki", "image": image, "command": ["sleep", "3600"]}
+    container = {"name": "bwki", "image": cluster.pod_image, "command": ["sleep", "3600"]}
     spec = {"selector": {"matchLabels": labels}, "template": _template(labels, [container])}
     subject = {"kind": "ServiceAccount", "name": "default", "namespace": "bwki"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
@@ -100,6 +142,8 @@ def _webhook(image: str) -> list[Object]:
         "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
         # 0.4's would refuse each pod of the namespaces that it selects; this one never answers.
         "namespaceSelector": {"matchLabels": {"no": "namespace"}},
+        "admissionReviewVersions": ["v1beta1"],
+        "sideEffects": "None",
     }
     ports = [{"port": 443, "targetPort": 8443}]
     return [
@@ -114,7 +158,7 @@ def _webhook(image: str) -> list[Object]:
             subjects=[subject],
         ),
         _object(
-            "admissionregistration.k8s.io/v1beta1",
+            f"admissionregistration.k8s.io/{version}",
             "MutatingWebhookConfiguration",
             "bwki-webhook-cfg",
             webhooks=[configuration],

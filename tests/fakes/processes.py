@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import subprocess
 import time
@@ -30,6 +31,11 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def run_quietly(command: str) -> None:
+    """Run a command that starts programs which outlive it: they would keep pipes open. It must succeed."""
+    subprocess.run(shlex.split(command), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = 30) -> None:

@@ -154,7 +154,7 @@ async def test_kubelet_plugin_and_api_server_killed_in_random_order_lose_no_devi
     with ExitStack() as stack:
         api = stack.enter_context(routed(tmp_path))
         stack.enter_context(installed(api, tmp_path))
-        load = stack.enter_context(creating_pods(api, namespace(api, "kills"), RATE))
+        load = stack.enter_context(creating_pods(api.door, namespace(api, "kills"), RATE))
         async with Kubelet(directory) as kubelet:
             node = Node(kubelet, directory, tmp_path / "plugin.log")
             try:

@@ -4,6 +4,9 @@ DIR gets ``bitfusiond.tar`` and ``bitfusion-client.tar``, in the format of ``doc
 ``just build-image`` (IMAGE_REPO, IMAGE_TAG). Wants root and the Debian packages debootstrap, buildah, dpkg and rpm: the
 base is made from scratch, the clients are small stand-ins. Nothing touches the images that this machine has: all of it
 lies in ``--cache``, and the base images are taken from there the next time.
+
+With ``--previous``, DIR/previous gets the same of the version before this one, under the tag ``previous``, and its
+sources: what tests/e2e upgrades from. That is the newest tag of the repository, or BASELINE while there is none.
 """
 
 # ruff: noqa: T201 - a program
@@ -24,11 +27,16 @@ from tests.fakes import packages
 from tests.fakes.distro import make_distro
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SUITE = "bookworm"
 BASE = f"localhost/bitfusiond-test-base:{SUITE}"
 BUILD_BASE = f"localhost/bitfusiond-test-builder:{SUITE}"
 CLIENTS = ("bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb", "bitfusion-client-centos7-4.5.0-4.x86_64.rpm")
 NEEDED = {"debootstrap": "debootstrap", "buildah": "buildah", "dpkg-deb": "dpkg", "rpmbuild": "rpm"}
+
+# The last commit before tests upgraded from one.
+BASELINE = "82928327bbe9"
+PREVIOUS = "previous"
 
 # Where Debian keeps what no image needs. Python's bytecode goes because python:slim ships none either.
 NOT_IN_BASE = (
@@ -44,6 +52,7 @@ def main() -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="gets bitfusiond.tar and bitfusion-client.tar")
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bitfusiond-test-image"
     parser.add_argument("--cache", metavar="DIR", type=Path, default=default, help="[%(default)s]")
+    parser.add_argument("--previous", action="store_true", help="build the version before this one too")
     chosen = parser.parse_args()
     missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
     problems = [f"install the Debian package {package}" for package in missing]
@@ -57,12 +66,33 @@ def main() -> None:
         work = Path(name)
         if not (_has(BASE, environment) and _has(BUILD_BASE, environment)):
             _make_bases(work, environment)
-        clients = _make_packages(work)
-        just = Path(sys.executable).with_name("just")
-        _run([just, "build-image", "--quiet"], {**environment, "PACKAGES": str(clients)}, HERE.parents[1])
-    chosen.directory.mkdir(parents=True, exist_ok=True)
+        environment["PACKAGES"] = str(_make_packages(work))
+        _build(ROOT, chosen.directory, environment)
+        if chosen.previous:
+            directory = chosen.directory / PREVIOUS
+            _build(_check_out(directory / "checkout"), directory, {**environment, "IMAGE_TAG": PREVIOUS})
+
+
+def _build(checkout: Path, directory: Path, environment: Mapping[str, str]) -> None:
+    just = Path(sys.executable).with_name("just")
+    _run([just, "build-image", "--quiet"], environment, checkout)
+    directory.mkdir(parents=True, exist_ok=True)
     for image in ("bitfusiond", "bitfusion-client"):
-        _save(image, chosen.directory / f"{image}.tar", environment)
+        _save(image, directory / f"{image}.tar", environment)
+
+
+def _check_out(directory: Path) -> Path:
+    """The sources of the version before this one, without anything that is known of them to this repository."""
+    described = ["git", "-C", str(ROOT), "describe", "--tags", "--abbrev=0", "HEAD^"]
+    tag = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    archive = directory / "sources.tar"
+    _run(["git", "-C", ROOT, "archive", "--output", archive, tag or BASELINE], os.environ)
+    _run(["tar", "--extract", "--file", archive, "--directory", directory], os.environ)
+    archive.unlink()
+    print(f"{directory}: {tag or BASELINE}", flush=True)
+    return directory
 
 
 def _environment(cache: Path) -> dict[str, str]:

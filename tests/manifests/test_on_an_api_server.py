@@ -1,4 +1,7 @@
-"""The oldest API server that legacy and tkgi are for, 1.20: what it takes, and what it then does."""
+"""An API server takes the overlays that are for its version, and then asks about the right pods.
+
+Kubernetes 1.20 is the oldest, and has PodSecurityPolicy; 1.37 is the newest that is tried.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bitfusiond.core import names
+from bitfusiond.operate import checks
 from tests.cluster.apiserver import APIServer, Refused, started
 from tests.cluster.webhook import write_kubeconfig
 from tests.fakes.processes import wait_until
 from tests.manifests import overlays
 from tests.manifests.overlays import Json
+from tests.manifests.test_conditions import DATA, NONES, annotated, asks_for_cpu
 
 OPTED_IN = {names.MANAGEMENT: "all"}
+MATCH_CONDITIONS, NO_POLICIES = (minor for _, minor in (checks.MATCH_CONDITIONS, checks.NO_POLICIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,11 @@ class Cluster:
     api: APIServer
     kubectl: Path
     kubeconfig: Path
+
+    @property
+    def overlay(self) -> str:
+        """The one for its version."""
+        return "community" if self.api.minor >= MATCH_CONDITIONS else "legacy"
 
     def run(self, *arguments: str, given: str = "") -> str:
         """What kubectl prints. Fails the test with its words where it fails."""
@@ -45,15 +57,15 @@ class Cluster:
 
 
 @contextmanager
-def oldest(directory: Path, *options: str) -> Iterator[Cluster]:
+def one(directory: Path, **options: int) -> Iterator[Cluster]:
+    """With each of ``options`` that an API server of a version below the number has."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver, etcd and kubectl to run this")
     kubectl = Path(assets) / "kubectl"
     minor = overlays.minor_version(str(kubectl))
-    if minor > 24:
-        pytest.skip(f"KUBEBUILDER_ASSETS has Kubernetes 1.{minor}, and this is about versions up to 1.24")
-    with started(Path(assets), directory, *options) as api:
+    plugins = [f"--enable-admission-plugins={name}" for name, end in options.items() if minor < end]
+    with started(Path(assets), directory, *plugins) as api:
         found = Cluster(api, kubectl, write_kubeconfig(directory / "kubeconfig", api))
         namespace = overlays.one(overlays.overlay("legacy"), "Namespace", "bwki")
         found.apply([namespace])  # a dry run puts nothing into a namespace that is not there
@@ -62,18 +74,18 @@ def oldest(directory: Path, *options: str) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with oldest(tmp_path_factory.mktemp("policies"), "--enable-admission-plugins=PodSecurityPolicy") as found:
+    with one(tmp_path_factory.mktemp("policies"), PodSecurityPolicy=NO_POLICIES) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def unattended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """With the configurations of the overlay legacy, and no webhook behind them."""
-    with oldest(tmp_path_factory.mktemp("unattended")) as found:
+    """With the configurations of its overlay, and no webhook behind them."""
+    with one(tmp_path_factory.mktemp("unattended")) as found:
         found.api.create("/api/v1/namespaces", {"metadata": {"name": "team"}})
-        found.apply([each for each in given("legacy") if each["kind"].endswith("WebhookConfiguration")])
+        found.apply([each for each in given(found.overlay) if each["kind"].endswith("WebhookConfiguration")])
         # The API server takes up configurations a moment after they are written.
-        wait_until(lambda: refusal(found, "team", labels=OPTED_IN) != "", "configurations that hold")
+        wait_until(lambda: refusal(found, "team", **BOTH) != "", "configurations that hold")
         yield found
 
 
@@ -81,42 +93,78 @@ def given(overlay: str) -> list[Json]:
     return [each for each in overlays.overlay(overlay) if each["kind"] != "Namespace"]
 
 
-@pytest.mark.parametrize("overlay", ["legacy", "tkgi"])
+def fits(cluster: Cluster, overlay: str) -> None:
+    """Skip the test where the overlay is for other versions."""
+    minor = cluster.api.minor
+    first, end = {"community": (MATCH_CONDITIONS, 99), "legacy": (20, MATCH_CONDITIONS), "tkgi": (20, NO_POLICIES)}[
+        overlay
+    ]
+    if not first <= minor < end:
+        versions = f"1.{first} to 1.{end - 1}" if end < 99 else f"1.{first} and later"
+        pytest.skip(f"{overlay} is for Kubernetes {versions}, and KUBEBUILDER_ASSETS has 1.{minor}")
+
+
+@pytest.mark.parametrize("overlay", overlays.OVERLAYS)
 def test_it_takes_every_object(cluster: Cluster, overlay: str) -> None:
+    fits(cluster, overlay)
     assert cluster.apply(given(overlay), "--dry-run=server") == {"created (server dry run)"}
 
 
-@pytest.mark.parametrize("overlay", ["legacy", "tkgi"])
+@pytest.mark.parametrize("overlay", overlays.OVERLAYS)
 def test_it_takes_every_object_by_server_side_apply(cluster: Cluster, overlay: str) -> None:
+    fits(cluster, overlay)
     applied = cluster.apply(given(overlay), "--server-side", "--dry-run=server")
     assert applied == {"serverside-applied (server dry run)"}
 
 
+BOTH = {"labels": OPTED_IN, "annotations": OPTED_IN}
+
+
 def refusal(cluster: Cluster, namespace: str, **metadata: dict[str, str]) -> str:
     """Why a pod with this metadata is refused; empty: it is admitted."""
-    document = {"metadata": {"name": "p", **metadata}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    return refused(cluster, namespace, {"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+
+
+def refused(cluster: Cluster, namespace: str, document: Json) -> str:
+    document = {"spec": document["spec"], "metadata": {**document["metadata"], "name": "p", "namespace": namespace}}
     try:
         cluster.api.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", document)
-    except Refused as refused:
-        return str(refused)
+    except Refused as answer:
+        return str(answer)
     return ""
 
 
 def test_while_nobody_answers_only_pods_with_the_label_are_refused(unattended: Cluster) -> None:
+    fits(unattended, "legacy")
     assert refusal(unattended, "team") == ""
     assert refusal(unattended, "team", annotations=OPTED_IN) == ""
     assert 'failed calling webhook "bwkimua-labelled.bitfusion.io"' in refusal(unattended, "team", labels=OPTED_IN)
 
 
+def test_while_nobody_answers_pods_are_refused_that_opted_in_or_ask_for_gpus_and_no_others(unattended: Cluster) -> None:
+    """By the API server's own CEL: every pod for which there are golden patches, and pods that are none of ours."""
+    fits(unattended, "community")
+    ours = {file.stem: yaml.safe_load(file.read_text()) for file in DATA.glob("*.yaml")}
+    ours["gpus alone"] = annotated(None, {**asks_for_cpu(), "resources": {"limits": {names.GPU_AMOUNT: "1"}}})
+    others = {f"annotation {value!r}": annotated(value) for value in (None, *NONES)}
+    assert len(ours) > 10
+    words = 'failed calling webhook "bwkimua.bitfusion.io"'
+    assert [name for name, each in ours.items() if words not in refused(unattended, "team", each)] == []
+    assert [name for name, each in others.items() if refused(unattended, "team", each)] == []
+    injected = refused(unattended, "team", annotated(None, status=names.STATUS_INJECTED))
+    assert 'failed calling webhook "bwkival.bitfusion.io"' in injected
+
+
 def test_while_nobody_answers_our_own_pods_start(unattended: Cluster) -> None:
-    assert refusal(unattended, "bwki", labels=OPTED_IN, annotations=OPTED_IN) == ""
+    own = pod(unattended.overlay, "Deployment", "bitfusion-webhook-deployment")
+    assert refused(unattended, "bwki", {**own, "metadata": BOTH}) == ""
 
 
 def test_a_namespace_with_the_label_has_nothing_to_do_with_us(unattended: Cluster) -> None:
     """As kube-system must have it before 1.21."""
     exempt = {"metadata": {"name": "exempt", "labels": {"bitfusion.io/admission": "ignore"}}}
     unattended.api.create("/api/v1/namespaces", exempt)
-    assert refusal(unattended, "exempt", labels=OPTED_IN) == ""
+    assert refusal(unattended, "exempt", **BOTH) == ""
 
 
 def pod(overlay: str, kind: str, name: str) -> Json:
@@ -141,6 +189,8 @@ PODS = pytest.mark.parametrize(
 def test_where_pods_need_a_policy_the_overlay_tkgi_has_one_that_fits(
     cluster: Cluster, kind: str, name: str, namespace: str, controller: str
 ) -> None:
+    fits(cluster, "tkgi")
+
     def create() -> Json:
         options = ("--dry-run=server", "--output=json", "--filename=-", f"--namespace={namespace}")
         user = f"--as=system:serviceaccount:kube-system:{controller}"

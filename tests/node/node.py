@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import Any
 
 from kubernetes import client
 
-from tests.fakes.processes import wait_until
+from tests.fakes.processes import run_quietly, wait_until
 
 RESOURCE = "bitfusion.io/gpu"
 DIRECTORY = Path("/var/lib/kubelet/device-plugins")
@@ -37,10 +35,7 @@ class Node:
 
     def restart_kubelet(self) -> None:
         assert self.restart_command is not None
-        # No pipes: the kubelet that is started here would keep them open.
-        subprocess.run(
-            shlex.split(self.restart_command), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        run_quietly(self.restart_command)
 
     def registrations(self) -> int:
         """How often this kubelet process has accepted our resource, in its own count."""

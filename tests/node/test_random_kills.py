@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
-import subprocess
 import time
 
+from tests.fakes.processes import run_quietly
 from tests.faults.schedule import Schedule
 from tests.node.node import Node
 from tests.node.process import Plugin
@@ -23,7 +22,7 @@ def test_kubelet_plugin_and_api_server_stopped_in_random_order_lose_no_share_and
     restartable: Node, plugin: Plugin
 ) -> None:
     node = restartable
-    restart_api_server = shlex.split(os.environ.get(RESTART_API_SERVER, ""))
+    restart_api_server = os.environ.get(RESTART_API_SERVER, "")
     schedule = Schedule(["kubelet", "plugin", *(["API server"] if restart_api_server else [])], SECONDS)
     lost: list[str] = []
     longest = 0.0
@@ -41,9 +40,7 @@ def test_kubelet_plugin_and_api_server_stopped_in_random_order_lose_no_share_and
                     time.sleep(schedule.random.uniform(0, DOWN_SECONDS))
                     plugin.start()
                 case "API server":
-                    # No pipes: the API server that is started here would keep them open.
-                    quiet = subprocess.DEVNULL
-                    subprocess.run(restart_api_server, check=True, stdout=quiet, stderr=quiet)
+                    run_quietly(restart_api_server)
             if schedule.random.random() < 0.3:
                 continue  # the next one is stopped before this one is back
             began = time.monotonic()

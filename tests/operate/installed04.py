@@ -54,8 +54,11 @@ def install(api: APIServer, ca: trustme.CA, *, total_gpu_memory: str = "16000") 
     api.create(
         PLUGIN, _workload("DaemonSet", "bitfusion-cli-device-plugin", {"tier": "node"}, {"RESOURCE_NUMS": "700"})
     )
-    api.create(MUTATING.replace("/v1/", "/v1beta1/"), _configuration("MutatingWebhookConfiguration", bundle))
-    api.create(VALIDATING, _configuration("ValidatingWebhookConfiguration", bundle))
+    # 0.4 made the first one by v1beta1, which ended with 1.21: a later cluster has it from before its own upgrade.
+    version = "v1beta1" if api.minor < 22 else "v1"
+    path = MUTATING.replace("/v1/", f"/{version}/")
+    api.create(path, _configuration("MutatingWebhookConfiguration", bundle, version))
+    api.create(VALIDATING, _configuration("ValidatingWebhookConfiguration", bundle, "v1"))
 
 
 def is_left(api: APIServer) -> list[str]:
@@ -86,8 +89,8 @@ def _binding() -> Json:
     return {"metadata": {"name": "bwki-webhook-deployment"}, "roleRef": role, "subjects": [subject]}
 
 
-def _configuration(kind: str, bundle: str) -> Json:
-    """The mutating one is of v1beta1, and leaves to the API server what that version does not ask for."""
+def _configuration(kind: str, bundle: str, version: str) -> Json:
+    """That of v1beta1 leaves to the API server what that version does not ask for."""
     mutating = kind.startswith("Mutating")
     service = {"namespace": "bwki", "name": "bwki-webhook-svc", "path": "/mutate" if mutating else "/validate"}
     rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
@@ -96,9 +99,8 @@ def _configuration(kind: str, bundle: str) -> Json:
         "clientConfig": {"service": service, "caBundle": bundle},
         "rules": [rule],
     }
-    if not mutating:
+    if version == "v1":
         webhook |= {"admissionReviewVersions": ["v1", "v1beta1"], "sideEffects": "None", "timeoutSeconds": 5}
-    version = "v1beta1" if mutating else "v1"
     name = "bwki-webhook-cfg" if mutating else "validation.bitfusion.io-cfg"
     return {
         "apiVersion": f"admissionregistration.k8s.io/{version}",

@@ -40,7 +40,7 @@ def test_every_kind_of_the_manifests_is_asked_about_in_its_group_and_plural(plat
     [
         ("NetworkPolicy", "networkpolicies"),
         ("PriorityClass", "priorityclasses"),
-        ("Endpoints", "endpoints"),
+        ("EndpointSlice", "endpointslices"),
         ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
     ],
 )

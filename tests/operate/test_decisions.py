@@ -11,7 +11,7 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, manifests, proof, report, rollout, settings
+from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
@@ -251,7 +251,34 @@ def test_without_the_service_the_next_command_is_a_deploy() -> None:
     why = 'Post "https://bwki-webhook-svc.bwki.svc:443/mutate": service "bwki-webhook-svc" not found'
     answer = proof.judge_error(f'failed calling webhook "bwkimua.bitfusion.io": {why}')
     assert verify.admission(answer, "default").fix == "just deploy"
-    assert "endpoints" in verify.admission(Proof(Outcome.UNREACHABLE, "i/o timeout"), "default").fix
+    assert "endpointslices" in verify.admission(Proof(Outcome.UNREACHABLE, "i/o timeout"), "default").fix
+
+
+@pytest.mark.parametrize(
+    ("slices", "state", "detail"),
+    [
+        ([], WRONG, "no endpoint:"),
+        ([{"endpoints": None}], WRONG, "no endpoint:"),
+        ([[("a", False)]], WRONG, "no ready endpoint, 1 that are not ready:"),
+        ([[("a", True), ("b", False)]], OK, "1 ready endpoint"),
+        ([[("a", True)], [("b", None)]], OK, "2 ready endpoints"),  # unknown counts as ready
+        ([[("a", True)], [("a", True)]], OK, "1 ready endpoint"),  # its IPv4 address and its IPv6 address
+    ],
+)
+def test_a_service_leads_to_the_ready_pods_of_its_slices(slices: list[Any], state: str, detail: str) -> None:
+    found = endpoints.of_slices(_slice(each) if isinstance(each, list) else each for each in slices)
+    row = installation.service({"kind": "Service", "metadata": {"name": "s"}}, found)
+    assert row.state == state
+    assert row.detail.startswith(detail)
+
+
+def _slice(pods: list[tuple[str, bool | None]]) -> Json:
+    return {
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "targetRef": {"name": name}, "conditions": {"ready": ready}}
+            for name, ready in pods
+        ]
+    }
 
 
 def test_a_namespace_that_is_ending_is_the_only_row_and_no_deploy_is_asked_for_before_it_is_gone() -> None:

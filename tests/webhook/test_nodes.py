@@ -65,6 +65,23 @@ async def test_nodes_that_come_change_and_go_are_followed(autojump_clock: MockCl
         assert nodes.allocatable() == {}
 
 
+async def test_a_node_whose_kubelet_restarts_counts_with_what_it_had(autojump_clock: MockClock) -> None:
+    cluster = FakeCluster()
+    cluster.put(NODES, node("a", gpu="100"))
+    cluster.put(NODES, node("b", gpu="0"))
+    async with running(cluster) as nodes:
+        cluster.put(NODES, node("a", gpu="0"))
+        await trio.sleep(1)
+        assert nodes.allocatable() == {"a": {GPU: 100}, "b": {GPU: 0}}
+        cluster.expire()  # so that all nodes are listed anew
+        await trio.sleep(60)
+        assert nodes.largest() == {GPU: 100}
+        cluster.put(NODES, node("a", gpu="50"))
+        cluster.put(NODES, node("b"))
+        await trio.sleep(1)
+        assert nodes.allocatable() == {"a": {GPU: 50}, "b": {}}
+
+
 async def test_a_lost_api_server_leaves_what_is_known(autojump_clock: MockClock) -> None:
     cluster = FakeCluster()
     cluster.put(NODES, node("a", gpu=100))

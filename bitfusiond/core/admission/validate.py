@@ -23,7 +23,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     """The verdict on the pod ``document`` that is about to be stored in ``namespace``.
 
     ``largest`` is the most that any one node has (allocatable) of each of our resources; None = no node is known, and
-    then nothing is said about them.
+    then nothing is said about them. Nor is it about a resource of which all have 0: they had more, and will again.
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -99,7 +99,7 @@ def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
     for resource, amount in sorted(_effective(groups).items()):
         if resource not in largest:
             yield f"Resource validation failed: no node has {shown(resource)}: its device plugin must run on one"
-        elif amount > largest[resource]:
+        elif amount > largest[resource] > 0:
             yield (
                 f"Resource validation failed: the pod asks for {_number(amount)} of {shown(resource)}, the largest node"
                 f" has {largest[resource]}: ask for less"

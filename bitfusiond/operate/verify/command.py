@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, current, manifests, proof, report
+from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
@@ -97,7 +97,7 @@ _NO_SERVICE = f'service "{installation.SERVICE.name}" not found'
 _NEXT = {
     Outcome.NOT_ASKED: "just deploy, where a configuration above is wrong; else kubectl get"
     " mutatingwebhookconfiguration bwki-webhook-cfg -o yaml",
-    Outcome.UNREACHABLE: "kubectl get endpoints bwki-webhook-svc -n bwki; kubectl get networkpolicy -n bwki",
+    Outcome.UNREACHABLE: f"{endpoints.command(installation.SERVICE)}; kubectl get networkpolicy -n bwki",
     Outcome.REFUSED: webhooks.LOGS,
     Outcome.OTHER: "mend what refuses it; then just verify",
 }

@@ -8,7 +8,8 @@ from typing import Any
 from bitfusiond.core.admission import template
 from bitfusiond.core.clients import catalogue
 from bitfusiond.files.read import load_yaml
-from bitfusiond.operate import manifests, rollout
+from bitfusiond.operate import endpoints, manifests, rollout
+from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.manifests import CATALOGUE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
@@ -58,7 +59,7 @@ def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) ->
         elif document["kind"] in _WORKLOADS:
             rows += workload(current, rollout.look(kubectl, current))
         elif what == SERVICE:
-            rows.append(service(current, kubectl.get(Ref("Endpoints", what.name, what.namespace))))
+            rows.append(service(current, endpoints.find(kubectl, what)))
         else:
             rows.append(compared(document, current))
     return rows
@@ -127,17 +128,15 @@ def workload(current: Json, seen: rollout.Seen) -> list[Row]:
     return rows
 
 
-def service(current: Mapping[str, Any], endpoints: Mapping[str, Any] | None) -> Row:
+def service(current: Mapping[str, Any], leads_to: Sequence[Endpoint]) -> Row:
     what = ref(current)
-    subsets = (endpoints or {}).get("subsets") or []
-    ready = [each for subset in subsets for each in subset.get("addresses") or []]
-    waiting = [each for subset in subsets for each in subset.get("notReadyAddresses") or []]
+    ready = sum(each.ready for each in leads_to)
     if not ready:
-        detail = f"no ready endpoint, {len(waiting)} that are not ready" if waiting else "no endpoint"
+        detail = f"no ready endpoint, {len(leads_to)} that are not ready" if leads_to else "no endpoint"
         return Row(
             str(what), WRONG, f"{detail}: the API server cannot reach the webhook", "kubectl get pods -n bwki -o wide"
         )
-    return Row(str(what), OK, f"{len(ready)} ready endpoint{'s' if len(ready) > 1 else ''}")
+    return Row(str(what), OK, f"{ready} ready endpoint{'s' if ready > 1 else ''}")
 
 
 def version(wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:

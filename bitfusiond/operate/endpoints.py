@@ -1,0 +1,46 @@
+"""Where a Service leads, by its EndpointSlices: kube-proxy goes by them, and the API server of 1.37 too.
+
+Kubernetes 1.20 has them (v1beta1) in the same form. The Endpoints object is deprecated from 1.33 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+
+KIND = "EndpointSlice"
+
+
+class Endpoint(NamedTuple):
+    """``pod`` is empty where the address belongs to none."""
+
+    pod: str
+    ready: bool
+
+
+def command(service: Ref) -> str:
+    """For a person who wants to look."""
+    return f"kubectl get endpointslices -n {service.namespace} -l {_label(service)}"
+
+
+def find(kubectl: Kubectl, service: Ref) -> list[Endpoint]:
+    """All endpoints of a Service."""
+    return of_slices(kubectl.all(KIND, "-l", _label(service), namespace=service.namespace))
+
+
+def of_slices(slices: Iterable[Json]) -> list[Endpoint]:
+    """Each pod once, though it may have addresses of two families."""
+    found = {}
+    for each in slices:
+        for endpoint in each.get("endpoints") or []:
+            # Unknown counts as ready, says the API.
+            ready = (endpoint.get("conditions") or {}).get("ready") is not False
+            pod = (endpoint.get("targetRef") or {}).get("name", "")
+            found[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
+    return list(found.values())
+
+
+def _label(service: Ref) -> str:
+    return f"kubernetes.io/service-name={service.name}"
