@@ -1,9 +1,8 @@
 """docs/troubleshooting.md has every message by its words, and none that nothing says any more.
 
 In the tables whose first column is headed "the message", what stands in backquotes there is an entry: the fixed words
-of a message, with ``...`` for what varies between them. The messages are found in the source (:func:`said`): what is
-raised, returned, put among the problems of an input, warned of in a log, or shown by ``just verify``. Whoever adds a
-message adds a row.
+of a message, with ``...`` for what varies between them. Every text of the source that reads like a sentence is a message
+(:func:`said`), but for those that are declared not to be one. Whoever adds a message adds a row.
 """
 
 from __future__ import annotations
@@ -27,45 +26,58 @@ SCRIPT = ROOT / "image" / "images"
 VARIES = "\0"  # stands in a message for what is known only when it is said
 TELLING = 8  # fixed characters of an entry; one with fewer would stand for too much
 LEAST = 16  # fixed characters; what has fewer is part of another message, and nobody would look for it
-# Calls by which something is said: onto a list of problems, into a log, as a refusal, as an exception.
-SAYING = re.compile(r"^append$|^warning$|^error$|^exception$|^_not_registered$|Missing$|Refuse$|Failure$|Error$")
-# What holds a message, or several.
-NAMES = {"problems", "missing", "failures", "problem", "message", "detail", "why", "reason"}
-# Returned, but told to nobody as a message.
-SILENT = {"  --version  print the version and exit", "bitfusiond webhook CA ", "Lists and watches that failed."}
-# What begins so is a command that a message advises, or that is run.
-COMMANDS = ("kubectl ", "just ")
+# Calls whose texts are no messages: help, metrics, expressions, progress that is printed or logged as such.
+SILENT_CALLS = {
+    *("add_argument", "ArgumentParser", "_Parser", "option", "compile", "split", "search", "simplefilter"),
+    *("Gauge", "Counter", "Histogram", "GaugeMetricFamily", "CounterMetricFamily"),
+    *("info", "debug", "print", "say", "_say", "run"),
+}
+# Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md.
+SILENT_MODULES = {"bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"}
+# No messages by themselves: parts of others, headings of ``just verify``, names.
+SILENT = {
+    *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),
+    *("  --version  print the version and exit", "it is worked out from", "is not a directory"),
+    *("bitfusiond webhook CA ", "bitfusiond webhook CA", "bitfusiond webhook", "being terminated"),
+    *("it failed without a word", "wrong variables:", 'service "bwki-webhook-svc" not found'),
+    *("--device-plugin-dir and --socket-name", ", its last exit status was \0", "Secret kube-system/\0"),
+    *("mend what refuses it; then just verify", "a pod in \0 (dry run)", "\0; kubectl get networkpolicy -n bwki"),
+    *("context \0, API server \0.\0, \0", "\0 up to date, in \0 namespaces"),
+    *("\0 with bitfusion.io/gpu and a plugin that is registered",),
+    *("the next pod there gets a new copy; ADOPT=yes just deploy does it for all such",),
+    *("no pod ran under it", "the webhook signs its own certificates"),
+    *("made the namespace's default account cluster-admin",),
+    *("privileged, replaced by DaemonSet kube-system/bitfusion-device-plugin",),
+    *("images: \0/bitfusiond:\0 and bitfusion-client of the same tag (\0)",),
+    *("bitfusion-client/os, bitfusion-client/version", "exceeded maximum nesting depth", "'AbstractChildWatcher' is"),
+    *("\0 (the next pod there gets a new copy; ADOPT=yes just deploy does it for all such)",),
+    *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
+}
+# What begins so is a command that a message advises or that is run, a form of names, a file's head.
+SILENT_BEGINNINGS = (
+    "kubectl ",
+    "just ",
+    "bitfusion-client-OS",
+    "HOST:PORT with",
+    "# The Bitfusion clients",
+    "\n    . : [",
+)
 
 
 def said(tree: ast.AST) -> Iterator[ast.expr]:
-    """Each text of a ``raise``, a ``return``, ``problems += ...`` and its like, and of the calls that tell a user."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Raise(exc=ast.Call(args=parts)):
-                pass
-            case ast.Call(func=ast.Name(id="Row"), args=[_, ast.Name(id="WRONG" | "NOTE"), detail, *_]):
-                parts = [detail]
-            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=parts) if SAYING.search(called):
-                pass
-            case ast.AugAssign(target=target, value=value) | ast.Assign(targets=[target], value=value) if NAMES & {
-                name.id for name in ast.walk(target) if isinstance(name, ast.Name)
-            }:
-                parts = [value]
-            case ast.Return(value=ast.expr() as value):
-                parts = [value]
-            case _:
-                continue
-        for part in parts:
-            yield from texts(part)
-
-
-def texts(node: ast.AST) -> Iterator[ast.expr]:
-    """The strings and f-strings in ``node``, each as a whole."""
-    if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
-        yield node
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from texts(child)
+    """Each text in ``tree`` that is neither a docstring nor in a call that says nothing to a user in trouble."""
+    match tree:
+        case ast.Expr(value=ast.Constant()):
+            return
+        case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called in SILENT_CALLS:
+            return
+        case ast.Assign(targets=[ast.Name(id="SUMMARIES")]):  # of --help
+            return
+        case ast.JoinedStr() | ast.Constant(value=str()):
+            yield tree
+            return
+    for child in ast.iter_child_nodes(tree):
+        yield from said(child)
 
 
 def worded(text: ast.expr, known: dict[str, object]) -> str:
@@ -101,13 +113,20 @@ def messages() -> tuple[str, ...]:
     """What :func:`said` finds, and what image/images fails with."""
     found = {re.sub(r"\$\w+", VARIES, text) for text in re.findall(r'fail "([^"]*)"', SCRIPT.read_text())}
     for known, tree in _modules():
-        found |= {worded(text, known) for text in said(tree)}
+        if known["__name__"] not in SILENT_MODULES:
+            found |= {worded(text, known) for text in said(tree)}
     return tuple(sorted(text for text in found if _is_message(text)))
 
 
 def _is_message(text: str) -> bool:
     words = text.replace(VARIES, "")
-    return len(words) >= LEAST and " " in words.strip() and not text.startswith(COMMANDS) and text not in SILENT
+    return (
+        len(words) >= LEAST
+        and " " in words.strip()
+        and not text.startswith(SILENT_BEGINNINGS)
+        and text not in SILENT
+        and not re.search(r"\(\?|\[\^|\\w|\\d|\\s|\[ ?-|\[A-Z|\[y", text)  # a regular expression
+    )
 
 
 def _modules() -> Iterator[tuple[dict[str, object], ast.Module]]:
