@@ -1,8 +1,8 @@
 """docs/troubleshooting.md has every message by its words, and none that nothing says any more.
 
 In the tables whose first column is headed "the message", what stands in backquotes there is an entry: the fixed words
-of a message, with ``...`` for what varies between them. Every text of the source that reads like a sentence is a message
-(:func:`said`), but for those that are declared not to be one. Whoever adds a message adds a row.
+of a message, with ``...`` for what varies between them. Every text of the source that reads like a sentence is a
+message (:func:`said`), but for those that are declared not to be one. Whoever adds a message adds a row.
 """
 
 from __future__ import annotations
@@ -38,7 +38,13 @@ SILENT_MODULES = {"bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusion
 SILENT = {
     *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),
     *("  --version  print the version and exit", "it is worked out from", "is not a directory"),
-    *("bitfusiond webhook CA ", "bitfusiond webhook CA", "bitfusiond webhook", "being terminated"),
+    *(
+        "bitfusiond webhook CA \0",
+        "bitfusiond webhook CA ",
+        "bitfusiond webhook CA",
+        "bitfusiond webhook",
+        "being terminated",
+    ),
     *("it failed without a word", "wrong variables:", 'service "bwki-webhook-svc" not found'),
     *("--device-plugin-dir and --socket-name", ", its last exit status was \0", "Secret kube-system/\0"),
     *("mend what refuses it; then just verify", "a pod in \0 (dry run)", "\0; kubectl get networkpolicy -n bwki"),

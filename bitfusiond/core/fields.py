@@ -40,7 +40,12 @@ class Field:
 
     def mapping(self, most: int | None = None) -> Json:
         """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
-        return self._counted(self.value, most) if self._is(dict, "an object") else {}
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, dict):
+            self.problem(f"must be an object, not {shown(self.value)}")
+            return {}
+        return self._counted(self.value, most)
 
     def objects(self, most: int | None = None) -> list[Json]:
         """The value as a list of objects; ``[]`` where there is none, it is another thing, or longer than ``most``."""
@@ -53,14 +58,6 @@ class Field:
     def items(self, most: int | None = None) -> list[Field]:
         """The objects of :meth:`objects`, each with its own path: ``spec.containers[0]``."""
         return [Field(value, f"{self.path}[{index}]", self.problems) for index, value in enumerate(self.objects(most))]
-
-    def _is(self, kind: type, words: str) -> bool:
-        if self.value is None:
-            return False
-        if not isinstance(self.value, kind):
-            self.problem(f"must be {words}, not {shown(self.value)}")
-            return False
-        return True
 
     def _is_list_of(self, kind: type, plural: str) -> bool:
         if self.value is None:
