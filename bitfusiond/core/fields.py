@@ -45,7 +45,8 @@ class Field:
         if not isinstance(self.value, dict):
             self.problem(f"must be an object, not {shown(self.value)}")
             return {}
-        return self._counted(self.value, most)
+        counted: Json = self._counted(self.value, most)
+        return counted
 
     def objects(self, most: int | None = None) -> list[Json]:
         """The value as a list of objects; ``[]`` where there is none, it is another thing, or longer than ``most``."""

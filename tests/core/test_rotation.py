@@ -253,10 +253,10 @@ class Replica:
         world = self.world
         if not world.checked:
             return
-        if not self.serves:
+        # One whose end has come by some replica's clock is replaced, trusted or not: nobody could serve with it for long.
+        if self.leaf is None or not self.leaf.span.covers(world.now + SKEW):
             self.ready_since = None
             return
-        assert self.leaf is not None
         if self.ready_since is None and distrust(self.leaf, self.now, world.bundles) is None:
             self.ready_since = world.now
         if self.ready_since is None or world.now - self.ready_since <= LAG:
