@@ -253,7 +253,7 @@ class Replica:
         world = self.world
         if not world.checked:
             return
-        # One whose end has come by some replica's clock is replaced, trusted or not: nobody could serve with it for long.
+        # One whose end has come by a replica's own clock is replaced, trusted or not: nobody could serve with it long.
         if self.leaf is None or not self.leaf.span.covers(world.now + SKEW):
             self.ready_since = None
             return
