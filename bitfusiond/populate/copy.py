@@ -18,7 +18,7 @@ from bitfusiond.errors import Failure
 Tree = dict[str, os.stat_result]
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _STEP = 8 << 20  # bytes that one call may copy: how long a signal or a progress line may have to wait
 _BUFFER = 256 << 10
 _LARGE = 1 << 20  # bytes
@@ -74,7 +74,7 @@ class Copier:
         except BaseException as error:  # a signal: the process ends when the helper has heard of it
             self._error = error
             raise
-        # Last, since each name made inside sets a directory's time.
+        # Last, since each name made inside sets a directory's time; children first, as a directory may be closed to us.
         self._each(_carry, reversed(directories))
         if self._error:
             raise self._error

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -19,7 +20,6 @@ from bitfusiond.populate import hidden, tokens, trees
 from bitfusiond.populate.copy import Tree
 from bitfusiond.settings import Init
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logs.Log("populate")
 
 
@@ -38,12 +38,11 @@ def run(settings: Init) -> int:
     os.umask(0)  # files and directories get their mode when they are made
     try:
         # In a container we are process 1, for which the kernel drops a signal that has no handler.
-        for each in _SIGNALS:
-            signal.signal(each, _stop)
+        _handle_signals(_stop)
         try:
             _populate(settings)
         finally:
-            _ignore_signals()
+            _handle_signals(signal.SIG_IGN)  # a further one would only spoil the end
     except _Stopped as stopped:
         raise Failure(f"stopped by {stopped} before the copy was whole") from None
     except OSError as error:
@@ -53,15 +52,13 @@ def run(settings: Init) -> int:
     return 0
 
 
+def _handle_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, handler)
+
+
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    _ignore_signals()
     raise _Stopped(signal.Signals(number).name)
-
-
-def _ignore_signals() -> None:
-    """The end is near: a further signal would only spoil it."""
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
 
 
 def _populate(settings: Init) -> None:

@@ -242,6 +242,18 @@ def test_it_works_without_any_privilege_and_the_user_can_read_what_it_made(pod: 
     assert pod.run_unprivileged().event("already there", what="distro")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="run as root: only another user can read what its owner cannot")
+def test_a_directory_that_is_closed_to_its_owner_is_copied(pod: Pod) -> None:
+    closed = pod.source / "opt/bitfusion/closed"
+    (closed / "inside").mkdir(parents=True)
+    closed.chmod(0o055)
+    pod.open_source()
+
+    assert pod.run_unprivileged().status == 0
+
+    assert stat.S_IMODE((pod.distro / "opt/bitfusion/closed").stat().st_mode) == 0o455
+
+
 def test_it_runs_in_a_container_with_a_read_only_root_filesystem(pod: Pod) -> None:
     """All but the volumes is mounted read-only, in a mount namespace of its own."""
     namespace = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")

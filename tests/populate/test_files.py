@@ -122,6 +122,24 @@ def test_what_reading_and_writing_say_is_an_error(places: Places, monkeypatch: p
     assert list(places.volume.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["listxattr", "setxattr"])
+@pytest.mark.parametrize("code", ["EPERM", "EACCES", "EOPNOTSUPP"])
+def test_where_extended_attributes_cannot_be_kept_they_are_left_out(
+    places: Places, monkeypatch: pytest.MonkeyPatch, code: str, name: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise failing(code)
+
+    monkeypatch.setattr(os, "listxattr", lambda _: ["user.origin"])
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"package")
+    monkeypatch.setattr(os, name, fail)
+
+    places.place()
+
+    monkeypatch.undo()
+    assert places.is_whole()
+
+
 def test_a_source_that_became_shorter_is_an_error(places: Places) -> None:
     image = str(places.tree.parent)
     tree = trees.listed(image, "t")

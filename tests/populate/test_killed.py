@@ -76,6 +76,21 @@ def test_sigterm_ends_the_copy_as_a_failure(pod: Pod, event: str, count: int) ->
     assert whole(pod)
 
 
+def test_a_signal_is_heard_while_the_log_is_written_and_a_second_one_changes_nothing(pod: Pod) -> None:
+    """Logging takes any Exception for its own affair, and goes on."""
+    code = f"""
+import os, signal, sys
+from bitfusiond.cli import main
+def write(text, *, real=sys.stderr.write):
+    if "copied distro" in text or "stopped by" in text:
+        {TERMINATE}
+    return real(text)
+sys.stderr.write = write
+sys.exit(main(sys.argv[1:]))
+"""
+    assert pod.run_code(code).message == "stopped by SIGTERM before the copy was whole"
+
+
 def test_sigterm_while_a_large_file_is_copied_ends_it_at_once(pod: Pod) -> None:
     """The step that the signal came in is the last: of a file of many steps nearly nothing is there."""
     large = pod.source / "opt/bitfusion/larger.so"

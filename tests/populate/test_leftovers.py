@@ -47,13 +47,13 @@ def test_a_directory_that_another_user_closed_is_in_nobodys_way(pod: Pod, mode: 
 def test_a_damaged_tree_with_a_directory_that_the_workload_closed_is_made_anew(pod: Pod, mode: int, own: bool) -> None:
     pod.open_source()
     assert pod.run_unprivileged().status == 0
+    os.truncate(pod.distro / "usr/bin/bitfusion", 0)
     if own:
         (pod.distro / "usr/bin").chmod(mode)
     else:
         closed_directory(pod.distro / "foreign", mode)
         if os.geteuid() == 0:
             os.chown(pod.distro / "foreign", NOBODY, NOBODY)
-    os.truncate(pod.distro / "opt/bitfusion/VERSION", 0)
 
     again = pod.run_unprivileged()
 
