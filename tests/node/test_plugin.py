@@ -11,7 +11,7 @@ from tests.fakes.processes import accepting, wait_until
 from tests.node.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
 from tests.node.process import SOCKET, Plugin
 
-RESTARTS = 10
+RESTARTS = 8
 FOREVER = "exec sleep 3600"
 
 
@@ -45,7 +45,7 @@ def test_a_pod_that_asks_for_1001_shares_stays_pending_until_the_node_has_them(n
         node.wait_phase("all", "Succeeded")
 
 
-def test_devices_come_back_after_each_of_10_restarts_of_the_kubelet_and_a_pod_survives_them(
+def test_devices_come_back_after_each_of_8_restarts_of_the_kubelet_and_a_pod_survives_them(
     restartable: Node, plugin: Plugin
 ) -> None:
     node = restartable
