@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import signal
 import ssl
 import subprocess
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.fakes.processes import free_port, running, wait_until
+from tests.kubernetes import minor_version
 
 _ADMIN_TOKEN = "admin-of-the-tests"
 
@@ -95,7 +95,7 @@ class APIServer:
     @property
     def minor(self) -> int:
         """Of its version: 20 for 1.20.2."""
-        return int(re.sub(r"\D", "", self.request("GET", "/version")["minor"]))
+        return minor_version(self.request("GET", "/version")["gitVersion"])
 
     def create(self, path: str, document: Any) -> Any:
         return self.request("POST", path, document)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bitfusiond.operate import checks
 from tests.cluster.apiserver import Door
 from tests.fakes.processes import wait_until
+from tests.kubernetes import since
 
 ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
@@ -54,8 +53,7 @@ class Cluster:
 
     def since(self, minor: int, what: str) -> None:
         """Skip the test on a Kubernetes before 1.``minor``, which has no ``what``."""
-        if self.minor < minor:
-            pytest.skip(f"Kubernetes 1.{minor} and later has {what}; this cluster is 1.{self.minor}")
+        since(minor, self.minor, what)
 
     def just(self, recipe: str, *arguments: str, timeout: float = 300, sources: Path = ROOT, **variables: str) -> Done:
         """Run ``just RECIPE ARGUMENTS`` as an operator would, with the images of the tests.

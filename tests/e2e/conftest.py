@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +15,7 @@ import yaml
 from bitfusiond.operate import checks
 from bitfusiond.operate.kubectl import Kubectl
 from tests.e2e.cluster import Cluster
+from tests.fakes.processes import accepting
 
 _VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
 _HOW = (
@@ -28,8 +27,8 @@ NAMESPACE = "tensorflow-benchmark"
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
-    """The cluster, with nothing of ours in it. The test is skipped unless all that it needs is there."""
+def cluster() -> Iterator[Cluster]:
+    """The cluster, in the end without us. The test is skipped unless all that it needs is there."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     kubectl = shutil.which("kubectl", path=f"{assets}:{os.environ['PATH']}" if assets else None)
     missing = [name for name in _VARIABLES if not os.environ.get(name)]
@@ -42,28 +41,17 @@ def cluster() -> Cluster:
         "RESOURCE_NUMS": "1000",
     }
     _, minor = checks.server_version(Kubectl(kubectl))
-    return Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"], minor)
+    cluster = Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"], minor)
+    yield cluster
+    cluster.uninstalled()
 
 
 @pytest.fixture(scope="session")
 def server(cluster: Cluster) -> Iterator[str]:
     """The address of a Bitfusion server as pods reach it: it accepts connections, which is all that the plugin asks."""
-    listener = socket.create_server(("0.0.0.0", 0), backlog=64)
-
-    def accept() -> None:
-        while True:
-            try:
-                listener.accept()[0].close()
-            except OSError:
-                return
-
-    threading.Thread(target=accept, daemon=True).start()
-    host = urlsplit(
-        cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
-    ).hostname
-    yield f"{host}:{listener.getsockname()[1]}"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
+    url = cluster.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    with accepting("0.0.0.0") as port:
+        yield f"{urlsplit(url).hostname}:{port}"
 
 
 @pytest.fixture(scope="session")

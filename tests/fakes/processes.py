@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -31,6 +32,25 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def accepting(host: str, port: int = 0) -> Iterator[int]:
+    """A server that accepts connections and closes them, which is all that a plugin asks of one; gives its port."""
+    with socket.create_server((host, port), backlog=64) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def run_quietly(command: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from functools import cache
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests import kubernetes
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("community", "legacy", "tkgi")
@@ -78,8 +79,7 @@ def kubectls() -> list[str]:
 
 def minor_version(kubectl: str) -> int:
     answer = subprocess.run([kubectl, "version", "--client", "--output=json"], capture_output=True, check=True)
-    version: str = json.loads(answer.stdout)["clientVersion"]["minor"]
-    return int(re.sub(r"\D", "", version))
+    return kubernetes.minor_version(json.loads(answer.stdout)["clientVersion"]["gitVersion"])
 
 
 def kustomize(kubectl: str, place: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from kubernetes import client
 
 from tests.fakes.processes import run_quietly, wait_until
+from tests.kubernetes import minor_version
 
 RESOURCE = "bitfusion.io/gpu"
 DIRECTORY = Path("/var/lib/kubelet/device-plugins")
@@ -32,6 +33,11 @@ class Node:
     restart_command: str | None
 
     # --- its kubelet --------------------------------------------------------------------------------------------
+
+    @property
+    def minor(self) -> int:
+        """Of its version: 20 for 1.20.2."""
+        return minor_version(self.core.read_node(self.name).status.node_info.kubelet_version)
 
     def restart_kubelet(self) -> None:
         assert self.restart_command is not None
@@ -62,15 +68,20 @@ class Node:
     # --- pods ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def pod(self, name: str, shares: int, script: str) -> Iterator[None]:
-        """A pod that asks for so many shares and runs ``script``, deleted at the end."""
+    def pod(self, name: str, shares: int, script: str, *, scheduled: bool = True) -> Iterator[None]:
+        """A pod that asks for so many shares and runs ``script``, deleted at the end.
+
+        Not ``scheduled``, it is given to the kubelet as it is.
+        """
         container = {
             "name": "main",
             "image": self.pod_image,
             "command": ["sh", "-c", script],
             "resources": {"limits": {RESOURCE: str(shares)}},
         }
-        spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+        spec: dict[str, Any] = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+        if not scheduled:
+            spec["nodeName"] = self.name
         self.core.create_namespaced_pod(NAMESPACE, {"metadata": {"name": name}, "spec": spec})
         try:
             yield

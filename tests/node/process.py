@@ -24,13 +24,13 @@ class Plugin:
         self._address = f"127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         command = [sys.executable, "-W", "error", "-m", "bitfusiond", "--role", "plugin", "--observe", self._address]
         with self._log.open("ab") as output:
-            self._process = subprocess.Popen(command, stderr=output)
+            self._process = subprocess.Popen([*command, *options], stderr=output)
 
-    def start_ready(self) -> None:
-        self.start()
+    def start_ready(self, *options: str) -> None:
+        self.start(*options)
         self.wait_ready()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
+from contextlib import ExitStack
+from pathlib import Path
 
-from tests.fakes.processes import wait_until
-from tests.node.node import DIRECTORY, Node
+from tests.fakes.processes import accepting, wait_until
+from tests.node.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
 from tests.node.process import SOCKET, Plugin
 
-RESTARTS = 20
+RESTARTS = 8
 FOREVER = "exec sleep 3600"
 
 
@@ -43,7 +45,7 @@ def test_a_pod_that_asks_for_1001_shares_stays_pending_until_the_node_has_them(n
         node.wait_phase("all", "Succeeded")
 
 
-def test_devices_come_back_after_each_of_20_restarts_of_the_kubelet_and_a_pod_survives_them(
+def test_devices_come_back_after_each_of_8_restarts_of_the_kubelet_and_a_pod_survives_them(
     restartable: Node, plugin: Plugin
 ) -> None:
     node = restartable
@@ -67,6 +69,39 @@ def test_devices_come_back_after_each_of_20_restarts_of_the_kubelet_and_a_pod_su
         assert (after.container_id, after.restart_count) == (before.container_id, 0)
         assert node.status("survivor").phase == "Running"
     assert plugin.events("session failed") == []
+
+
+def test_without_a_server_devices_are_unhealthy_and_with_one_again_healthy_while_their_pod_runs(
+    node: Node, plugin: Plugin, tmp_path: Path
+) -> None:
+    """Seen in the status of the pod from Kubernetes 1.36 on, and before only in what the node still has."""
+
+    def seen(health: str) -> bool:
+        if node.minor < 36:
+            return node.allocatable() == ("1k" if health == "Healthy" else "0")
+        of_pod = node.status("holder").container_statuses[0].allocated_resources_status or []
+        return [(of.name, len(of.resources), {each.health for each in of.resources}) for of in of_pod] == [
+            (RESOURCE, 50, {health})
+        ]
+
+    def wait(health: str) -> None:
+        wait_until(lambda: seen(health), f"{health} devices", STATUS_SECONDS)
+
+    conf = tmp_path / "servers.conf"
+    with ExitStack() as stack:
+        with accepting("127.0.0.1") as port:
+            conf.write_text(f"servers:\n- addresses:\n  - 127.0.0.1:{port}\n")
+            plugin.start_ready("--servers-conf", str(conf), "--interval", "1")
+            node.wait_allocatable("1k")
+            stack.enter_context(node.pod("holder", 50, FOREVER))
+            node.wait_phase("holder", "Running")
+            wait("Healthy")
+        wait("Unhealthy")
+        with accepting("127.0.0.1", port):
+            wait("Healthy")
+        status = node.status("holder")
+    assert status.phase == "Running"
+    assert status.container_statuses[0].restart_count == 0
 
 
 def test_after_kill_9_the_next_plugin_takes_over_and_pods_run_on(node: Node, plugin: Plugin) -> None:
