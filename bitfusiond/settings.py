@@ -215,7 +215,7 @@ class Webhook(Common):
     namespace: str = option(
         "--namespace", text, names.NAMESPACE, "where the webhook lives", documented_variable="POD_NAMESPACE"
     )
-    token_namespace: str = option("--token-namespace", text, "kube-system", "where the token Secrets are")
+    token_namespace: str = option("--token-namespace", text, names.KUBE_SYSTEM, "where the token Secrets are")
     allow_namespaces: tuple[str, ...] = option(
         "--allow-namespaces", globs, "*", "comma-separated names or globs: only their pods may receive tokens"
     )

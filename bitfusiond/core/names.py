@@ -44,16 +44,28 @@ CONTENT_SHA256 = "bitfusion.io/content-sha256"
 
 # Objects of the cluster
 NAMESPACE = "bwki"
-EXEMPT_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+KUBE_SYSTEM = "kube-system"
+EXEMPT_NAMESPACES = frozenset({KUBE_SYSTEM, "kube-public", "kube-node-lease"})
+WEBHOOK_DEPLOYMENT = "bitfusion-webhook-deployment"  # of the ServiceAccount too
+WEBHOOK_SERVICE = "bwki-webhook-svc"
+WEBHOOK_CERTIFICATES = "bwki-webhook-certs"
+TEMPLATE_CONFIGMAP = "bwki-webhook-configmap"
+CATALOGUE_CONFIGMAP = "bwki-bitfusion-client-configmap"
+PLUGIN_DAEMONSET = "bitfusion-device-plugin"
+MUTATING_KIND, VALIDATING_KIND = "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"
+CONFIGURATION_KINDS = (MUTATING_KIND, VALIDATING_KIND)
+MUTATING_CONFIGURATION = "bwki-webhook-cfg"
+VALIDATING_CONFIGURATION = "validation.bitfusion.io-cfg"
+MUTATING_WEBHOOKS = ("bwkimua.bitfusion.io", "bwkimua-labelled.bitfusion.io")  # the second below Kubernetes 1.28
+VALIDATING_WEBHOOKS = ("bwkival.bitfusion.io", "bwkival-labelled.bitfusion.io")
+ADMISSION_LABEL = "bitfusion.io/admission"
 
 # The environment
 LD_LIBRARY_PATH = "LD_LIBRARY_PATH"
 SHARES_VARIABLE = "BITFUSION_GPU_SHARES"
 
-_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_EXTENDED_RESOURCE = re.compile(
-    rf"(?=.{{1,253}}/){_LABEL}(\.{_LABEL})+/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?"
-)
+LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_EXTENDED_RESOURCE = re.compile(rf"(?=.{{1,253}}/){LABEL}(\.{LABEL})+/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
 
 
 def is_extended_resource(name: str) -> bool:

@@ -34,8 +34,6 @@ class WatchState:
     """When the watch last said anything, be it a bookmark."""
     connected: bool = False
     """Whether a watch is open now."""
-    lists: int = 0
-    """Complete lists."""
     failures: int = 0
     """Requests and callbacks that ended in a ClusterError; not 410, which is the API server's way of saying: list."""
 
@@ -116,7 +114,6 @@ class _Follower:
         resource, namespace, name = self._selection
         listing = await self._cluster.list(resource, namespace, name, keep=self._keep)
         await _finished(self._listed(listing.items))
-        self._state.lists += 1
         self._state.synced_at = trio.current_time()
         self._state.last_error = None
         return listing.resource_version

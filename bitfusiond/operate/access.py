@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from bitfusiond.core import names
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 
 _KINDS_OF = {
-    "admissionregistration.k8s.io": ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"),
+    "admissionregistration.k8s.io": names.CONFIGURATION_KINDS,
     "apps": ("Deployment", "DaemonSet", "ReplicaSet"),
     "autoscaling": ("HorizontalPodAutoscaler",),
     "certificates.k8s.io": ("CertificateSigningRequest",),
@@ -49,9 +50,9 @@ EVERYTHING = Access("*", "*")
 READING = (
     Access("list", "Node"),
     Access("list", "Secret"),
-    *(Access("list", "Pod", namespace) for namespace in ("bwki", "kube-system")),
-    Access("list", "ReplicaSet", "bwki"),
-    Access("list", "EndpointSlice", "bwki"),
+    *(Access("list", "Pod", namespace) for namespace in (names.NAMESPACE, names.KUBE_SYSTEM)),
+    Access("list", "ReplicaSet", names.NAMESPACE),
+    Access("list", "EndpointSlice", names.NAMESPACE),
     Access("get", "CertificateSigningRequest"),
 )
 
@@ -68,7 +69,7 @@ def to_read(documents: Iterable[Json]) -> list[Access]:
 def to_apply(documents: Iterable[Json]) -> list[Access]:
     """For ``deploy``: a server-side apply is a patch, and creates what is not there."""
     needed = [*READING, Access("patch", "Secret")]
-    needed += [Access(verb, "Secret", "bwki") for verb in ("get", "create")]
+    needed += [Access(verb, "Secret", names.NAMESPACE) for verb in ("get", "create")]
     for what in map(ref, documents):
         needed += [Access(verb, what.kind, what.namespace) for verb in ("get", "create", "patch")]
         if what.kind in {"Deployment", "DaemonSet"}:

@@ -16,7 +16,7 @@ from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 
 NAMESPACE = Ref("Namespace", names.NAMESPACE)
-TOKEN_NAMESPACE = "kube-system"  # noqa: S105 - a namespace
+TOKEN_NAMESPACE = names.KUBE_SYSTEM
 # matchConditions of webhooks are on by default from here on.
 MATCH_CONDITIONS = (1, 28)
 # PodSecurityPolicy, for which the overlay tkgi is, ends before this one.

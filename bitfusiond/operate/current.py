@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitfusiond import __version__
+from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
 from bitfusiond.operate import manifests
@@ -16,8 +17,8 @@ from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 from bitfusiond.operate.settings import DEFAULT_REPO, Settings
 from bitfusiond.operate.upgrade04 import leftovers
 
-WEBHOOK = Ref("Deployment", "bitfusion-webhook-deployment", "bwki")
-PLUGIN = Ref("DaemonSet", "bitfusion-device-plugin", "kube-system")
+WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
+PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
 
 DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
@@ -138,7 +139,7 @@ def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
 
 def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say: Say) -> None:
     """Wait until the Service leads to ours alone, so that no call is on its way to a pod that is about to go."""
-    service = Ref("Service", "bwki-webhook-svc", "bwki")
+    service = Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE)
     deadline = time.monotonic() + timeout
     while True:
         pods = {each.pod for each in endpoints.find(kubectl, service) if each.ready}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
@@ -19,22 +20,22 @@ from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 
-CATALOGUE_MAP = Ref("ConfigMap", "bwki-bitfusion-client-configmap", "bwki")
+CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
 # edited, and a deploy without CLIENTS leaves it.
 PACKAGED = "bitfusion.io/packaged-sha256"
 
 PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
 # A namespace with this label, value "ignore", is one about whose pods the API server does not ask.
-IGNORED = "bitfusion.io/admission"
-SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+IGNORED = names.ADMISSION_LABEL
+SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.KUBE_SYSTEM}}
 
 TOTAL_GPU_MEMORY = "TOTAL_GPU_MEMORY"
 RESOURCE_NUMS = "RESOURCE_NUMS"
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
 
 _OUR_IMAGE = re.compile(rf"{re.escape(DEFAULT_REPO)}/(bitfusiond|bitfusion-client)(?::[A-Za-z0-9_.-]+)?")
-_CONFIGURATIONS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+_CONFIGURATIONS = names.CONFIGURATION_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,10 @@ def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) 
     From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have.
     """
     if version < (1, 21):
-        return [*documents, {**SYSTEM_NAMESPACE, "metadata": {"name": "kube-system", "labels": {IGNORED: "ignore"}}}]
+        return [
+            *documents,
+            {**SYSTEM_NAMESPACE, "metadata": {"name": names.KUBE_SYSTEM, "labels": {IGNORED: "ignore"}}},
+        ]
     if platform != LEGACY:
         return list(documents)
     budgets = yaml_documents.load((OVERLAYS / COMMUNITY / "disruption-budget.yaml").read_text("utf-8"))

@@ -22,7 +22,7 @@ from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
 LABEL = "=".join(manifests.PART_OF)
 
-CONFIGURATIONS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+CONFIGURATIONS = names.CONFIGURATION_KINDS
 # In the order in which they go.
 KINDS = (
     *CONFIGURATIONS,
@@ -45,13 +45,13 @@ KINDS = (
 OPTIONAL = ("PodSecurityPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule")
 # By name, as those of 0.4 have no label and an operator may have taken it away.
 NAMED = (
-    Ref("MutatingWebhookConfiguration", "bwki-webhook-cfg"),
-    Ref("ValidatingWebhookConfiguration", "validation.bitfusion.io-cfg"),
+    Ref(names.MUTATING_KIND, names.MUTATING_CONFIGURATION),
+    Ref(names.VALIDATING_KIND, names.VALIDATING_CONFIGURATION),
     current.WEBHOOK,
     current.PLUGIN,
-    Ref("Service", "bwki-webhook-svc", names.NAMESPACE),
-    Ref("ServiceAccount", "bitfusion-webhook-deployment", names.NAMESPACE),
-    Ref("ConfigMap", "bwki-webhook-configmap", names.NAMESPACE),
+    Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE),
+    Ref("ServiceAccount", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE),
+    Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE),
     manifests.CATALOGUE_MAP,
     Ref("ClusterRoleBinding", "bitfusiond-webhook"),
     Ref("ClusterRole", "bitfusiond-webhook"),

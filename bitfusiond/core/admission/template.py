@@ -14,7 +14,6 @@ from bitfusiond.core.text import shown
 _GROUPS = ("initContainers", "containers", "volumes")
 # The 0.4 integration's template carries a placeholder's image and name; they mean nothing and may stay.
 _CONTAINER_KEYS = frozenset({"name", "image", "env", "volumeMounts"})
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _OF_0_4 = "BITFUSION_CLIENT_OPT_PATH"
 
 
@@ -117,7 +116,7 @@ def _names(items: list[Field], *, label: bool = True) -> set[str]:
         name = item["name"]
         if not isinstance(name.value, str) or not name.value:
             name.problem("must be a string that is not empty")
-        elif label and not _LABEL.fullmatch(name.value):
+        elif label and not re.fullmatch(names.LABEL, name.value):
             name.problem(f"{shown(name.value)} is not of lower-case letters, digits and -")
         elif name.value in found:
             name.problem(f"{shown(name.value)} is there twice")

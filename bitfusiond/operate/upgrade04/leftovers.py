@@ -10,20 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bitfusiond.core import names
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 
-NAMESPACE = "bwki"
-PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", "kube-system")
+NAMESPACE = names.NAMESPACE
+PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", names.KUBE_SYSTEM)
 BINDING = Ref("ClusterRoleBinding", "bwki-webhook-deployment")
 ACCOUNT = Ref("ServiceAccount", "bwki-webhook-deployment", NAMESPACE)
 SIGNING_REQUEST = Ref("CertificateSigningRequest", "bwki-webhook-svc.bwki")
 POLICY = Ref("PodSecurityPolicy", "privileged")
-POLICY_ROLE = Ref("Role", "psp:privileged", "kube-system")
+POLICY_ROLE = Ref("Role", "psp:privileged", names.KUBE_SYSTEM)
 # Of its webhook's pods, and so of the ReplicaSets that made them.
-WEBHOOK_LABEL = ("app", "bwki")
+WEBHOOK_LABEL = ("app", names.NAMESPACE)
 # Of its plugin's pods; a label that others' pods have too, so the name of the container must fit as well.
 PLUGIN_LABEL = ("tier", "node")
-PLUGIN_CONTAINER = "bitfusion-device-plugin"
+PLUGIN_CONTAINER = names.PLUGIN_DAEMONSET
 # The keys of its certificate in the Secret that is the CA's now.
 CERTIFICATE_KEYS = ("cert.pem", "key.pem")
 

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bitfusiond import pki
+from bitfusiond.core import names
 from bitfusiond.core.certificates.rotation import Lives, StartOver
 from bitfusiond.operate.kubectl import Json, Ref
 
-CERTIFICATES = Ref("Secret", "bwki-webhook-certs", "bwki")
+CERTIFICATES = Ref("Secret", names.WEBHOOK_CERTIFICATES, names.NAMESPACE)
 
 
 def must_be_made_anew(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -30,7 +31,7 @@ def operations(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Js
     match wanted["kind"]:
         case "Service":
             return _service(current, wanted)
-        case "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration":
+        case names.MUTATING_KIND | names.VALIDATING_KIND:
             return _configuration(current, wanted)
     return []
 

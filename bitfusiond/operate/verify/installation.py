@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bitfusiond.core import names
 from bitfusiond.core.admission import template
 from bitfusiond.core.clients import catalogue
 from bitfusiond.files.read import load_yaml
@@ -13,11 +14,10 @@ from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.manifests import CATALOGUE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
-from bitfusiond.operate.rollout import condition
 
 DEPLOY = "just deploy"
-TEMPLATE_MAP = Ref("ConfigMap", "bwki-webhook-configmap", "bwki")
-SERVICE = Ref("Service", "bwki-webhook-svc", "bwki")
+TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
+SERVICE = Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE)
 # What must be equal in an object of these kinds; the rest of them may be others'.
 _COMPARED = {
     "ClusterRole": ("rules",),
@@ -27,7 +27,7 @@ _COMPARED = {
 }
 _WORKLOADS = ("Deployment", "DaemonSet")
 # Looked at by the module `webhooks`
-_ELSEWHERE = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+_ELSEWHERE = names.CONFIGURATION_KINDS
 
 
 def ending(namespace: Mapping[str, Any] | None) -> list[Row]:
@@ -151,13 +151,3 @@ def version(wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
             detail = f"{', '.join(there)}; this checkout would deploy {', '.join(here)}"
             rows.append(Row(f"version of {ref(document)}", NOTE, detail))
     return rows
-
-
-def nodes_without_pod(plugin: Sequence[Json], nodes: Iterable[Json]) -> list[str]:
-    """Nodes that are ready and have no ready pod of the plugin."""
-    served = {pod["spec"].get("nodeName") for pod in plugin if condition(pod, "Ready")}
-    return [
-        node["metadata"]["name"]
-        for node in nodes
-        if condition(node, "Ready") and node["metadata"]["name"] not in served
-    ]

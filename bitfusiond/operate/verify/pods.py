@@ -7,7 +7,7 @@ from typing import Any
 
 from bitfusiond.core import names, quantity
 from bitfusiond.operate.kubectl import Json, ref
-from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.report import OK, WRONG, Row
 
 _SHARES = f"requests.{names.GPU}"
 _USELESS = f"limits.{names.GPU}"
@@ -60,13 +60,3 @@ def _number(text: object) -> float:
         return float(quantity.parse(str(text)))
     except ValueError:
         return 0.0
-
-
-def earlier_secrets(found: Iterable[Json]) -> list[Row]:
-    """Copies of the single Secret that integrations before 0.4 made; nothing reads them any more."""
-    return [
-        Row(
-            str(ref(each)), NOTE, "of an integration before 0.4, not used any more", f"kubectl delete {ref(each).words}"
-        )
-        for each in found
-    ]

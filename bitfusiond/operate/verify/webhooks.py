@@ -9,6 +9,7 @@ from typing import Any
 from cryptography import x509
 
 from bitfusiond import pki
+from bitfusiond.core import names
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.operate import manifests
 from bitfusiond.operate.kubectl import Json, Ref, ref
@@ -17,7 +18,7 @@ from bitfusiond.operate.upgrade04 import takeover
 from bitfusiond.operate.verify.installation import DEPLOY
 
 LOGS = "kubectl logs -n bwki deployment/bitfusion-webhook-deployment --since=1h"
-_KINDS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+_KINDS = names.CONFIGURATION_KINDS
 
 
 def look(

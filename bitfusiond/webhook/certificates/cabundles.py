@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cryptography import x509
 
 from bitfusiond import logs, pki
+from bitfusiond.core import names
 from bitfusiond.core.text import from_base64
 from bitfusiond.kube import MUTATING, VALIDATING, Cluster, ClusterError, ConflictError, NotFoundError, Object, Resource
 
@@ -34,8 +35,8 @@ class Target(NamedTuple):
 
 
 TARGETS = (
-    Target(MUTATING, "bwki-webhook-cfg", ("bwkimua.bitfusion.io", "bwkimua-labelled.bitfusion.io")),
-    Target(VALIDATING, "validation.bitfusion.io-cfg", ("bwkival.bitfusion.io", "bwkival-labelled.bitfusion.io")),
+    Target(MUTATING, names.MUTATING_CONFIGURATION, names.MUTATING_WEBHOOKS),
+    Target(VALIDATING, names.VALIDATING_CONFIGURATION, names.VALIDATING_WEBHOOKS),
 )
 
 

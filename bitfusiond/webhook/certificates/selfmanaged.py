@@ -28,6 +28,7 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from bitfusiond import logs, pki
+from bitfusiond.core import names
 from bitfusiond.core.certificates import rotation
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.http import tls
@@ -38,8 +39,8 @@ from bitfusiond.pki import BrokenError, Vault
 from bitfusiond.webhook.certificates import cabundles
 from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
 
-SECRET = "bwki-webhook-certs"  # noqa: S105 - a name
-SERVICE = "bwki-webhook-svc"
+SECRET = names.WEBHOOK_CERTIFICATES
+SERVICE = names.WEBHOOK_SERVICE
 EXPIRY = "bitfusiond_certificate_expiry_seconds"
 POLL_SECONDS = 60.0
 # Between two looks at the cluster, so that a fight over a caBundle with somebody else stays slow.
@@ -272,7 +273,7 @@ class SelfManagedCertificate:
         return True
 
     def _new_secret(self, vault: Vault) -> Object:
-        labels = {"app.kubernetes.io/managed-by": "bitfusiond"}
+        labels = {names.MANAGED_BY: names.MANAGED_BY_US}
         metadata = {"name": self._secret_name, "namespace": self._namespace, "labels": labels}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": vault.data()}
 
