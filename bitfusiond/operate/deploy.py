@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout
+from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout, waiting
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
@@ -98,14 +98,13 @@ def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
 
 
 def _gone(kubectl: Kubectl, what: Ref) -> None:
-    deadline = time.monotonic() + _DELETION_SECONDS
-    while kubectl.get(what) is not None:
-        if time.monotonic() > deadline:
-            raise Failure(
-                f"{what} is still there {_DELETION_SECONDS:g} s after it was deleted: look at the finalizers in"
-                f" `kubectl get {what.words} -o yaml` and whether kube-controller-manager runs, then deploy again"
-            )
-        time.sleep(0.5)
+    for _ in waiting.rounds(_DELETION_SECONDS, 0.5):
+        if kubectl.get(what) is None:
+            return
+    raise Failure(
+        f"{what} is still there {_DELETION_SECONDS:g} s after it was deleted: look at the finalizers in"
+        f" `kubectl get {what.words} -o yaml` and whether kube-controller-manager runs, then deploy again"
+    )
 
 
 def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
@@ -140,18 +139,15 @@ def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
 def _endpoints_moved(kubectl: Kubectl, old_owners: set[str], timeout: float, say: Say) -> None:
     """Wait until the Service leads to ours alone, so that no call is on its way to a pod that is about to go."""
     service = Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE)
-    deadline = time.monotonic() + timeout
-    while True:
+    for _ in waiting.rounds(timeout, rollout.POLL_SECONDS):
         pods = {each.pod for each in endpoints.find(kubectl, service) if each.ready}
         if pods and not any(name.startswith(owner) for name in pods for owner in old_owners):
             say(f"{service}: leads to the new webhook")
             return
-        if time.monotonic() > deadline:
-            raise Failure(
-                f"{service}: after {timeout:g} s it does not lead to the new webhook alone: look at"
-                f" `{endpoints.command(service)} -o yaml`, then deploy again"
-            )
-        time.sleep(rollout.POLL_SECONDS)
+    raise Failure(
+        f"{service}: after {timeout:g} s it does not lead to the new webhook alone: look at"
+        f" `{endpoints.command(service)} -o yaml`, then deploy again"
+    )
 
 
 def _prove(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +11,9 @@ from typing import Any
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.text import one_line
 from bitfusiond.files.read import CATALOGUE, load_yaml
+from bitfusiond.operate import waiting
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
 
 # An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
@@ -124,7 +125,7 @@ def judge(stored: Mapping[str, Any]) -> Proof:
 
 def judge_error(message: str) -> Proof:
     """From the words of the API server."""
-    message = " ".join(message.split())
+    message = one_line(message)
     if (found := _INVALID.search(message)) and OPTED_IN in found["why"]:
         causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(found["why"])]
         return Proof(Outcome.REFUSED, f"asked, refused by bitfusiond: {'; '.join(filter(None, causes))}")
@@ -137,9 +138,8 @@ def judge_error(message: str) -> Proof:
 
 def wait(kubectl: Kubectl, namespace: str, client: tuple[str, str], seconds: float = SETTLE_SECONDS) -> Proof:
     """Ask until the answer is good, or for ``seconds``; the last answer."""
-    deadline = time.monotonic() + seconds
-    while True:
+    for _ in waiting.rounds(seconds, _POLL_SECONDS):
         answer = ask(kubectl, namespace, client)
-        if answer.good or time.monotonic() > deadline:
-            return answer
-        time.sleep(_POLL_SECONDS)
+        if answer.good:
+            break
+    return answer

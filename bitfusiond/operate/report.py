@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bitfusiond.core.text import one_line
+
 Say = Callable[[str], None]
 """Prints a line, at once."""
 
@@ -34,7 +36,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def listed(heading: str, problems: Sequence[str]) -> str:
     """The message of a Failure that has several reasons: one behind the heading, more on a line each."""
-    lines = [" ".join(problem.split()) for problem in problems]
+    lines = [one_line(problem) for problem in problems]
     if len(lines) == 1:
         return f"{heading}: {lines[0]}"
     return "\n".join([f"{heading}:", *(f"  - {line}" for line in lines)])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bitfusiond.errors import Failure
+from bitfusiond.operate import waiting
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 
@@ -48,9 +48,8 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
 
     Raises Failure after ``timeout`` seconds that names each pod in the way and its reason.
     """
-    deadline = time.monotonic() + timeout
     told = None
-    while True:
+    for expired in waiting.rounds(timeout, POLL_SECONDS):
         workload = kubectl.get(what)
         if workload is None:
             raise Failure(f"{what} is not there any more: somebody deleted it meanwhile, deploy again")
@@ -61,7 +60,6 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
         if (ready, wanted) != told:
             told = (ready, wanted)
             say(f"{what}: {ready}/{wanted} ready, waiting")
-        expired = time.monotonic() > deadline
         if expired or workload["kind"] == "DaemonSet":
             seen = look(kubectl, workload)
             excused = absent_nodes(seen.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
@@ -70,7 +68,6 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
                 return
             if expired:
                 raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, seen)))
-        time.sleep(POLL_SECONDS)
 
 
 def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Sequence[str]) -> str:

@@ -7,14 +7,13 @@ Pods that run keep running.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, current, manifests, report, rollout
+from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE, TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
@@ -103,12 +102,13 @@ def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[Kube
 
 def _not_asked_any_more(kubectl: Kubectl, configurations: Sequence[Ref], failures: Failures) -> None:
     """Wait until the configurations are gone. Raises Failure where one stays, so that the webhook stays too."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while left := kubectl.existing(configurations):
-        if time.monotonic() > deadline or any(what in failures for what in left):
+    for is_last in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
+        left = kubectl.existing(configurations)
+        if not left:
+            return
+        if is_last or any(what in failures for what in left):
             heading = "nothing else was deleted, as the API server would still ask the webhook about pods"
             raise Failure(report.listed(heading, [*_told(failures), *_left(left, failures)]))
-        time.sleep(rollout.POLL_SECONDS)
 
 
 def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
@@ -174,34 +174,28 @@ def _delete(kubectl: Kubectl, objects: Iterable[Ref], failures: Failures, say: S
 
 
 def _pods_gone(kubectl: Kubectl, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while kubectl.all("Pod", "-l", _WEBHOOK_PODS, namespace=names.NAMESPACE):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(rollout.POLL_SECONDS)
-    return True
+    return any(
+        not kubectl.all("Pod", "-l", _WEBHOOK_PODS, namespace=names.NAMESPACE)
+        for _ in waiting.rounds(timeout, rollout.POLL_SECONDS)
+    )
 
 
 def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) -> None:
-    deadline = time.monotonic() + timeout
-    while NAMESPACE not in failures and kubectl.get(NAMESPACE) is not None:
-        if time.monotonic() > deadline:
-            failures[NAMESPACE] = [
-                f"{NAMESPACE}: still ending after {timeout:g} s; why is in `kubectl get namespace bwki -o yaml`"
-            ]
-        else:
-            time.sleep(rollout.POLL_SECONDS)
+    for _ in waiting.rounds(timeout, rollout.POLL_SECONDS):
+        if NAMESPACE in failures or kubectl.get(NAMESPACE) is None:
+            return
+    failures[NAMESPACE] = [
+        f"{NAMESPACE}: still ending after {timeout:g} s; why is in `kubectl get namespace bwki -o yaml`"
+    ]
 
 
 def _check(kubectl: Kubectl, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
-    while True:
+    for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
         objects, problems = find(kubectl)
         left = [*objects, *copies_of(adoption.find(kubectl)), *kubectl.existing([takeover.CERTIFICATES])]
-        if all(what in failures for what in left) or time.monotonic() > deadline:
+        if all(what in failures for what in left):
             break
-        time.sleep(rollout.POLL_SECONDS)
     told = [*_told(failures), *_left(left, failures)]
     told += [str(each) for each in problems if str(each) not in told]
     if told:
