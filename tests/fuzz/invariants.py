@@ -173,8 +173,10 @@ def _variables(now: list[Pod], then: list[Pod], configuration: Rules) -> None:
     """Every variable of the user keeps its place and content, but for the library path, which keeps its value."""
     libraries = {client.library_path for client in configuration.catalogue.clients.values()}
     last = next(each for each in reversed(now) if each.get("name") == names.LD_LIBRARY_PATH)
-    directory, _, kept = last["value"].partition(":")
-    assert directory in libraries
+    value = last["value"]
+    # By its length: a catalogue may name several directories as one, with colons between them.
+    library = max((each for each in libraries if value == each or value.startswith(f"{each}:")), key=len)
+    kept = value[len(library) + 1 :]
     at = [index for index, each in enumerate(then) if each.get("name") == names.LD_LIBRARY_PATH]
     if not at:
         assert same(now[: len(then)], then)
