@@ -20,7 +20,7 @@ CERTIFICATES = secret_path("bwki", "bwki-webhook-certs")
 HURRIED = """
 import sys
 from bitfusiond import cli
-from bitfusiond.core.rotation import Lives
+from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 lives = Lives(ca=15, leaf=9, backdate=2, settle=2)
 SelfManagedCertificate.__init__.__kwdefaults__.update(lives=lives, poll_seconds=0.3)

@@ -1,4 +1,4 @@
-"""A directory of packages, one for the distros, and ``python -m bitfusiond.distros`` run on them."""
+"""A directory of packages, one for the distros, and ``python -m bitfusiond.operate.distros`` run on them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ clock, life = pathlib.Path(sys.argv.pop(1)) / str(os.getpid()), float(sys.argv.p
 right = time.time
 time.time = lambda: right() + (float(clock.read_text()) if clock.exists() else 0)
 from bitfusiond import cli
-from bitfusiond.core.rotation import Lives
+from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 if life:
     lives = Lives(ca=life, leaf=life, backdate=life / 2, settle=2)
