@@ -19,7 +19,7 @@ Spec = dict[str, Any]
 
 
 class Kind(NamedTuple):
-    """``change`` makes it of a plain pod whose only container runs ``script``; ``said`` are patterns of lines in its log.
+    """``change`` makes it of a plain pod whose only container runs ``script``; ``said`` are patterns of its log's lines.
 
     ``since`` is the first minor version of Kubernetes that has such pods by default.
     """
