@@ -114,6 +114,17 @@ class Cluster:
     def delete(self, kind: str, name: str, namespace: str = "default") -> None:
         self.kubectl("delete", kind, name, "-n", namespace, "--ignore-not-found", "--grace-period=1")
 
+    def kill_pods(self, namespace: str) -> None:
+        """Without waiting for a kubelet, which may take ten seconds and more to say that a pod has ended."""
+        self.kubectl("delete", "pod", "--all", "-n", namespace, "--force", "--grace-period=0")
+
+    def clear(self, namespace: str) -> None:
+        """Leave no pod in the namespace, nothing that makes one, and nothing that keeps one out."""
+        makers = "deployment,job,replicaset"
+        self.kubectl("delete", f"{makers},quota,limitrange", "--all", "-n", namespace)
+        self.wait(lambda: not self.every(makers, namespace), "the end of what makes pods")
+        self.kill_pods(namespace)
+
     def wait(self, ready: Callable[[], bool], what: str, seconds: float = 90) -> None:
         def asked() -> bool:
             time.sleep(0.2)  # each question is a process
@@ -160,12 +171,12 @@ class Cluster:
     def scale_webhook(self, replicas: int) -> None:
         """Change the number of replicas, and wait until the Service has as many endpoints.
 
-        The last ones end without a drain, in which the API server could still ask them over a connection that it has.
+        The last ones end without a drain, and in a moment: the API server may still ask them over a connection of its.
         """
         if not replicas:
             (node,) = self.every("node", "")
             self.kubectl("cordon", node["metadata"]["name"])  # others in their place would drain
-            self.kubectl("delete", "pod", "--all", "-n", "bwki", "--grace-period=1")
+            self.kill_pods("bwki")
         self.kubectl("scale", "-n", "bwki", "deployment/bitfusion-webhook-deployment", f"--replicas={replicas}")
         if not replicas:
             self.kubectl("uncordon", node["metadata"]["name"])

@@ -78,5 +78,4 @@ def deployed(cluster: Cluster, tokens: Path) -> Cluster:
 def namespace(cluster: Cluster) -> Iterator[str]:
     """The README's namespace without pods, before and after."""
     yield NAMESPACE
-    cluster.kubectl("delete", "deployment,job,pod,quota,limitrange", "--all", "-n", NAMESPACE, "--grace-period=1")
-    cluster.wait(lambda: not cluster.every("pod", NAMESPACE), "the end of all pods")
+    cluster.clear(NAMESPACE)

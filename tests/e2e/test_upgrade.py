@@ -35,7 +35,7 @@ def empty(cluster: Cluster, tokens: Path) -> Iterator[Cluster]:
     assert cluster.just("tokens", str(tokens)).status == 0
     cluster.run("create", "namespace", NAMESPACE)
     yield cluster
-    cluster.kubectl("delete", "pod", "--all", "-n", NAMESPACE, "--grace-period=1")
+    cluster.clear(NAMESPACE)
 
 
 @pytest.fixture
