@@ -1,10 +1,10 @@
-"""When to try again, and when to speak of it."""
+"""What the plugin does about a kubelet that does not answer: pause, try again, and not say the same all the time."""
 
 from __future__ import annotations
 
-import random
-
 import trio
+
+from bitfusiond.pacing import Backoff, Repeats
 
 FIRST_SECONDS = 0.1
 LONGEST_SECONDS = 30.0
@@ -12,26 +12,24 @@ SAY_AGAIN_SECONDS = 600.0
 
 
 class Retry:
-    """A pause that doubles with each failure, up to LONGEST_SECONDS, and a memory of what was said last.
+    """When the next try is due, and whether a problem is worth a line.
 
-    Each pause is cut by up to a half at random: after a kubelet upgrade all nodes of a cluster come back together,
-    and all plugins of a node at the same moment.
+    Pauses differ by chance: after a kubelet upgrade all nodes of a cluster come back together.
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self._backoff = Backoff(FIRST_SECONDS, LONGEST_SECONDS)
+        self._repeats = Repeats(SAY_AGAIN_SECONDS)
+        self._due = trio.current_time()
 
     def reset(self) -> None:
         """It works again, or the cause is another one: start from the shortest pause, say the next failure."""
-        self._failures = 0
+        self._backoff.reset()
+        self._repeats.reset()
         self._due = trio.current_time()
-        self._said: str | None = None
-        self._said_at = 0.0
 
     def failed(self) -> None:
-        pause = min(FIRST_SECONDS * 2.0 ** min(self._failures, 30), LONGEST_SECONDS)
-        self._failures += 1
-        self._due = trio.current_time() + pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        self._due = trio.current_time() + self._backoff.failed()
 
     def due(self) -> bool:
         """Whether the pause after the last failure is over."""
@@ -44,8 +42,4 @@ class Retry:
 
     def worth_saying(self, problem: str) -> bool:
         """Whether ``problem`` is news: not what was said last, or said SAY_AGAIN_SECONDS ago. Counts as said."""
-        now = trio.current_time()
-        if problem == self._said and now - self._said_at < SAY_AGAIN_SECONDS:
-            return False
-        self._said, self._said_at = problem, now
-        return True
+        return self._repeats.is_due(trio.current_time(), problem)
