@@ -164,8 +164,9 @@ def test_kubectl_prints_every_problem(
 
 
 def test_a_refusal_of_very_many_problems_reaches_the_user(api: APIServer, webhook: Path) -> None:
-    wrong = pod(*[container({names.GPU_AMOUNT: "0"}, name=f"c{index}") for index in range(1000)])
-    with pytest.raises(Refused, match=r"; and 900 more$") as refused:
+    limits = {names.GPU_AMOUNT: "0", names.GPU_PERCENT: "0"}
+    wrong = pod(*[container(limits, name=f"c{index}") for index in range(60)])
+    with pytest.raises(Refused, match=r"; and 20 more$") as refused:
         api.create(PODS, wrong)
     assert len(refused.value.status["details"]["causes"]) == 101
 

@@ -146,7 +146,6 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec.mapping()
     groups = containers_of(spec)
     asking: list[GpuContainer] = []
-    has_shares = False
     for group, containers in groups.items():
         for index, container in enumerate(containers):
             resources = demand.resources(container)
@@ -161,10 +160,10 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
                         _mounts(container),
                     )
                 )
-            elif resources.fields(names.GPU):
-                has_shares = True
+            else:
                 resources.refuse_shares("ask for")
-    if not asking and not has_shares:
+    is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
+    if not asking and is_read:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"
