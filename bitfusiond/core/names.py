@@ -45,6 +45,7 @@ CONTENT_SHA256 = "bitfusion.io/content-sha256"
 # Objects of the cluster
 NAMESPACE = "bwki"
 KUBE_SYSTEM = "kube-system"
+LONGEST_NAMESPACE = 63  # characters
 EXEMPT_NAMESPACES = frozenset({KUBE_SYSTEM, "kube-public", "kube-node-lease"})
 WEBHOOK_DEPLOYMENT = "bitfusion-webhook-deployment"  # of the ServiceAccount too
 WEBHOOK_SERVICE = "bwki-webhook-svc"

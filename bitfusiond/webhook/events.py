@@ -11,6 +11,7 @@ import time
 import trio
 
 from bitfusiond import logs
+from bitfusiond.core import names
 from bitfusiond.core.admission.review import Owner, Review
 from bitfusiond.core.text import cut
 from bitfusiond.kube import EVENTS, Cluster, ClusterError, Object
@@ -37,14 +38,15 @@ class Events:
     def refused(self, request: Review, message: str) -> None:
         """Note that the pod of ``request`` was refused. Nothing is written for a dry run, or without a controller."""
         owner = request.owner
-        if owner is None or request.dry_run:
+        if owner is None or request.dry_run or len(request.namespace) > names.LONGEST_NAMESPACE:
             return
         key = hashlib.sha256(f"{owner.uid} {message}".encode(errors="replace")).hexdigest()[:16]
         now = trio.current_time()
         if now < self._said.get(key, -QUIET_SECONDS) + QUIET_SECONDS:
             return
+        self._said.pop(key, None)
         if len(self._said) >= _REMEMBERED:
-            self._said = {each: said for each, said in self._said.items() if now < said + QUIET_SECONDS / 2}
+            del self._said[next(iter(self._said))]  # the oldest
         self._said[key] = now
         try:
             self._send.send_nowait(self._event(request.namespace, owner, message, key))

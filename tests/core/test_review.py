@@ -153,3 +153,8 @@ def test_what_is_no_admission_review_is_a_bad_request(body: bytes, message: str)
 def test_no_body_raises_anything_else(body: bytes) -> None:
     with pytest.raises(review.BadRequestError):
         review.parse(body)
+
+
+def test_a_long_name_does_not_make_a_long_answer() -> None:
+    asked = review.parse(_body(name="é" * 2_000_000))
+    assert len(review.refuse(asked, ["spec: wrong"])) < 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -95,3 +96,14 @@ async def test_an_api_server_that_fails_ends_nothing(cluster: FakeCluster) -> No
     events.refused(_request([OWNER]), "lost")
     events.refused(_request([OWNER]), "written")
     assert [event["message"] for event in await _written(events, cluster)] == ["written"]
+
+
+async def test_what_a_client_made_up_is_not_kept(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No namespace is that long, and whoever makes up owners has the oldest of them forgotten."""
+    monkeypatch.setattr("bitfusiond.webhook.events._REMEMBERED", 3)
+    events = Events()
+    events.refused(dataclasses.replace(_request([OWNER]), namespace="x" * 64), "because")
+    assert await _written(events, cluster) == []
+    for number in range(5):
+        events.refused(_request([{**OWNER, "uid": str(number)}]), "because")
+    assert len(events._said) == 3

@@ -22,7 +22,6 @@ _MOST_VOLUMES = 1024
 _MOST_MOUNTS = 1024
 _MOST_VARIABLES = 4096
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
-_LONGEST_NAMESPACE = 63
 _LONGEST_CLIENT_NAME = 63  # of an os or a version
 _LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
 
@@ -120,7 +119,7 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
     for field, longest in (
         (metadata["name"], _LONGEST_NAME),
         (metadata["generateName"], _LONGEST_NAME),
-        (Field(namespace, "metadata.namespace", pod.problems), _LONGEST_NAMESPACE),
+        (Field(namespace, "metadata.namespace", pod.problems), names.LONGEST_NAMESPACE),
     ):
         _is_short(field, longest)
     status = annotations.entry(names.STATUS).value

@@ -174,7 +174,7 @@ def refuse(review: Review, problems: Sequence[str]) -> bytes:
         "code": 422,
         "reason": "Invalid",
         "message": message(problems),
-        "details": {"kind": "Pod", "name": review.name, "causes": causes},
+        "details": {"kind": "Pod", "name": cut(review.name, _LONGEST_NAME), "causes": causes},
     }
     return _answer(review, {"uid": review.uid, "allowed": False, "status": status})
 
