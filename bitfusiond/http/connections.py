@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 
 import trio
 
@@ -29,7 +30,8 @@ class Connections:
     def __init__(self, most: int | None = None) -> None:
         self._most = MOST if most is None else most
         self._number = 0
-        self._waiting: dict[trio.CancelScope, float] = {}  # the longest first
+        self._waiting: dict[trio.CancelScope, float] = {}
+        self._idle: set[trio.CancelScope] = set()
         self._changed = trio.lowlevel.ParkingLot()
         self._closing = False
 
@@ -41,7 +43,7 @@ class Connections:
         """
         while self._number >= self._most:
             if self._waiting:
-                longest, since = next(iter(self._waiting.items()))
+                longest, since = min(self._waiting.items(), key=itemgetter(1))
                 longest.deadline = min(longest.deadline, since + PATIENCE_SECONDS)
             with trio.move_on_after(PATIENCE_SECONDS):
                 await self._changed.park()
@@ -54,22 +56,31 @@ class Connections:
         self._changed.unpark_all()
 
     @contextmanager
-    def waiting(self, seconds: float) -> Iterator[trio.CancelScope]:
-        """The client has ``seconds`` for what is waited for in the block; less where others want its place."""
-        with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
-            self._waiting[scope] = trio.current_time()
+    def waiting(
+        self, seconds: float, *, since: float | None = None, is_idle: bool = True
+    ) -> Iterator[trio.CancelScope]:
+        """The client has ``seconds`` for what is waited for in the block; less where others want its place.
+
+        ``since`` is when that began, by default now. One that ``is_idle`` owes nothing, and ends when the server does.
+        """
+        now = trio.current_time()
+        with trio.CancelScope(deadline=now + seconds) as scope:
+            self._waiting[scope] = now if since is None else since
+            if is_idle:
+                self._idle.add(scope)
             try:
-                if self._closing:
+                if self._closing and is_idle:
                     scope.cancel()
                 yield scope
             finally:
                 del self._waiting[scope]
+                self._idle.discard(scope)
                 self._changed.unpark_all()
 
     def close(self) -> None:
-        """End each connection that waits for its client, now and from now on."""
+        """End each idle connection, now and from now on."""
         self._closing = True
-        for scope in self._waiting:
+        for scope in self._idle:
             scope.cancel()
 
 

@@ -60,7 +60,7 @@ class Conversation:
         self._stream = stream
         self._manners = manners
         self._http = h11.Connection(h11.SERVER)
-        self._deadline = math.inf
+        self._begun, self._deadline = 0.0, math.inf
         self._wants_head_alone = False
         # Not a secret, so a plain random number will do.
         self._old_at = trio.current_time() + CONNECTION_SECONDS * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
@@ -86,7 +86,8 @@ class Conversation:
                 await self._receive()
             if waiting.cancelled_caught or self._http.trailing_data == (b"", True):
                 return False
-        self._deadline = trio.current_time() + REQUEST_SECONDS
+        self._begun = trio.current_time()
+        self._deadline = self._begun + REQUEST_SECONDS
         return True
 
     async def _one(self) -> None:
@@ -151,7 +152,11 @@ class Conversation:
             if self._http.they_are_waiting_for_100_continue:
                 go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
                 await self._stream.send_all(self._http.send(go_on) or b"")
-            await self._receive()
+            # What stalls in the middle of a request is no better than what never begins one.
+            with self._manners.connections.waiting(math.inf, since=self._begun, is_idle=False) as waiting:
+                await self._receive()
+            if waiting.cancelled_caught:
+                raise ClientGoneError
         return event
 
     async def _receive(self) -> None:
@@ -183,7 +188,7 @@ class Conversation:
         with self._manners.answers.share() as share:
             if len(data) > SMALL and not share.take_nowait(len(data)):
                 raise ClientGoneError  # of many clients with large answers, the ones that came first are served
-            with trio.move_on_after(SEND_SECONDS) as sending:
+            with self._manners.connections.waiting(SEND_SECONDS, is_idle=False) as sending:
                 await self._stream.send_all(data)
         if sending.cancelled_caught:
             raise ClientGoneError

@@ -202,6 +202,20 @@ async def test_an_idle_connection_makes_room_for_a_new_one(webhook: Webhook, mon
         assert await opened[0].rest() == b""
 
 
+async def test_requests_that_stall_after_their_first_byte_make_room_too(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the ten seconds that a request has: as many of them as there is room for would keep all others out."""
+    monkeypatch.setattr(connections, "PATIENCE_SECONDS", 0.3)
+    async with AsyncExitStack() as stack:
+        for index in range(3 * MOST):
+            stalled = await stack.enter_async_context(webhook.connect_plain() if index % 2 else webhook.connect())
+            await stalled.send(b"P" if index % 2 == 0 else HELLO)
+        began = trio.current_time()
+        await webhook.still_answers()
+        assert trio.current_time() - began < conversation.REQUEST_SECONDS / 2
+
+
 async def test_key_updates_in_the_middle_of_a_request_are_followed(
     webhook: Webhook, pki: Pki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
