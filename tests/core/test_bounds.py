@@ -196,3 +196,10 @@ def test_a_stored_pod_of_many_resources_and_containers_is_looked_at_once() -> No
     calls, _, seconds = cost(given, stored=True)
     assert calls < 50_000
     assert seconds < 1
+
+
+def test_a_client_name_that_is_too_long_is_not_said_to_be_missing() -> None:
+    given = pod(annotations={names.CLIENT_OS: "x" * 64})
+    first_problem, other = problems(given)
+    assert first_problem == "metadata.annotations[bitfusion-client/os]: has 64 characters: at most 63 are allowed"
+    assert "there is no client for os" in other

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bitfusiond.core import names
 from bitfusiond.core.admission import command, demand
 from bitfusiond.core.admission.demand import Demand
+from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
 from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
@@ -22,7 +23,6 @@ _MOST_VOLUMES = 1024
 _MOST_MOUNTS = 1024
 _MOST_VARIABLES = 4096
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
-_LONGEST_CLIENT_NAME = 63  # of an os or a version
 _LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
 
 
@@ -216,9 +216,11 @@ def _is_short(field: Field, longest: int) -> bool:
 
 def _client_name(field: Field) -> str | None:
     text = _string(field)
-    if text is None and field.value is not None:
-        return str(field.value)[:_LONGEST_CLIENT_NAME]  # what was meant, to find what else is wrong
-    return text if text and _is_short(field, _LONGEST_CLIENT_NAME) else None
+    if text is None and field.value is None:
+        return None
+    _is_short(field, LONGEST_CLIENT_NAME)
+    # Wrong or not: what was meant serves to find what else is wrong.
+    return (str(field.value) if text is None else text)[:LONGEST_CLIENT_NAME] or None
 
 
 def _filters(field: Field) -> tuple[str, ...]:

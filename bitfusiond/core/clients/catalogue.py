@@ -11,6 +11,8 @@ from bitfusiond.core.text import shown
 
 BINARY = "/usr/bin/bitfusion"  # in every tree
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
+_NAMES = ("BitfusionVersion", "OSVersion")  # by which a pod asks for a client
+LONGEST_CLIENT_NAME = 63  # characters
 
 
 class CatalogueError(ValueError):
@@ -107,6 +109,9 @@ def _wrong(entry: Any, where: str) -> Iterator[str]:
         if not number and not (isinstance(value, str) and value.strip()):
             fine = False
             yield f"{where}.{field} must be a string that is not empty, not {value!r}"
+        elif field in _NAMES and len(str(value)) > LONGEST_CLIENT_NAME:
+            fine = False
+            yield f"{where}.{field} has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed"
     for key in entry:
         if key not in _FIELDS:
             fine = False
