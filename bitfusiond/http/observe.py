@@ -98,7 +98,7 @@ class _Config(Config):
 
 
 class _Connection(TCPServer):
-    """hypercorn knows no limit of connections, and says here when this one begins to wait for its client and ends to."""
+    """hypercorn counts no connections, but tells when one begins to wait for its client and when it ends to."""
 
     connections: Connections
     scope: trio.CancelScope

@@ -149,7 +149,7 @@ class Cluster:
         return log
 
     def _whole_log(self, name: str, namespace: str) -> str:
-        """Of all containers of a pod that has ended: containerd may write the last lines after it has told of the end."""
+        """Of all containers of a pod that has ended: containerd may write its last lines after it told of the end."""
         log, before = "", None
         while log != before:
             time.sleep(0.3)
