@@ -31,8 +31,8 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
         return Untouched("exempt namespace")
     root = Field(document)
     asked = pod.opt_in(root, namespace)
-    if asked.is_injected:
-        return Untouched("already injected")
+    if asked.is_mirror or asked.is_injected:
+        return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     given = pod.read(root, asked.mode, rules.total_gpu_memory)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand
+from bitfusiond.core.admission import calls, command, demand, mounts
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
 from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
@@ -22,7 +22,6 @@ from bitfusiond.core.text import shown
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
 MOST_GPU_CONTAINERS = 64  # each makes the answer some kilobytes longer
 _MOST_VOLUMES = 1024
-_MOST_MOUNTS = 1024
 _MOST_VARIABLES = 4096
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
 _LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
@@ -62,10 +61,14 @@ _ARCHITECTURE_LABELS = ("kubernetes.io/arch", "beta.kubernetes.io/arch")
 
 @dataclass(frozen=True, slots=True)
 class OptIn:
-    """Whether and how a pod opted in. ``mode`` is None where the annotation says something unknown."""
+    """Whether and how a pod opted in. ``mode`` is None where the annotation says something unknown.
+
+    ``is_mirror``: the kubelet shows a pod that it runs from a file, and nothing said of it changes what runs.
+    """
 
     mode: Mode | None
     is_injected: bool
+    is_mirror: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,7 @@ class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
-    ``calls`` are those of the client that the user wrote. ``mounts`` are the paths where something is mounted or a
-    block device is put.
+    ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
     """
 
     field: Field
@@ -83,7 +85,7 @@ class GpuContainer:
     program: command.Program | None
     calls: Sequence[Call]
     env: list[Json]
-    mounts: list[Field]
+    mounts: list[mounts.Mount]
 
     @property
     def raw(self) -> Json:
@@ -127,7 +129,8 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
     ):
         _is_short(field, longest)
     status = annotations.entry(names.STATUS).value
-    return OptIn(_mode(annotations.entry(names.MANAGEMENT)), status == names.STATUS_INJECTED)
+    is_mirror = annotations.entry(names.MIRROR).value is not None
+    return OptIn(_mode(annotations.entry(names.MANAGEMENT)), status == names.STATUS_INJECTED, is_mirror)
 
 
 def _mode(field: Field) -> Mode | None:
@@ -157,7 +160,11 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
             else:
                 resources.refuse_shares("ask for")
     reads_commands = check_length(spec, (container for _, container, _ in asking))
-    gpu_containers = [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking]
+    volumes = spec["volumes"].objects(_MOST_VOLUMES)
+    by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
+    gpu_containers = [
+        _gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes, by_name) for each in asking
+    ]
     is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
     if not asking and is_read:
         spec["containers"].problem(
@@ -175,7 +182,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         _client_name(annotations.entry(names.CLIENT_OS)),
         _client_name(annotations.entry(names.CLIENT_VERSION)),
         _filters(annotations.entry(names.CLIENT_FILTER)),
-        spec["volumes"].objects(_MOST_VOLUMES),
+        volumes,
         groups["initContainers"],
         groups["containers"],
         gpu_containers,
@@ -183,7 +190,12 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
 
 
 def _gpu_container(
-    pointer: str, container: Field, resources: Resources, mode: Mode | None, total_megabytes: int
+    pointer: str,
+    container: Field,
+    resources: Resources,
+    mode: Mode | None,
+    total_megabytes: int,
+    volumes: Mapping[str, Json],
 ) -> GpuContainer:
     program = None if mode in {Mode.INJECTION, Mode.NONE} else command.read(container)
     return GpuContainer(
@@ -193,7 +205,7 @@ def _gpu_container(
         program,
         calls.anywhere(argv(container)) if mode is Mode.INJECTION else (program.calls if program else ()),
         container["env"].objects(_MOST_VARIABLES),
-        _mounts(container),
+        mounts.read(container, volumes),
     )
 
 
@@ -213,15 +225,6 @@ def check_length(spec: Field, containers: Iterable[Field]) -> bool:
 def containers_of(spec: Field) -> dict[str, list[Field]]:
     """The containers of a pod by the name of their list, init containers first."""
     return {group: spec[group].items(MOST_CONTAINERS) for group in ("initContainers", "containers")}
-
-
-def _mounts(container: Field) -> list[Field]:
-    return [
-        mount[key]
-        for list_name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath"))
-        for mount in container[list_name].items(_MOST_MOUNTS)
-        if isinstance(mount[key].value, str)
-    ]
 
 
 def _string(field: Field) -> str | None:

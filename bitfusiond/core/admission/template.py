@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass
 
 from bitfusiond.core import names, quantity
+from bitfusiond.core.admission.mounts import mount_path
 from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
@@ -62,7 +62,7 @@ def parse(document: object) -> Template:
         container["volumeMounts"].problem("the client must be mounted somewhere")
     if file.problems:
         raise TemplateError("; ".join(file.problems))
-    paths = frozenset(posixpath.normpath(mount["mountPath"].value) for mount in mounts)
+    paths = frozenset(mount_path(mount["mountPath"].value) for mount in mounts)
     return Template(_values(init_containers), _values(env), _values(mounts), _values(volumes), paths)
 
 
@@ -103,7 +103,7 @@ def _mounts(container: Field, volumes: set[str]) -> list[Field]:
         if not isinstance(path.value, str) or not path.value.startswith("/"):
             path.problem(f"{shown(path.value)} is not an absolute path")
         else:
-            paths[posixpath.normpath(path.value)] += 1
+            paths[mount_path(path.value)] += 1
     for each, count in sorted(paths.items()):
         if count > 1:
             container["volumeMounts"].problem(f"{shown(each)} is there twice")
