@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from bitfusiond.core import names
+from bitfusiond.core import names, objects
 
-Object = dict[str, Any]
+Object = objects.Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ import re
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
+from bitfusiond.core.objects import Namespace, Secret
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 
@@ -77,7 +79,7 @@ def platform(wanted: str, version: Version) -> tuple[str, str | None]:
     return wanted, None
 
 
-def namespace(found: Json | None) -> list[str]:
+def namespace(found: Namespace | None) -> list[str]:
     """Whether the namespace can be applied to."""
     if found is None or "deletionTimestamp" not in found["metadata"]:
         return []
@@ -85,7 +87,7 @@ def namespace(found: Json | None) -> list[str]:
     return [f"Namespace {name} is being deleted: deploy when `kubectl get namespace {name}` finds it no more"]
 
 
-def token_secrets(kubectl: Kubectl) -> dict[str, Json]:
+def token_secrets(kubectl: Kubectl) -> dict[str, Secret]:
     """The Secrets of the token namespace that may be sources, by name."""
     found = {}
     for name in (*names.TOKEN_SECRETS.values(), names.EARLIER_TOKEN_SECRET):
@@ -94,13 +96,13 @@ def token_secrets(kubectl: Kubectl) -> dict[str, Json]:
     return found
 
 
-def tokens(secrets: dict[str, Json]) -> list[str]:
+def tokens(secrets: dict[str, Secret]) -> list[str]:
     """What is wrong with the sources of the tokens today."""
     now = datetime.now(UTC)
     return [problem for token in TOKENS for problem in token_problems(token, secrets, now)]
 
 
-def token_problems(token: Token, secrets: dict[str, Json], now: datetime) -> list[str]:
+def token_problems(token: Token, secrets: dict[str, Secret], now: datetime) -> list[str]:
     """What is wrong with the source of one token; its content is never quoted."""
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
     if isinstance(source, Missing):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.core.objects import EndpointSlice
+from bitfusiond.operate.kubectl import Kubectl, Ref
 
 KIND = "EndpointSlice"
 
@@ -30,7 +31,7 @@ def find(kubectl: Kubectl, service: Ref) -> list[Endpoint]:
     return of_slices(kubectl.all(KIND, "-l", _label(service), namespace=service.namespace))
 
 
-def of_slices(slices: Iterable[Json]) -> list[Endpoint]:
+def of_slices(slices: Iterable[EndpointSlice]) -> list[Endpoint]:
     """Each pod once, though it may have addresses of two families."""
     found = {}
     for each in slices:

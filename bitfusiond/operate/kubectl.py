@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitfusiond.core.admission.patch import Operation
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
 
 FIELD_MANAGER = "bitfusiond-deploy"
 REQUEST_SECONDS = 30
 # Above kubectl's own deadline for each request: it may ask several times, and for the API's groups first.
 _PROCESS_SECONDS = 180
-
-Json = dict[str, Any]
 
 _SERVER_ERROR = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: ")
 _NOISE = re.compile(r"^(Warning:|W\d{4} |[EI]\d{4} )")
@@ -52,7 +51,7 @@ class Ref:
         return f"{self.kind.lower()} {self.name}" + (f" -n {self.namespace}" if self.namespace else "")
 
 
-def ref(document: Mapping[str, Any]) -> Ref:
+def ref(document: Object) -> Ref:
     metadata = document["metadata"]
     return Ref(document["kind"], metadata["name"], metadata.get("namespace") or "")
 
@@ -91,11 +90,11 @@ class Kubectl:
             raise _error(arguments, done.stderr)
         return done.stdout
 
-    def json(self, *arguments: str, stdin: str | None = None) -> list[Json]:
+    def json(self, *arguments: str, stdin: str | None = None) -> list[Object]:
         """The objects that kubectl prints with ``-o json``, those of a List one by one."""
         return objects_in(self.run(*arguments, "-o", "json", stdin=stdin))
 
-    def get(self, what: Ref) -> Json | None:
+    def get(self, what: Ref) -> Object | None:
         """The object, or None where there is none, or no such kind."""
         arguments = ["get", what.kind.lower(), what.name, "--ignore-not-found"]
         try:
@@ -106,7 +105,7 @@ class Kubectl:
             raise
         return found[0] if found else None
 
-    def existing(self, objects: Iterable[Ref]) -> dict[Ref, Json]:
+    def existing(self, objects: Iterable[Ref]) -> dict[Ref, Object]:
         """Those of ``objects`` that are there, of kinds that every cluster has; one call for each namespace."""
         by_namespace: dict[str, list[Ref]] = {}
         for what in objects:
@@ -117,7 +116,7 @@ class Kubectl:
             found += self.json("get", *named, *_in(namespace), "--ignore-not-found")
         return {ref(each): each for each in found}
 
-    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Json]:
+    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Object]:
         """The objects of a kind (or several, ``a,b``), of all namespaces where none is given.
 
         None where there is no such kind.
@@ -130,12 +129,12 @@ class Kubectl:
                 return []
             raise
 
-    def get_all(self, documents: Sequence[Json]) -> dict[Ref, Json]:
+    def get_all(self, documents: Sequence[Object]) -> dict[Ref, Object]:
         """Those of ``documents`` that the cluster has, as it has them."""
         found = self.json("get", "--ignore-not-found", "-f", "-", stdin=_text(documents)) if documents else []
         return {ref(each): each for each in found}
 
-    def apply(self, documents: Sequence[Json], *, manager: str = FIELD_MANAGER) -> dict[Ref, Json]:
+    def apply(self, documents: Sequence[Object], *, manager: str = FIELD_MANAGER) -> dict[Ref, Object]:
         """Server-side apply, in the order given, over whoever else wrote these fields; the objects as they are now."""
         if not documents:
             return {}
@@ -143,10 +142,10 @@ class Kubectl:
         found = self.json("apply", *options, "-f", "-", stdin=_text(documents))
         return {ref(each): each for each in found}
 
-    def create(self, documents: Sequence[Json], *arguments: str) -> list[Json]:
+    def create(self, documents: Sequence[Object], *arguments: str) -> list[Object]:
         return self.json("create", *arguments, "-f", "-", stdin=_text(documents))
 
-    def patch(self, what: Ref, operations: Sequence[Json]) -> None:
+    def patch(self, what: Ref, operations: Sequence[Operation]) -> None:
         """A JSON Patch. It stands in the arguments, for everybody on this machine to see: nothing secret."""
         arguments = ["patch", what.kind.lower(), what.name, *_in(what.namespace)]
         self.run(*arguments, "--type=json", "-p", json.dumps(list(operations)))
@@ -165,10 +164,10 @@ class Kubectl:
         return self.run("get", "--raw", path)
 
 
-def objects_in(text: str) -> list[Json]:
+def objects_in(text: str) -> list[Object]:
     """The objects in what kubectl printed: one, a List, or several one after the other."""
     decoder = json.JSONDecoder()
-    found: list[Json] = []
+    found: list[Object] = []
     rest = text.strip()
     while rest:
         value, end = decoder.raw_decode(rest)
@@ -181,7 +180,7 @@ def _in(namespace: str) -> list[str]:
     return ["-n", namespace] if namespace else []
 
 
-def _text(documents: Iterable[Json]) -> str:
+def _text(documents: Iterable[Object]) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 

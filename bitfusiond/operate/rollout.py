@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitfusiond.core.objects import Event, Node, Object, Pod, ReplicaSet, Workload
 from bitfusiond.errors import Failure
 from bitfusiond.operate import waiting
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 
 POLL_SECONDS = 2.0
 _REVISION = "deployment.kubernetes.io/revision"
 
 
-def progress(workload: Mapping[str, Any]) -> tuple[int, int, bool]:
+def progress(workload: Workload) -> tuple[int, int, bool]:
     """Of a Deployment or DaemonSet: pods that are up to date and available, pods there should be, whether all is done.
 
     A status that is older than the spec says nothing.
     """
-    status: Mapping[str, Any] = workload.get("status") or {}
+    status = workload.get("status") or {}
     wanted, updated = _wanted(workload), _updated(workload)
     if workload["kind"] == "DaemonSet":
         available, surplus = status.get("numberAvailable", 0), False
@@ -31,13 +31,13 @@ def progress(workload: Mapping[str, Any]) -> tuple[int, int, bool]:
     return ready, wanted, seen and ready >= wanted and not surplus
 
 
-def _wanted(workload: Mapping[str, Any]) -> int:
+def _wanted(workload: Workload) -> int:
     daemons: int = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
     replicas: int = workload["spec"].get("replicas", 1)
     return daemons if workload["kind"] == "DaemonSet" else replicas
 
 
-def _updated(workload: Mapping[str, Any]) -> int:
+def _updated(workload: Workload) -> int:
     key = "updatedNumberScheduled" if workload["kind"] == "DaemonSet" else "updatedReplicas"
     updated: int = (workload.get("status") or {}).get(key, 0)
     return updated
@@ -84,12 +84,12 @@ class Seen:
     them, and the name of what makes the pods of today's template: the DaemonSet, or a ReplicaSet (empty: none yet).
     """
 
-    pods: list[Json]
-    events: list[Json]
+    pods: list[Pod]
+    events: list[Event]
     maker: str
 
 
-def look(kubectl: Kubectl, workload: Json) -> Seen:
+def look(kubectl: Kubectl, workload: Workload) -> Seen:
     """What there is of a workload now."""
     name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
     labels = ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
@@ -110,11 +110,11 @@ def look(kubectl: Kubectl, workload: Json) -> Seen:
     return Seen(pods, sorted(concerning, key=_when), maker)
 
 
-def is_ending(document: Mapping[str, Any]) -> bool:
+def is_ending(document: Object) -> bool:
     return "deletionTimestamp" in document["metadata"]
 
 
-def newest(deployment: Json, replica_sets: Iterable[Json]) -> str:
+def newest(deployment: Workload, replica_sets: Iterable[ReplicaSet]) -> str:
     """The name of the ReplicaSet of the Deployment's template, by the revision that the controller writes into both."""
     today = (deployment["metadata"].get("annotations") or {}).get(_REVISION)
     for each in replica_sets:
@@ -124,18 +124,18 @@ def newest(deployment: Json, replica_sets: Iterable[Json]) -> str:
     return ""
 
 
-def absent_nodes(pods: Iterable[Json], nodes: Iterable[Json]) -> list[str]:
+def absent_nodes(pods: Iterable[Pod], nodes: Iterable[Node]) -> list[str]:
     """The nodes that are not ready and have a pod that is not: nothing that a deploy can wait for."""
     away = {node["metadata"]["name"] for node in nodes if not condition(node, "Ready")}
     return sorted({pod["spec"].get("nodeName", "") for pod in pods if not condition(pod, "Ready")} & away)
 
 
-def condition(document: Mapping[str, Any], kind: str) -> bool:
+def condition(document: Object, kind: str) -> bool:
     conditions = (document.get("status") or {}).get("conditions") or []
     return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
-def explain(workload: Mapping[str, Any], seen: Seen) -> list[str]:
+def explain(workload: Workload, seen: Seen) -> list[str]:
     """Why pods are not ready, one line each: what the containers say, else the last warning about the pod.
 
     Where there are fewer pods than there should be: the last word of what makes them (a quota, a policy), and how many
@@ -164,11 +164,11 @@ def explain(workload: Mapping[str, Any], seen: Seen) -> list[str]:
     return lines
 
 
-def _made_by(pod: Json, maker: str) -> bool:
+def _made_by(pod: Pod, maker: str) -> bool:
     return any(owner["name"] == maker for owner in pod["metadata"].get("ownerReferences") or [])
 
 
-def _waiting(pod: Json) -> str | None:
+def _waiting(pod: Pod) -> str | None:
     status = pod.get("status") or {}
     for each in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         state = each.get("state") or {}
@@ -184,14 +184,14 @@ def _waiting(pod: Json) -> str | None:
     return None
 
 
-def _phase(pod: Json) -> str:
+def _phase(pod: Pod) -> str:
     phase: str = (pod.get("status") or {}).get("phase", "Pending")
     return phase
 
 
-def _when(event: Json) -> str:
+def _when(event: Event) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def _event(event: Json) -> str:
+def _event(event: Event) -> str:
     return " ".join(f"{event.get('reason', '')}: {event.get('message', '')}".split())

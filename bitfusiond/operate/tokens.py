@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Secret
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, current, report, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
-from bitfusiond.operate.kubectl import Json, Kubectl, ref
+from bitfusiond.operate.kubectl import Kubectl, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.upgrade04 import adoption
 
@@ -80,7 +81,7 @@ def _deeper(directory: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def secret(name: str, file: str, content: bytes) -> Json:
+def secret(name: str, file: str, content: bytes) -> Secret:
     return {
         "apiVersion": "v1",
         "kind": "Secret",

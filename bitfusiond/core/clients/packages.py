@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.fields import Json
 from bitfusiond.core.text import shown
 
 SUFFIXES = (".deb", ".rpm")
@@ -90,7 +91,7 @@ def library_directory(file: str, directories: Iterable[str]) -> str:
     raise PackageError(f"{file}: the library directory {_LIBRARIES} is not in the package, and {there}")
 
 
-def document(libraries: Mapping[Package, str], default: Any = None) -> dict[str, Any]:
+def document(libraries: Mapping[Package, str], default: object = None) -> Json:
     """``bitfusion-client-config.yaml`` for packages and the library directories in their trees.
 
     ``default`` is the operator's ``Default``, if there is one; ``catalogue.parse`` says whether it fits.

@@ -11,7 +11,10 @@ The documented form (README of the 0.4 integration, section 2.2, Option B)::
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from bitfusiond.core.fields import Json
+
+Server = Json  # an entry of servers
 
 _ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:56001 or [2001:db8::1]:56001"
 # The README prints the field without the blank after the colon, which YAML does not read as a key, and users pasted it.
@@ -34,7 +37,7 @@ def addresses(document: object) -> list[tuple[str, int]]:
     return list(found)
 
 
-def with_reachable(document: object) -> dict[str, Any] | None:
+def with_reachable(document: object) -> Json | None:
     """The parsed servers.conf with ``reachable: <its first address>`` put first in each server that has none.
 
     Everything else is as it was; ``document`` is not changed. None: each server has the field already. Raises
@@ -52,7 +55,7 @@ def repaired(text: str) -> str:
     return _MISPRINT.sub(r"\1 ", text)
 
 
-def _servers(document: object) -> list[dict[str, Any]]:
+def _servers(document: object) -> list[Server]:
     if not isinstance(document, dict):
         raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
     servers = document.get("servers")
@@ -64,7 +67,7 @@ def _servers(document: object) -> list[dict[str, Any]]:
     return servers
 
 
-def _addresses_of(server: dict[str, Any], where: str) -> list[tuple[str, object]]:
+def _addresses_of(server: Server, where: str) -> list[tuple[str, object]]:
     """The fields of one server that hold an address, and what they hold."""
     listed = server.get("addresses")
     if not isinstance(listed, list) or not listed:
@@ -73,11 +76,11 @@ def _addresses_of(server: dict[str, Any], where: str) -> list[tuple[str, object]
     return reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
 
 
-def _given(server: dict[str, Any], field: str) -> bool:
+def _given(server: Server, field: str) -> bool:
     return server.get(field) is not None
 
 
-def _reachable_first(server: dict[str, Any]) -> dict[str, Any]:
+def _reachable_first(server: Server) -> Server:
     if _given(server, "reachable"):
         return server
     return {"reachable": server["addresses"][0]} | {key: value for key, value in server.items() if key != "reachable"}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.core.objects import Object, Pod
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 
 NAMESPACE = names.NAMESPACE
 PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", names.KUBE_SYSTEM)
@@ -61,7 +61,7 @@ def find(kubectl: Kubectl) -> Left:
     return left(workloads, single | _policy(kubectl))
 
 
-def _policy(kubectl: Kubectl) -> dict[Ref, Json]:
+def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
     """Of a kind that Kubernetes has no longer; who may not read it misses a note."""
     try:
         policy = kubectl.get(POLICY)
@@ -72,7 +72,7 @@ def _policy(kubectl: Kubectl) -> dict[Ref, Json]:
     return {POLICY: policy} if policy else {}
 
 
-def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
+def left(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Left:
     """From the ReplicaSets and pods of its webhook and plugin, and the objects it made one of.
 
     A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
@@ -86,21 +86,21 @@ def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
     return Left(removals, _notes(single))
 
 
-def _controlled(document: Mapping[str, Any]) -> bool:
+def _controlled(document: Object) -> bool:
     return any(owner.get("controller") for owner in document["metadata"].get("ownerReferences") or [])
 
 
-def _is_plugin(pod: Json) -> bool:
+def _is_plugin(pod: Pod) -> bool:
     """A pod that an earlier DaemonSet left: one of our name with another selector is deleted without its pods."""
     return any(each["name"] == PLUGIN_CONTAINER for each in pod["spec"].get("containers") or [])
 
 
-def _is_04(what: Ref, document: Mapping[str, Any]) -> bool:
+def _is_04(what: Ref, document: Object) -> bool:
     """An operator may have bound that name to something of theirs."""
     return what != BINDING or (document.get("roleRef") or {}).get("name") == "cluster-admin"
 
 
-def _notes(single: Mapping[Ref, Json]) -> list[str]:
+def _notes(single: Mapping[Ref, Object]) -> list[str]:
     """Names that are too common to be removed as 0.4's."""
     return [
         f"{what} may be of 0.4 (K8S_PLATFORM=tkgi) and is not needed any more: kubectl delete {what.words}"
