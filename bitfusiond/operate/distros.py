@@ -60,8 +60,8 @@ def run(source: Path, out: Path) -> list[str]:
     What could be unpacked stays, so that the next run need not do it again. Raises Failure where nothing can be done,
     OSError for a directory that cannot be read.
     """
-    problems: list[str] = []
-    found = _packages(source, out, problems)
+    _check_directories(source, out)
+    found, problems = _packages(source)
     if not found and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
     libraries: dict[Package, str] = {}
@@ -81,14 +81,20 @@ def run(source: Path, out: Path) -> list[str]:
     return []
 
 
-def _packages(source: Path, out: Path, problems: list[str]) -> list[Package]:
+def _check_directories(source: Path, out: Path) -> None:
+    """Raises ConfigurationError."""
     if not source.is_dir():
         raise ConfigurationError(f"PACKAGES_DIR: {source} is not a directory")
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"OUT_DIR: {out} is not a directory")
     if out.resolve() == source.resolve():
         raise ConfigurationError(f"OUT_DIR: {out} holds the packages, whose names the distros get: take another")
+
+
+def _packages(source: Path) -> tuple[list[Package], list[str]]:
+    """The client packages in ``source`` by their names, and what is wrong with those names."""
     found: list[Package] = []
+    problems: list[str] = []
     for path in sorted(source.iterdir()):
         if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
             _say(f"{path.name}: ignored, not a package")
@@ -97,8 +103,7 @@ def _packages(source: Path, out: Path, problems: list[str]) -> list[Package]:
             found.append(packages.parse(path.name))
         except PackageError as error:
             problems.append(str(error))
-    problems += packages.clashes(found)
-    return found
+    return found, [*problems, *packages.clashes(found)]
 
 
 @contextmanager
