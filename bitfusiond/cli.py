@@ -112,7 +112,7 @@ def _run(role: str, chosen: settings.Common) -> int:
             from bitfusiond.plugin import service as plugin_service  # noqa: PLC0415
 
             return supervise.run(plugin_service.serve, chosen)
-        case settings.Init():
+        case settings.Populate():
             from bitfusiond import populate  # noqa: PLC0415
 
             return populate.run(chosen)

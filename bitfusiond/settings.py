@@ -266,7 +266,7 @@ class Plugin(Common):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Init(Common):
+class Populate(Common):
     """``--role init``"""
 
     client_os: str = option("--client-os", text, None, "guest OS of the client, for example ubuntu18", required=True)
@@ -301,14 +301,14 @@ class Render(Common):
     total_gpu_memory: int = _shared(_TOTAL_GPU_MEMORY)
 
 
-ROLES: dict[str, type[Common]] = {"webhook": Webhook, "plugin": Plugin, "init": Init, "render": Render}
+ROLES: dict[str, type[Common]] = {"webhook": Webhook, "plugin": Plugin, "init": Populate, "render": Render}
 
 
 def options(role: type[Common]) -> dict[str, Option]:
     """Every option of a role, by the name of its field; the role's own first."""
-    found = {field.name: field.metadata["option"] for field in dataclasses.fields(role)}
-    common = {name: found.pop(name) for name in [field.name for field in dataclasses.fields(Common)]}
-    return found | common
+    declared = {field.name: field.metadata["option"] for field in dataclasses.fields(role)}
+    common = {name: declared.pop(name) for name in [field.name for field in dataclasses.fields(Common)]}
+    return declared | common
 
 
 def resolve(role: type[Common], flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Common:

@@ -25,13 +25,13 @@ class Field:
 
     def __getitem__(self, name: str) -> Field:
         """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
-        return self._inside(name, f"{self.path}.{name}" if self.path else name)
+        return self._child(name, f"{self.path}.{name}" if self.path else name)
 
     def entry(self, key: str) -> Field:
         """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
-        return self._inside(key, f"{self.path}[{shown(key)}]")
+        return self._child(key, f"{self.path}[{shown(key)}]")
 
-    def _inside(self, key: str, path: str) -> Field:
+    def _child(self, key: str, path: str) -> Field:
         return Field(self.value.get(key) if isinstance(self.value, dict) else None, path, self.problems)
 
     def problem(self, message: str) -> None:

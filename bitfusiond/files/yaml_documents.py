@@ -195,8 +195,8 @@ def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, 
 
 
 def _pasted(text: str) -> str:
-    found = _NO_BREAK_SPACE.search(text)
-    line = text.count("\n", 0, found.start()) + 1 if found else 1
+    match = _NO_BREAK_SPACE.search(text)
+    line = text.count("\n", 0, match.start()) + 1 if match else 1
     return f"not YAML: line {line}: {_PASTED}"
 
 

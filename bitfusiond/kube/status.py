@@ -43,7 +43,7 @@ def error_of(code: int, data: bytes | Json, method: str) -> ClusterError:
 
 def _status(data: bytes) -> Json:
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

@@ -115,7 +115,7 @@ def _apply(kubectl: Kubectl, documents: Sequence[Object], say: Say) -> None:
         what = ref(wanted)
         if (current := before.get(what)) is None:
             continue
-        if takeover.must_be_made_anew(current, wanted):
+        if takeover.selector_changed(current, wanted):
             say(f"{what}: deleted without its pods, as its selector is another; made anew")
             kubectl.delete(what, "--cascade=orphan")
             _gone(kubectl, what)
@@ -159,7 +159,7 @@ def _prove(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
     say(f"a pod by dry run: {answer.detail}")
 
 
-def _remove(kubectl: Kubectl, left: leftovers.Left, say: Say) -> None:
+def _remove(kubectl: Kubectl, left: leftovers.Leftovers, say: Say) -> None:
     for removal in left.removals:
         if kubectl.delete(removal.what):
             say(f"{removal.what}: removed ({removal.why})")

@@ -61,12 +61,12 @@ def run(source: Path, out: Path) -> list[str]:
     OSError for a directory that cannot be read.
     """
     _check_directories(source, out)
-    found, problems = _packages(source)
-    if not found and not problems:
+    wanted, problems = _packages(source)
+    if not wanted and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
     libraries: dict[Package, str] = {}
     with _alone(out) as lock:
-        for package in found:
+        for package in wanted:
             try:
                 libraries[package] = _distro(package, source, out, lock)
             except (PackageError, Failure) as error:
@@ -93,17 +93,17 @@ def _check_directories(source: Path, out: Path) -> None:
 
 def _packages(source: Path) -> tuple[list[Package], list[str]]:
     """The client packages in ``source`` by their names, and what is wrong with those names."""
-    found: list[Package] = []
+    wanted: list[Package] = []
     problems: list[str] = []
     for path in sorted(source.iterdir()):
         if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
             _say(f"{path.name}: ignored, not a package")
             continue
         try:
-            found.append(packages.parse(path.name))
+            wanted.append(packages.parse(path.name))
         except PackageError as error:
             problems.append(str(error))
-    return found, [*problems, *packages.clashes(found)]
+    return wanted, [*problems, *packages.clashes(wanted)]
 
 
 @contextmanager
@@ -139,15 +139,15 @@ def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
         raise Failure(f"{tree}: not a directory, and in the way of the distro: move it elsewhere")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    there = _look(tree)
-    if record.is_file() and record.read_text("utf-8") == f"{digest} {there.digest}\n":
+    present = _read_tree(tree)
+    if record.is_file() and record.read_text("utf-8") == f"{digest} {present.digest}\n":
         _say(f"{package.file}: {package}, unpacked before")
-        return packages.library_directory(package.file, there.directories)
+        return packages.library_directory(package.file, present.directories)
     try:
         partial.mkdir()
         _unpack(path, partial, lock)
         partial.chmod(0o755)  # a .deb may bring a mode for `/`, which dpkg would not use
-        made = _look(partial)
+        made = _read_tree(partial)
         _check(package, made)
         libraries = packages.library_directory(package.file, made.directories)
         if tree.exists():
@@ -174,7 +174,7 @@ class _Tree(NamedTuple):
     digest: str
 
 
-def _look(tree: Path) -> _Tree:
+def _read_tree(tree: Path) -> _Tree:
     """What is below ``tree``, links not followed; nothing where it is not there. Raises OSError."""
     infos = {str(path.relative_to(tree)): path.lstat() for path in _walk(tree)}
     digest = hashlib.sha256()

@@ -33,14 +33,14 @@ def find(kubectl: Kubectl, service: Ref) -> list[Endpoint]:
 
 def of_slices(slices: Iterable[EndpointSlice]) -> list[Endpoint]:
     """Each pod once, though it may have addresses of two families."""
-    found = {}
+    by_pod = {}
     for each in slices:
         for endpoint in each.get("endpoints") or []:
             # Unknown counts as ready, says the API.
             ready = (endpoint.get("conditions") or {}).get("ready") is not False
             pod = (endpoint.get("targetRef") or {}).get("name", "")
-            found[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
-    return list(found.values())
+            by_pod[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
+    return list(by_pod.values())
 
 
 def _label(service: Ref) -> str:

@@ -168,7 +168,7 @@ def _images(value: Any, values: Values) -> Any:
     if isinstance(value, list):
         return [_images(each, values) for each in value]
     if isinstance(value, str):
-        return _OUR_IMAGE.sub(lambda found: f"{values.image_repo}/{found[1]}:{values.image_tag}", value)
+        return _OUR_IMAGE.sub(lambda match: f"{values.image_repo}/{match[1]}:{values.image_tag}", value)
     return value
 
 

@@ -126,13 +126,13 @@ def judge(stored: Pod) -> Proof:
 def judge_error(message: str) -> Proof:
     """From the words of the API server."""
     message = one_line(message)
-    if (found := _INVALID.search(message)) and OPTED_IN in found["why"]:
-        causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(found["why"])]
+    if (match := _INVALID.search(message)) and OPTED_IN in match["why"]:
+        causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(match["why"])]
         return Proof(Outcome.REFUSED, f"asked, refused by bitfusiond: {'; '.join(filter(None, causes))}")
-    if (found := _DENIED.search(message)) and _OURS.search(found[0]):
-        return Proof(Outcome.REFUSED, f"asked, refused by {found['webhook']}: {found['why']}")
-    if (found := _FAILED.search(message)) and _OURS.search(found[0]):
-        return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {found['webhook']}: {found['why']}")
+    if (match := _DENIED.search(message)) and _OURS.search(match[0]):
+        return Proof(Outcome.REFUSED, f"asked, refused by {match['webhook']}: {match['why']}")
+    if (match := _FAILED.search(message)) and _OURS.search(match[0]):
+        return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {match['webhook']}: {match['why']}")
     return Proof(Outcome.OTHER, f"refused, not by bitfusiond: {message}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core.objects import Event, Node, Object, Pod, ReplicaSet, Workload
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import Failure
 from bitfusiond.operate import waiting
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
@@ -48,7 +49,7 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
 
     Raises Failure after ``timeout`` seconds that names each pod in the way and its reason.
     """
-    told = None
+    last = None
     for expired in waiting.rounds(timeout, POLL_SECONDS):
         workload = kubectl.get(what)
         if workload is None:
@@ -57,17 +58,17 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
         if done:
             say(f"{what}: {ready}/{wanted} ready")
             return
-        if (ready, wanted) != told:
-            told = (ready, wanted)
+        if (ready, wanted) != last:
+            last = (ready, wanted)
             say(f"{what}: {ready}/{wanted} ready, waiting")
         if expired or workload["kind"] == "DaemonSet":
-            seen = look(kubectl, workload)
-            excused = absent_nodes(seen.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
+            state = snapshot(kubectl, workload)
+            excused = absent_nodes(state.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
             if excused and wanted and ready + len(excused) >= wanted:
                 say(f"{what}: {ready}/{wanted} ready; not waiting for nodes that are not ready: {', '.join(excused)}")
                 return
             if expired:
-                raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, seen)))
+                raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, state)))
 
 
 def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Sequence[str]) -> str:
@@ -79,7 +80,7 @@ def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Seque
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Snapshot:
     """Of a Deployment or DaemonSet: its pods but those that are ending, the warnings about them and about what makes
     them, and the name of what makes the pods of today's template: the DaemonSet, or a ReplicaSet (empty: none yet).
     """
@@ -89,7 +90,7 @@ class Seen:
     maker: str
 
 
-def look(kubectl: Kubectl, workload: Workload) -> Seen:
+def snapshot(kubectl: Kubectl, workload: Workload) -> Snapshot:
     """What there is of a workload now."""
     name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
     labels = ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
@@ -107,7 +108,7 @@ def look(kubectl: Kubectl, workload: Workload) -> Seen:
         for each in events
         if each["involvedObject"].get("name") in about or each["involvedObject"].get("name", "").startswith(f"{name}-")
     ]
-    return Seen(pods, sorted(concerning, key=_when), maker)
+    return Snapshot(pods, sorted(concerning, key=_when), maker)
 
 
 def is_ending(document: Object) -> bool:
@@ -135,31 +136,31 @@ def condition(document: Object, kind: str) -> bool:
     return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
-def explain(workload: Workload, seen: Seen) -> list[str]:
+def explain(workload: Workload, state: Snapshot) -> list[str]:
     """Why pods are not ready, one line each: what the containers say, else the last warning about the pod.
 
     Where there are fewer pods than there should be: the last word of what makes them (a quota, a policy), and how many
     pods of an earlier template serve meanwhile.
     """
     lines = []
-    for pod in seen.pods:
+    for pod in state.pods:
         if condition(pod, "Ready"):
             continue
         name = pod["metadata"]["name"]
-        last = [each for each in seen.events if each["involvedObject"].get("name") == name]
+        last = [each for each in state.events if each["involvedObject"].get("name") == name]
         reason = _waiting(pod) or (_event(last[-1]) if last else f"{_phase(pod)}, no container says why")
         node = pod["spec"].get("nodeName")
         lines.append(f"pod {name}{f' on {node}' if node else ''}: {reason}")
     if _updated(workload) < _wanted(workload):
         failed = [
             each
-            for each in seen.events
-            if each.get("reason") == "FailedCreate" and each["involvedObject"].get("name") == seen.maker
+            for each in state.events
+            if each.get("reason") == "FailedCreate" and each["involvedObject"].get("name") == state.maker
         ]
         lines += [_event(each) for each in failed[-1:]]
-    if not seen.pods and not lines:
-        lines += [_event(each) for each in seen.events[-1:]]
-    if old := sum(condition(pod, "Ready") and not _made_by(pod, seen.maker) for pod in seen.pods):
+    if not state.pods and not lines:
+        lines += [_event(each) for each in state.events[-1:]]
+    if old := sum(condition(pod, "Ready") and not _made_by(pod, state.maker) for pod in state.pods):
         lines.append(f"{old} old pod{'s still serve' if old > 1 else ' still serves'}")
     return lines
 
@@ -169,15 +170,17 @@ def _made_by(pod: Pod, maker: str) -> bool:
 
 
 def _waiting(pod: Pod) -> str | None:
+    """The reason that a container of ``pod``, or the scheduler, gives in its status."""
     status = pod.get("status") or {}
     for each in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         state = each.get("state") or {}
         last = ((each.get("lastState") or {}).get("terminated")) or {}
         for kind in ("waiting", "terminated"):
-            found = state.get(kind) or {}
-            if found.get("reason") and found["reason"] not in {"ContainerCreating", "PodInitializing", "Completed"}:
+            details = state.get(kind) or {}
+            reason = details.get("reason")
+            if reason and reason not in {"ContainerCreating", "PodInitializing", "Completed"}:
                 ended = f", its last exit status was {last['exitCode']}" if "exitCode" in last else ""
-                return " ".join(f"{found['reason']}{ended}: {found.get('message', '')}".rstrip(": ").split())
+                return one_line(f"{reason}{ended}: {details.get('message', '')}".rstrip(": "))
     for each in status.get("conditions") or []:
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return f"{each.get('reason', 'Unschedulable')}: {each.get('message', '')}"
@@ -194,4 +197,4 @@ def _when(event: Event) -> str:
 
 
 def _event(event: Event) -> str:
-    return " ".join(f"{event.get('reason', '')}: {event.get('message', '')}".split())
+    return one_line(f"{event.get('reason', '')}: {event.get('message', '')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 
 from cryptography import x509
@@ -33,11 +32,6 @@ def servers(content: bytes) -> list[tuple[str, int]]:
         return servers_conf.addresses(load_yaml(servers_conf.repaired(content.decode())))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
-
-
-def decoded(data: str) -> bytes:
-    """The content of a Secret's key, which the API server keeps in base64."""
-    return base64.b64decode(data)
 
 
 def end(content: bytes) -> datetime:

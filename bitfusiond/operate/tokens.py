@@ -77,11 +77,12 @@ def read(directory: Path) -> dict[str, bytes]:
 
 def _deeper(directory: Path) -> Path | None:
     """Where the files are, if not in ``directory`` but in one that lies in it."""
-    found = [each for each in directory.iterdir() if all((each / name).is_file() for name in names.TOKEN_FILES)]
-    return found[0] if len(found) == 1 else None
+    whole = [each for each in directory.iterdir() if all((each / name).is_file() for name in names.TOKEN_FILES)]
+    return whole[0] if len(whole) == 1 else None
 
 
 def secret(name: str, file: str, content: bytes) -> Secret:
+    """The Secret ``name`` of the token namespace, with ``content`` under the key ``file``."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",

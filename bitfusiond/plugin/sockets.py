@@ -40,10 +40,10 @@ class Identity(NamedTuple):
 def identity(path: Path) -> Identity | None:
     """None if nothing is there, or the directory itself is not."""
     try:
-        found = path.stat(follow_symlinks=False)
+        status = path.stat(follow_symlinks=False)
     except OSError:
         return None
-    return Identity(found.st_dev, found.st_ino, found.st_ctime_ns)
+    return Identity(status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 async def replaced(path: Path, known: Identity | None) -> Identity | None:
@@ -57,9 +57,9 @@ def checked(settings: Plugin) -> tuple[Path, Path]:
     """Our socket's path and the kubelet's. Raises ConfigurationError where no socket could ever be there."""
     directory = settings.device_plugin_dir
     if not directory.is_dir():
-        what = "is not a directory" if directory.exists() else "does not exist"
+        problem = "is not a directory" if directory.exists() else "does not exist"
         raise ConfigurationError(
-            f"--device-plugin-dir: {directory} {what}: it must be the kubelet's device plugin directory"
+            f"--device-plugin-dir: {directory} {problem}: it must be the kubelet's device plugin directory"
         )
     ours, kubelet = directory / settings.socket_name, directory / KUBELET_SOCKET
     for path, options in (ours, "--device-plugin-dir and --socket-name"), (kubelet, "--device-plugin-dir"):

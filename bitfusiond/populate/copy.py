@@ -75,7 +75,7 @@ class Copier:
             self._error = error
             raise
         # Last, since each name made inside sets a directory's time; children first, as a directory may be closed to us.
-        self._each(_carry, reversed(directories))
+        self._each(_copy_metadata, reversed(directories))
         if self._error:
             raise self._error
 
@@ -98,7 +98,7 @@ class Copier:
             os.mkdir(staged, stat.S_IRWXU)
         elif stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(source), staged)
-            _carry(info, source, staged)
+            _copy_metadata(info, source, staged)
         elif not self._linked(info, source, staged):
             reader = os.open(source, _READ)
             try:
@@ -106,7 +106,7 @@ class Copier:
                 writer = os.open(staged, _WRITE, info.st_mode & _KEPT_BITS | stat.S_IWUSR)
                 try:
                     self._content(info, reader, writer)
-                    _carry(info, reader, writer)
+                    _copy_metadata(info, reader, writer)
                 finally:
                     os.close(writer)
             finally:
@@ -208,7 +208,7 @@ def _data(reader: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _carry(info: os.stat_result, source: int | str, target: int | str) -> None:
+def _copy_metadata(info: os.stat_result, source: int | str, target: int | str) -> None:
     """Give ``target`` what ``info`` says and the extended attributes of ``source``; each a path or a descriptor.
 
     What is right already stays: a look is cheaper than a change. A change of owner comes first, since it changes the
@@ -223,14 +223,14 @@ def _carry(info: os.stat_result, source: int | str, target: int | str) -> None:
             if error.errno not in _NO_OWNER:
                 raise
     if follow:
-        _carry_attributes(source, target)
+        _copy_attributes(source, target)
         mode = info.st_mode & _KEPT_BITS
         if stat.S_IMODE(made.st_mode) != mode:
             os.chmod(target, mode)
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=follow)
 
 
-def _carry_attributes(source: int | str, target: int | str) -> None:
+def _copy_attributes(source: int | str, target: int | str) -> None:
     try:
         names = os.listxattr(source)
     except OSError as error:

@@ -18,7 +18,7 @@ from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
 from bitfusiond.populate.copy import Tree
-from bitfusiond.settings import Init
+from bitfusiond.settings import Populate
 
 _log = logs.Log("populate")
 
@@ -27,7 +27,7 @@ class _Stopped(BaseException):
     """A signal came. Not an Exception: logging, for one, would take that for an error of its own and go on."""
 
 
-def run(settings: Init) -> int:
+def run(settings: Populate) -> int:
     """Fill the volumes; return 0. It is the last thing that this process does.
 
     Raises ConfigurationError for a client that the catalogue does not have, Failure for anything that is missing, full
@@ -61,7 +61,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Stopped(signal.Signals(number).name)
 
 
-def _populate(settings: Init) -> None:
+def _populate(settings: Populate) -> None:
     client = _client(settings)
     linked = _may_be_link(settings.opt_target, settings.distro_target)
     tree = trees.listed(str(settings.distros), client.package)
@@ -87,7 +87,7 @@ def _populate(settings: Init) -> None:
     tokens.write(token_files, settings.client_dir)
 
 
-def _client(settings: Init) -> Client:
+def _client(settings: Populate) -> Client:
     """The entry of the catalogue: the one given, else the one that lies with the distros, else the packaged one.
 
     Distros that an operator adds to the image are in no packaged catalogue. Raises ConfigurationError where the
@@ -106,7 +106,7 @@ def _client(settings: Init) -> Client:
         ) from None
 
 
-def _volume_problems(settings: Init, *, linked: bool) -> list[str]:
+def _volume_problems(settings: Populate, *, linked: bool) -> list[str]:
     """What is wrong with the volumes' directories.
 
     Distro and opt may be two directories of one volume, still to be made; in ``/`` itself they would be the container's
@@ -130,7 +130,7 @@ def _volume_problems(settings: Init, *, linked: bool) -> list[str]:
     return problems
 
 
-def _distro_problems(settings: Init, client: Client, tree: Tree) -> list[str]:
+def _distro_problems(settings: Populate, client: Client, tree: Tree) -> list[str]:
     """What is wrong with ``tree``, the client's in the image."""
     where = settings.distros / client.package
     if not where.is_dir() or where.is_symlink():

@@ -193,8 +193,8 @@ def _first(problems: Sequence[str]) -> tuple[Sequence[str], str]:
 
 def _cause(problem: str) -> dict[str, str]:
     """A StatusCause of Kubernetes' API. With its field before it, kubectl prints a ``problem`` word for word."""
-    found = _OF_A_FIELD.fullmatch(problem)
-    field, text = found.group("field", "message") if found else (OPTED_IN, problem)
+    match = _OF_A_FIELD.fullmatch(problem)
+    field, text = match.group("field", "message") if match else (OPTED_IN, problem)
     return {"reason": "FieldValueInvalid", "field": field, "message": text}
 
 

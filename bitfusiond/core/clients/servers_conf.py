@@ -30,11 +30,11 @@ def addresses(document: object) -> list[tuple[str, int]]:
 
     ``document`` is the parsed servers.conf. An IPv6 host comes without its brackets. Raises ServersError.
     """
-    found: dict[tuple[str, int], None] = {}
+    unique: dict[tuple[str, int], None] = {}
     for index, server in enumerate(_servers(document)):
         for field, value in _addresses_of(server, f"servers[{index}]"):
-            found[_address(value, field)] = None
-    return list(found)
+            unique[_address(value, field)] = None
+    return list(unique)
 
 
 def with_reachable(document: object) -> Json | None:

@@ -38,7 +38,7 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Leftovers:
     """What of 0.4 is there."""
 
     removals: list[Removal]
@@ -53,12 +53,12 @@ _SINGLE = {
 }
 
 
-def find(kubectl: Kubectl) -> Left:
+def find(kubectl: Kubectl) -> Leftovers:
     """What of 0.4 is in the cluster now."""
     workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
     workloads += kubectl.all("Pod", "-l", "=".join(PLUGIN_LABEL), namespace=PLUGIN.namespace)
     single = kubectl.existing([*_SINGLE, POLICY_ROLE])
-    return left(workloads, single | _policy(kubectl))
+    return among(workloads, single | _policy(kubectl))
 
 
 def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
@@ -72,7 +72,7 @@ def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
     return {POLICY: policy} if policy else {}
 
 
-def left(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Left:
+def among(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Leftovers:
     """From the ReplicaSets and pods of its webhook and plugin, and the objects it made one of.
 
     A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
@@ -83,7 +83,7 @@ def left(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Left:
         if not _controlled(each) and (each["metadata"]["namespace"] == NAMESPACE or _is_plugin(each))
     ]
     removals += [Removal(what, why) for what, why in _SINGLE.items() if what in single and _is_04(what, single[what])]
-    return Left(removals, _notes(single))
+    return Leftovers(removals, _notes(single))
 
 
 def _controlled(document: Object) -> bool:

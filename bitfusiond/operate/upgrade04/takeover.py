@@ -6,21 +6,21 @@ selector instead of replacing it, and keeps webhooks in a configuration for the 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable
 
 from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.certificates.rotation import Lives, StartOver
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object, Secret, Service, WebhookConfiguration, Workload
+from bitfusiond.core.text import from_base64
 from bitfusiond.operate.kubectl import Ref
 
 CERTIFICATES = Ref("Secret", names.WEBHOOK_CERTIFICATES, names.NAMESPACE)
 
 
-def must_be_made_anew(current: Workload, wanted: Object) -> bool:
+def selector_changed(current: Workload, wanted: Object) -> bool:
     """Whether a workload has another selector than it should have."""
     if wanted["kind"] not in {"Deployment", "DaemonSet"}:
         return False
@@ -61,14 +61,11 @@ def _configuration(current: WebhookConfiguration, wanted: WebhookConfiguration) 
 
 def bundles(configurations: Iterable[WebhookConfiguration]) -> bytes:
     """The CAs by which the API server trusts the webhooks of these configurations, PEM."""
-    found = []
-    for configuration in configurations:
-        for webhook in configuration.get("webhooks") or []:
-            try:
-                found.append(base64.b64decode((webhook.get("clientConfig") or {}).get("caBundle") or "", validate=True))
-            except (binascii.Error, ValueError, TypeError):
-                continue
-    return b"\n".join(found)
+    return b"\n".join(
+        from_base64(mapping(webhook, "clientConfig").get("caBundle"))
+        for configuration in configurations
+        for webhook in configuration.get("webhooks") or []
+    )
 
 
 def certificate_secret(secret: Secret | None, pem: bytes, now: float) -> Secret | None:

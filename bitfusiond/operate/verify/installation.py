@@ -57,7 +57,7 @@ def look(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]
         if current is None:
             rows.append(Row(str(what), WRONG, "it is not there", DEPLOY))
         elif document["kind"] in _WORKLOADS:
-            rows += workload(current, rollout.look(kubectl, current))
+            rows += workload(current, rollout.snapshot(kubectl, current))
         elif what == SERVICE:
             rows.append(service(current, endpoints.find(kubectl, what)))
         else:
@@ -103,7 +103,7 @@ def _configmap(what: Ref, current: ConfigMap) -> str | None:
     return None
 
 
-def workload(current: Workload, seen: rollout.Seen) -> list[Row]:
+def workload(current: Workload, seen: rollout.Snapshot) -> list[Row]:
     """How many pods are ready, why others are not, and whether all run the image that they should."""
     what = ref(current)
     ready, wanted, done = rollout.progress(current)

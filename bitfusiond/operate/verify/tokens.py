@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from bitfusiond.core import names
 from bitfusiond.core.objects import Secret
+from bitfusiond.core.text import from_base64
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, State, Token
 from bitfusiond.operate import checks, tokenfiles
@@ -31,7 +32,7 @@ def _source(token: Token, secrets: dict[str, Secret], now: datetime) -> Row:
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
     assert isinstance(source, Content)  # noqa: S101 - no source is a problem
     detail = f"from {source.origin}" if source.origin != f"{TOKEN_NAMESPACE}/{token.secret}" else ""
-    content = tokenfiles.decoded(source.data)
+    content = from_base64(source.data)
     if token.file == names.SERVERS_CONF:
         listed = ", ".join(f"{host}:{port}" for host, port in tokenfiles.servers(content))
         return Row(what, OK, f"servers: {listed}")
