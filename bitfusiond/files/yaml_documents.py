@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from bitfusiond.core.text import one_line
+
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -118,9 +120,7 @@ def load(text: str) -> list[Any]:
     except yaml.YAMLError as error:
         if _NO_BREAK_SPACE.search(text):
             raise ValueError(_pasted(text)) from None
-        raise ValueError(
-            "not YAML: " + " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        ) from None
+        raise ValueError("not YAML: " + one_line(str(error).replace('in "<unicode string>", ', "at "))) from None
     except RecursionError:  # a caller that was deep in functions of its own
         raise _too_deep() from None
     except TypeError as error:

@@ -22,6 +22,7 @@ from kubernetes.config.kube_config import load_kube_config
 from urllib3.util.ssl_ import create_urllib3_context
 
 from bitfusiond import logs
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError
 
 _log = logs.Log("kubeconfig")
@@ -122,4 +123,4 @@ def _new() -> Configuration:
 
 def _words(error: BaseException) -> str:
     """One line. The kubernetes package quotes whole entries of a kubeconfig, tokens and keys among them: cut out."""
-    return re.sub(r"\{.*\}", "...", " ".join(str(error).split())) or type(error).__name__
+    return re.sub(r"\{.*\}", "...", one_line(str(error))) or type(error).__name__

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
-from bitfusiond.core.fields import Json
+from bitfusiond.core.fields import Json, mapping
 from bitfusiond.core.objects import Namespace, Secret
 from bitfusiond.core.text import from_base64
 from bitfusiond.core.tokens import copies
@@ -38,7 +38,7 @@ def server_version(kubectl: Kubectl) -> Version:
             f"the cluster does not answer (context {context(kubectl)}): {error}; choose another with"
             " `kubectl config use-context NAME` or KUBECONFIG"
         ) from None
-    return version_of(answer.get("serverVersion") or {})
+    return version_of(mapping(answer, "serverVersion"))
 
 
 def version_of(server: Json) -> Version:

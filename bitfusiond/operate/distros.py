@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from bitfusiond.core.clients import catalogue, packages
 from bitfusiond.core.clients.packages import Package, PackageError
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read, yaml_documents
 
@@ -238,7 +239,7 @@ def _unpack(path: Path, into: Path, lock: int) -> None:
             processes[-1].communicate()  # no deadline: they work on local files, and end with them
         failed = any(process.returncode for process in processes)
         words.seek(0)
-        said = " ".join(words.read(2000).decode("utf-8", "replace").split())
+        said = one_line(words.read(2000).decode("utf-8", "replace"))
     if failed or said:
         raise Failure(f"{path.name}: cannot be unpacked as it is: {said or 'the tool gave no reason'}")
 

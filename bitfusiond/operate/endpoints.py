@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import EndpointSlice
 from bitfusiond.operate.kubectl import Kubectl, Ref
 
@@ -37,8 +38,8 @@ def of_slices(slices: Iterable[EndpointSlice]) -> list[Endpoint]:
     for each in slices:
         for endpoint in each.get("endpoints") or []:
             # Unknown counts as ready, says the API.
-            ready = (endpoint.get("conditions") or {}).get("ready") is not False
-            pod = (endpoint.get("targetRef") or {}).get("name", "")
+            ready = mapping(endpoint, "conditions").get("ready") is not False
+            pod = mapping(endpoint, "targetRef").get("name", "")
             by_pod[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
     return list(by_pod.values())
 

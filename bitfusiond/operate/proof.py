@@ -9,7 +9,7 @@ from enum import Enum
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.core.clients import catalogue
-from bitfusiond.core.fields import Json
+from bitfusiond.core.fields import Json, mapping
 from bitfusiond.core.objects import ConfigMap, Pod
 from bitfusiond.core.text import one_line
 from bitfusiond.files.read import CATALOGUE, load_yaml
@@ -97,7 +97,7 @@ def pod(namespace: str, client: tuple[str, str]) -> Pod:
 def client_of(configmap: ConfigMap | None) -> tuple[str, str]:
     """The first client of the catalogue in ``configmap``, as (os, version)."""
     try:
-        text = ((configmap or {}).get("data") or {})[CATALOGUE]
+        text = mapping(configmap, "data")[CATALOGUE]
         return next(iter(catalogue.parse(load_yaml(text)).clients))
     except (KeyError, ValueError):
         return "ubuntu18", "450"
@@ -114,7 +114,7 @@ def ask(kubectl: Kubectl, namespace: str, client: tuple[str, str]) -> Proof:
 
 def judge(stored: Pod) -> Proof:
     """From the pod that the API server would store."""
-    annotations = stored["metadata"].get("annotations") or {}
+    annotations = mapping(stored, "metadata", "annotations")
     if annotations.get(names.STATUS) != names.STATUS_INJECTED:
         return Proof(
             Outcome.NOT_ASKED, "the API server did not ask the webhook, and would have stored the pod as it is"

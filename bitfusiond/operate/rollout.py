@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Event, Node, Object, Pod, ReplicaSet, Workload
 from bitfusiond.core.text import one_line
 from bitfusiond.errors import Failure
@@ -21,7 +22,7 @@ def progress(workload: Workload) -> tuple[int, int, bool]:
 
     A status that is older than the spec says nothing.
     """
-    status = workload.get("status") or {}
+    status = mapping(workload, "status")
     wanted, updated = _wanted(workload), _updated(workload)
     if workload["kind"] == "DaemonSet":
         available, surplus = status.get("numberAvailable", 0), False
@@ -33,14 +34,14 @@ def progress(workload: Workload) -> tuple[int, int, bool]:
 
 
 def _wanted(workload: Workload) -> int:
-    daemons: int = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
+    daemons: int = mapping(workload, "status").get("desiredNumberScheduled", 0)
     replicas: int = workload["spec"].get("replicas", 1)
     return daemons if workload["kind"] == "DaemonSet" else replicas
 
 
 def _updated(workload: Workload) -> int:
     key = "updatedNumberScheduled" if workload["kind"] == "DaemonSet" else "updatedReplicas"
-    updated: int = (workload.get("status") or {}).get(key, 0)
+    updated: int = mapping(workload, "status").get(key, 0)
     return updated
 
 
@@ -117,9 +118,9 @@ def is_ending(document: Object) -> bool:
 
 def newest(deployment: Workload, replica_sets: Iterable[ReplicaSet]) -> str:
     """The name of the ReplicaSet of the Deployment's template, by the revision that the controller writes into both."""
-    today = (deployment["metadata"].get("annotations") or {}).get(_REVISION)
+    today = mapping(deployment, "metadata", "annotations").get(_REVISION)
     for each in replica_sets:
-        if today is not None and (each["metadata"].get("annotations") or {}).get(_REVISION) == today:
+        if today is not None and mapping(each, "metadata", "annotations").get(_REVISION) == today:
             name: str = each["metadata"]["name"]
             return name
     return ""
@@ -132,7 +133,7 @@ def absent_nodes(pods: Iterable[Pod], nodes: Iterable[Node]) -> list[str]:
 
 
 def condition(document: Object, kind: str) -> bool:
-    conditions = (document.get("status") or {}).get("conditions") or []
+    conditions = mapping(document, "status").get("conditions") or []
     return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
@@ -171,12 +172,11 @@ def _made_by(pod: Pod, maker: str) -> bool:
 
 def _waiting(pod: Pod) -> str | None:
     """The reason that a container of ``pod``, or the scheduler, gives in its status."""
-    status = pod.get("status") or {}
+    status = mapping(pod, "status")
     for each in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        state = each.get("state") or {}
-        last = ((each.get("lastState") or {}).get("terminated")) or {}
+        last = mapping(each, "lastState", "terminated")
         for kind in ("waiting", "terminated"):
-            details = state.get(kind) or {}
+            details = mapping(each, "state", kind)
             reason = details.get("reason")
             if reason and reason not in {"ContainerCreating", "PodInitializing", "Completed"}:
                 ended = f", its last exit status was {last['exitCode']}" if "exitCode" in last else ""
@@ -188,7 +188,7 @@ def _waiting(pod: Pod) -> str | None:
 
 
 def _phase(pod: Pod) -> str:
-    phase: str = (pod.get("status") or {}).get("phase", "Pending")
+    phase: str = mapping(pod, "status").get("phase", "Pending")
     return phase
 
 

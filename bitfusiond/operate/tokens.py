@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Secret
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
@@ -39,7 +40,7 @@ def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
     webhook = kubectl.get(current.WEBHOOK)
     if webhook is None:
         say("bitfusiond is not installed yet: `just deploy`")
-    elif changed and not (webhook.get("status") or {}).get("availableReplicas"):
+    elif changed and not mapping(webhook, "status").get("availableReplicas"):
         say("No webhook runs that would bring the copies up to date: `just verify` says why")
     elif changed:
         say("Running webhooks bring all copies up to date within seconds; `just verify` shows any that is not.")

@@ -43,10 +43,10 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     first, *others = ({**each} for each in template.init_containers)
     first["args"] = [*(first.get("args") or []), "--client-os", client.os, "--client-version", client.version]
     largest = largest_resources([each.value for each in (*pod.init_containers, *pod.containers)])
-    resources = _with_own(largest, first.get("resources") or {})
+    resources = _with_own(largest, mapping(first, "resources"))
     if resources:
         first["resources"] = resources
-    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **(first.get("securityContext") or {})}
+    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(first, "securityContext")}
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -97,8 +97,8 @@ def largest_resources(containers: Sequence[Json]) -> dict[str, Json]:
 
 def _with_own(largest: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     """``largest`` with what the template's container itself says on top; a request is never above its limit."""
-    limits = {**largest.get("limits", {}), **(own.get("limits") or {})}
-    requests = {**largest.get("requests", {}), **(own.get("requests") or {})}
+    limits = {**mapping(largest, "limits"), **mapping(own, "limits")}
+    requests = {**mapping(largest, "requests"), **mapping(own, "requests")}
     for resource, limit in limits.items():
         if resource in requests and quantity.parse(requests[resource]) > quantity.parse(limit):
             requests[resource] = limit

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Secret
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, State
@@ -49,7 +50,7 @@ def sort(secrets: Iterable[Secret], sources: Mapping[str, Secret]) -> Unknown:
             continue
         if stored.immutable or stored.type != "Opaque":
             unknown.fixed.append(ref(secret))
-        elif stored.digest == source.digest and set(secret.get("data") or {}) == {token.file}:
+        elif stored.digest == source.digest and set(mapping(secret, "data")) == {token.file}:
             unknown.same.append(secret)
         else:
             unknown.other.append(secret)

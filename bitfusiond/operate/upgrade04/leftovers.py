@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object, Pod
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 
@@ -97,7 +98,7 @@ def _is_plugin(pod: Pod) -> bool:
 
 def _is_04(what: Ref, document: Object) -> bool:
     """An operator may have bound that name to something of theirs."""
-    return what != BINDING or (document.get("roleRef") or {}).get("name") == "cluster-admin"
+    return what != BINDING or mapping(document, "roleRef").get("name") == "cluster-admin"
 
 
 def _notes(single: Mapping[Ref, Object]) -> list[str]:

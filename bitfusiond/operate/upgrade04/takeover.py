@@ -77,7 +77,7 @@ def certificate_secret(secret: Secret | None, pem: bytes, now: float) -> Secret 
     None: the CA is ours already, or nobody else's is in use.
     """
     try:
-        pki.decode((secret or {}).get("data") or {})
+        pki.decode(mapping(secret, "data"))
     except pki.BrokenError:
         foreign = [each for each in pki.certificates_of(pem) if not pki.is_ours(each)]
     else:
