@@ -23,7 +23,6 @@ PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
 DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000
 
-
 _OUR_IMAGE = re.compile(r"(?P<repo>\S+)/bitfusiond(?::(?P<tag>[^@]+))?(?:@\S+)?")
 # As releases are tagged; an operator's own tag ("test") stays.
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:(?:a|b|rc|\.dev|\.post)[0-9]+)?")
