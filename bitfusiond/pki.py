@@ -243,6 +243,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _issuer(trusted: tuple[x509.Certificate, ...], pem: bytes, name: str) -> Issuer:
+    """The CA among ``trusted`` whose private key ``pem`` is. Raises BrokenError, which calls the key ``name``."""
     try:
         key = serialization.load_pem_private_key(pem, None)
     except _UNREADABLE:

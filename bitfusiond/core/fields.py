@@ -61,6 +61,7 @@ class Field:
         return [Field(value, f"{self.path}[{index}]", self.problems) for index, value in enumerate(self.objects(most))]
 
     def _is_list_of(self, kind: type, plural: str) -> bool:
+        """Whether the value is a list of ``kind``; where it is anything else but absent, note that as a problem."""
         if self.value is None:
             return False
         if not isinstance(self.value, list) or not all(isinstance(each, kind) for each in self.value):
@@ -69,6 +70,7 @@ class Field:
         return True
 
     def _counted(self, value: Any, most: int | None) -> Any:
+        """``value``, or an empty one, with a problem, where it has more than ``most`` entries."""
         if most is not None and len(value) > most:
             self.problem(f"has {len(value)} entries: bitfusiond takes at most {most}")
             return type(value)()

@@ -68,6 +68,7 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    """A mapping as a dict. Raises ConstructorError for a key that is there twice or is no scalar."""
     own: set[Hashable] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
@@ -128,6 +129,7 @@ def load(text: str) -> list[Any]:
 
 
 def _json(document: object) -> Any:
+    """The value as JSON has it. Raises ValueError for one that JSON cannot hold."""
     try:
         return json.loads(json.dumps(document, allow_nan=False))
     except ValueError as error:  # .inf and .nan, an alias to what is around it, a number of 5,000 digits
@@ -135,6 +137,7 @@ def _json(document: object) -> Any:
 
 
 def _construct(text: str) -> list[Any]:
+    """The values of all documents, by our rules. Raises YAMLError and ValueError."""
     try:
         return list(yaml.load_all(text, Loader=_Loader))
     except (LookupError, AttributeError, ValueError):

@@ -210,6 +210,7 @@ class APIServer:
         content_type: str = _JSON,
         seconds: float = REQUEST_SECONDS,
     ) -> Object:
+        """The object in the answer. Raises ClusterError."""
         connection = _Connection(self._client, self._configuration, seconds)
 
         def exchange() -> Any:
@@ -241,6 +242,7 @@ class APIServer:
         raise error_of(status, data, method)
 
     def _renew(self) -> None:
+        """Read the credentials anew, for all requests that begin from now on."""
         configuration = self._load()
         client = ApiClient(configuration)
         pools = client.rest_client.pool_manager.connection_pool_kw
@@ -250,6 +252,7 @@ class APIServer:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
+    """Raise UnavailableError where what is inside takes longer."""
     try:
         with trio.fail_after(seconds):
             yield
@@ -280,6 +283,7 @@ async def _changes(connection: _Connection, limiter: trio.CapacityLimiter) -> As
 
 
 def _change(event: Object) -> Change:
+    """One line of a watch. Raises the ClusterError that an event of type ERROR tells of."""
     kind, changed = event.get("type"), event.get("object")
     if not isinstance(kind, str) or not isinstance(changed, dict):
         raise _not_kubernetes()

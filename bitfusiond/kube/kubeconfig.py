@@ -88,6 +88,7 @@ def tls_context(configuration: Configuration) -> ssl.SSLContext:
 
 
 def _from_file(path: str, origin: str) -> Configuration:
+    """The configuration of a kubeconfig; ``origin`` names it in messages. Raises ConfigurationError."""
     configuration = _new()
     # The kubernetes package passes over files that are not there, as kubectl does for a list of them.
     if not any(os.path.exists(os.path.expanduser(each)) for each in path.split(os.pathsep)):  # noqa: PTH110, PTH111
@@ -113,6 +114,7 @@ def _from_file(path: str, origin: str) -> Configuration:
 
 
 def _new() -> Configuration:
+    """An empty configuration with our ways of retrying and of keeping connections."""
     configuration = Configuration(host="")
     # urllib3 would try again at once, three times, and log each: callers have a back-off of their own.
     configuration.retries = False

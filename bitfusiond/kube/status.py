@@ -42,6 +42,7 @@ def error_of(code: int, data: bytes | Json, method: str) -> ClusterError:
 
 
 def _status(data: bytes) -> Json:
+    """The Status object in ``data``; empty where it is something else."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

@@ -97,6 +97,7 @@ def missing(kubectl: Kubectl, needed: Iterable[Access], job: str) -> list[str]:
 
 
 def _review(access: Access) -> Object:
+    """The question to the API server whether this account has ``access``."""
     if access == EVERYTHING:
         asked = dict.fromkeys(("namespace", "group", "resource", "verb"), "*") | {"namespace": ""}
     else:

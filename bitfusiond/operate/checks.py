@@ -57,6 +57,7 @@ def cluster(kubectl: Kubectl, say: Say) -> Version:
 
 
 def context(kubectl: Kubectl) -> str:
+    """The name of the context that kubectl uses now; ``none`` without one."""
     try:
         return kubectl.run("config", "current-context").strip()
     except KubectlError:

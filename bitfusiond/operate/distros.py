@@ -197,6 +197,7 @@ def _read_tree(tree: Path) -> _Tree:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
+    """All that is below ``directory``, a directory before what is in it; links are not followed."""
     if directory.is_dir():
         for path in directory.iterdir():
             yield path
@@ -205,6 +206,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _check(package: Package, tree: _Tree) -> None:
+    """Raises PackageError where ``tree`` is not a whole client."""
     problems = packages.shortcomings(tree.needed)
     problems += [f"{name} is neither a file, a directory nor a link" for name in tree.others]
     if problems:
@@ -297,6 +299,7 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
 
 
 def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+    """Say what came out, and what to do with it next."""
     known = {package.file for package in libraries}
     for path in sorted(out.iterdir()):
         if path.is_dir() and path.name not in known and not path.name.startswith("."):

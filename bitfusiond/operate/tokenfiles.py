@@ -40,6 +40,7 @@ def end(content: bytes) -> datetime:
 
 
 def _certificates(content: bytes, now: datetime) -> str | None:
+    """What is wrong with a ca.crt at ``now``."""
     try:
         until = end(content)
     except ValueError:
@@ -48,6 +49,7 @@ def _certificates(content: bytes, now: datetime) -> str | None:
 
 
 def _client(content: bytes) -> str | None:
+    """What is wrong with a client.yaml."""
     try:
         document = load_yaml(content.decode())
     except UnicodeDecodeError:
@@ -59,6 +61,7 @@ def _client(content: bytes) -> str | None:
 
 
 def _servers(content: bytes) -> str | None:
+    """What is wrong with a servers.conf."""
     try:
         servers(content)
     except servers_conf.ServersError as error:

@@ -110,6 +110,7 @@ def remove(path: Path, ours: Identity | None) -> None:
 
 
 async def _make_way(path: Path) -> None:
+    """Remove the socket of a crashed run from ``path``. Raises Failure where something else is there."""
     kind = _kind(path)
     if kind is None:
         return
@@ -130,6 +131,7 @@ async def _make_way(path: Path) -> None:
 
 
 def _kind(path: Path) -> int | None:
+    """The kind of file at ``path``, as stat.S_IFMT tells it; None where there is none."""
     try:
         return stat.S_IFMT(path.stat(follow_symlinks=False).st_mode)
     except FileNotFoundError:

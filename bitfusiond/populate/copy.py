@@ -94,6 +94,7 @@ class Copier:
                 self._error = error
 
     def _make(self, info: os.stat_result, source: str, staged: str) -> None:
+        """Make one directory, link or file under its hidden name. Raises OSError."""
         if stat.S_ISDIR(info.st_mode):
             os.mkdir(staged, stat.S_IRWXU)
         elif stat.S_ISLNK(info.st_mode):
@@ -113,6 +114,7 @@ class Copier:
                 os.close(reader)
 
     def _linked(self, info: os.stat_result, source: str, staged: str) -> bool:
+        """Whether the file could be made as a further name of one that is there, so that no byte is copied."""
         if self._link:
             if _link(source, staged):
                 return True
@@ -125,6 +127,7 @@ class Copier:
         return first != staged and _link(first, staged)
 
     def _content(self, info: os.stat_result, reader: int, writer: int) -> None:
+        """Copy the bytes of a file, its holes as holes; log ``copying`` once a second."""
         sparse = info.st_blocks * 512 < info.st_size
         for start, end in _data(reader, info.st_size) if sparse else [(0, info.st_size)]:
             at = start
@@ -186,6 +189,7 @@ def _mb(count: int) -> str:
 
 
 def _link(source: str, target: str) -> bool:
+    """Whether ``target`` could be made a further name of ``source``."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # another filesystem or mount, one without links, too many of them: a copy does
@@ -231,6 +235,7 @@ def _copy_metadata(info: os.stat_result, source: int | str, target: int | str) -
 
 
 def _copy_attributes(source: int | str, target: int | str) -> None:
+    """Give ``target`` the extended attributes of ``source``, but for those in _LEFT_OUT and any it cannot have."""
     try:
         names = os.listxattr(source)
     except OSError as error:

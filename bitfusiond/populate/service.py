@@ -62,6 +62,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _populate(settings: Populate) -> None:
+    """Look at everything first, then copy. Raises as :func:`run` says, and OSError."""
     client = _client(settings)
     linked = _may_be_link(settings.opt_target, settings.distro_target)
     tree = trees.listed(str(settings.distros), client.package)

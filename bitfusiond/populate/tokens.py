@@ -131,6 +131,7 @@ def _put(content: bytes, path: Path, mode: int) -> bool:
 
 
 def _holds(content: bytes, path: Path, mode: int) -> bool:
+    """Whether ``path`` is a file with this content and mode already."""
     try:
         return path.lstat().st_mode == stat.S_IFREG | mode and path.read_bytes() == content
     except (FileNotFoundError, PermissionError):

@@ -97,6 +97,7 @@ def _shortfalls(tree: Tree, source: str, target: str) -> dict[str, str]:
 
 
 def _shortfall(info: os.stat_result, source: str, target: str) -> str | None:
+    """How ``target`` falls short of ``source``, of which ``info`` is the lstat; None if it does not."""
     try:
         present = os.lstat(target)
     except OSError:  # not there, or the workload closed what it is in

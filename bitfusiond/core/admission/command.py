@@ -121,6 +121,7 @@ def _one_string(line: str, args: Sequence[str]) -> Program:
 
 
 def _argument_list(argv: list[str]) -> Program:
+    """What a list of words runs: a shell with its script, or any other program. Raises CommandError."""
     words = tuple(argv)
     index = shell.script_index(argv) if shell.is_shell(argv[0]) else None
     if index is None:

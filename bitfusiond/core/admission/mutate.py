@@ -84,6 +84,7 @@ def _command(container: GpuContainer, client: Client, filters: tuple[str, ...]) 
 
 
 def _warnings(given: Pod) -> list[str]:
+    """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
             f"{each.field.path}: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"

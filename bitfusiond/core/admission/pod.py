@@ -127,6 +127,7 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
 
 
 def _mode(field: Field) -> Mode | None:
+    """What the annotation says; None, with a problem, for an unknown word."""
     if field.value is None:
         return Mode.NONE
     text = _string(field)
@@ -191,6 +192,7 @@ def containers_of(spec: Field) -> dict[str, list[Field]]:
 
 
 def _mounts(container: Field) -> list[Field]:
+    """The paths in the container at which something is mounted or a block device is put."""
     return [
         mount[key]
         for list_name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath"))
@@ -208,6 +210,7 @@ def _string(field: Field) -> str | None:
 
 
 def _is_short(field: Field, longest: int) -> bool:
+    """Whether a text has at most ``longest`` characters; a problem where it has more."""
     if isinstance(field.value, str) and len(field.value) > longest:
         field.problem(f"has {len(field.value)} characters: at most {longest} are allowed")
         return False
@@ -215,6 +218,7 @@ def _is_short(field: Field, longest: int) -> bool:
 
 
 def _client_name(field: Field) -> str | None:
+    """An OS or a version of the client as the annotation names it; None where it names none."""
     text = _string(field)
     if text is None and field.value is None:
         return None
@@ -241,6 +245,7 @@ def _filters(field: Field) -> tuple[str, ...]:
 
 
 def _wrong_filter(key: str, equals: str, wanted: str) -> str:
+    """What is wrong with one word of the filter, ``KEY=VALUE`` cut at the first ``=``; empty for nothing."""
     if not equals:
         return f"{shown(key)} is not of the form key=value"
     if not wanted:

@@ -128,6 +128,7 @@ def _is_deep(document: Any) -> bool:
 
 
 def _text(parent: Json, key: str) -> str:
+    """A string of the request, empty where it is absent. Raises BadRequestError."""
     value = parent.get(key)
     if value is not None and not isinstance(value, str):
         raise BadRequestError(f"request.{key} must be a string")
@@ -143,6 +144,7 @@ def _name(pod: Json | None) -> str:
 
 
 def _owner(pod: Json | None) -> Owner | None:
+    """The controller among the owners of the pod, its fields cut to what Kubernetes allows."""
     for each in objects(mapping(pod, "metadata").get("ownerReferences")):
         fields = [value for key in _OWNER if isinstance(value := each.get(key), str)]
         if each.get("controller") is True and len(fields) == len(_OWNER):

@@ -56,6 +56,7 @@ def repaired(text: str) -> str:
 
 
 def _servers(document: object) -> list[Server]:
+    """The entries of the file, which must be mappings. Raises ServersError."""
     if not isinstance(document, dict):
         raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
     servers = document.get("servers")
@@ -87,6 +88,7 @@ def _reachable_first(server: Server) -> Server:
 
 
 def _address(value: object, field: str) -> tuple[str, int]:
+    """(host, port) of ``HOST:PORT``; ``field`` is its path in messages. Raises ServersError."""
     wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
     if not isinstance(value, str):
         raise wrong
