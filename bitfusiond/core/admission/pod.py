@@ -145,33 +145,13 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    asking: list[GpuContainer] = []
-    for group, containers in groups.items():
-        for index, container in enumerate(containers):
-            resources = demand.resources(container)
-            if resources.asks_for_gpus:
-                asking.append(
-                    GpuContainer(
-                        container,
-                        f"/spec/{group}/{index}",
-                        demand.read(resources, total_megabytes),
-                        None if mode is Mode.INJECTION else command.read(container),
-                        container["env"].objects(_MOST_VARIABLES),
-                        _mounts(container),
-                    )
-                )
-            else:
-                resources.refuse_shares("ask for")
-    is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
-    if not asking and is_read:
-        spec["containers"].problem(
-            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
-            " set the annotation to none"
-        )
-    if len(asking) > MOST_GPU_CONTAINERS:
-        spec["containers"].problem(
-            f"{len(asking)} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
-        )
+    asking = [
+        asked
+        for group, containers in groups.items()
+        for index, container in enumerate(containers)
+        if (asked := _gpu_container(container, f"/spec/{group}/{index}", mode, total_megabytes)) is not None
+    ]
+    _check_number(spec, len(asking))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -184,6 +164,36 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         groups["containers"],
         asking,
     )
+
+
+def _gpu_container(container: Field, pointer: str, mode: Mode | None, total_megabytes: int) -> GpuContainer | None:
+    """What ``container``, which a patch calls ``pointer``, asks for; None where it asks for no GPU."""
+    resources = demand.resources(container)
+    if not resources.asks_for_gpus:
+        resources.refuse_shares("ask for")
+        return None
+    return GpuContainer(
+        container,
+        pointer,
+        demand.read(resources, total_megabytes),
+        None if mode is Mode.INJECTION else command.read(container),
+        container["env"].objects(_MOST_VARIABLES),
+        _mounts(container),
+    )
+
+
+def _check_number(spec: Field, asking: int) -> None:
+    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may."""
+    # What is wrong already may be what would have asked.
+    if not asking and not any(problem.startswith(spec.path) for problem in spec.problems):
+        spec["containers"].problem(
+            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
+            " set the annotation to none"
+        )
+    if asking > MOST_GPU_CONTAINERS:
+        spec["containers"].problem(
+            f"{asking} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
+        )
 
 
 def containers_of(spec: Field) -> dict[str, list[Field]]:

@@ -66,18 +66,8 @@ class Review:
 
 def parse(body: bytes) -> Review:
     """The request in the body of a POST. Raises BadRequestError with one line that says what is wrong."""
-    try:
-        document = json.loads(body)
-        # So few brackets are never that deep: for most pods this is all.
-        deep = body.count(b"[") + body.count(b"{") > _DEEPEST and _is_deep(document)
-    except RecursionError:
-        deep = True
-    except ValueError as error:
-        reason = one_line(str(error))
-        raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
-    if deep:
-        raise BadRequestError(f"the body is nested too deeply (more than {_DEEPEST} levels)")
-    if not isinstance(document, dict) or document.get("kind") != "AdmissionReview":
+    document = _document(body)
+    if document.get("kind") != "AdmissionReview":
         raise BadRequestError("the body is not an AdmissionReview")
     if document.get("apiVersion") not in _VERSIONS:
         raise BadRequestError(f"apiVersion {document.get('apiVersion')!r} is not one of {', '.join(_VERSIONS)}")
@@ -110,6 +100,22 @@ def parse(body: bytes) -> Review:
     if review.creates_pod and pod is None:
         raise BadRequestError("request.object is missing")
     return review
+
+
+def _document(body: bytes) -> Json:
+    """The JSON object in ``body``, of a depth that all here can work on; empty for another value of JSON."""
+    try:
+        document = json.loads(body)
+        # So few brackets are never that deep: for most pods this is all.
+        deep = body.count(b"[") + body.count(b"{") > _DEEPEST and _is_deep(document)
+    except RecursionError:
+        deep = True
+    except ValueError as error:
+        reason = one_line(str(error))
+        raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
+    if deep:
+        raise BadRequestError(f"the body is nested too deeply (more than {_DEEPEST} levels)")
+    return document if isinstance(document, dict) else {}
 
 
 def _is_deep(document: Any) -> bool:
