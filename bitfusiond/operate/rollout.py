@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Event, Node, Object, Pod, ReplicaSet, Workload
@@ -17,32 +18,39 @@ POLL_SECONDS = 2.0
 _REVISION = "deployment.kubernetes.io/revision"
 
 
-def progress(workload: Workload) -> tuple[int, int, bool]:
-    """Of a Deployment or DaemonSet: pods that are up to date and available, pods there should be, whether all is done.
-
-    A status that is older than the spec says nothing.
+class Progress(NamedTuple):
+    """How many pods of a Deployment or DaemonSet are up to date and available, how many there should be, and whether
+    that is all.
     """
-    status = mapping(workload, "status")
-    wanted, updated = _wanted(workload), _updated(workload)
-    if workload["kind"] == "DaemonSet":
-        available, surplus = status.get("numberAvailable", 0), False
-    else:
-        available, surplus = status.get("availableReplicas", 0), status.get("replicas", 0) > wanted
-    seen = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
-    ready = min(updated, available) if seen else 0
-    return ready, wanted, seen and ready >= wanted and not surplus
+
+    ready: int
+    wanted: int
+    done: bool
+
+
+def progress(workload: Workload) -> Progress:
+    """By the status of ``workload``. One that is older than the spec says nothing."""
+    status, wanted = mapping(workload, "status"), _wanted(workload)
+    is_current = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+    available = status.get("numberAvailable" if _is_daemon_set(workload) else "availableReplicas", 0)
+    ready = min(_updated(workload), available) if is_current else 0
+    surplus = not _is_daemon_set(workload) and status.get("replicas", 0) > wanted
+    return Progress(ready, wanted, is_current and ready >= wanted and not surplus)
+
+
+def _is_daemon_set(workload: Workload) -> bool:
+    return bool(workload["kind"] == "DaemonSet")
 
 
 def _wanted(workload: Workload) -> int:
-    daemons: int = mapping(workload, "status").get("desiredNumberScheduled", 0)
-    replicas: int = workload["spec"].get("replicas", 1)
-    return daemons if workload["kind"] == "DaemonSet" else replicas
+    if _is_daemon_set(workload):
+        return int(mapping(workload, "status").get("desiredNumberScheduled", 0))
+    return int(workload["spec"].get("replicas", 1))
 
 
 def _updated(workload: Workload) -> int:
-    key = "updatedNumberScheduled" if workload["kind"] == "DaemonSet" else "updatedReplicas"
-    updated: int = mapping(workload, "status").get(key, 0)
-    return updated
+    key = "updatedNumberScheduled" if _is_daemon_set(workload) else "updatedReplicas"
+    return int(mapping(workload, "status").get(key, 0))
 
 
 def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
@@ -62,9 +70,9 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
         if (ready, wanted) != last:
             last = (ready, wanted)
             say(f"{what}: {ready}/{wanted} ready, waiting")
-        if expired or workload["kind"] == "DaemonSet":
+        if expired or _is_daemon_set(workload):
             state = snapshot(kubectl, workload)
-            excused = absent_nodes(state.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
+            excused = absent_nodes(state.pods, kubectl.all("Node") if _is_daemon_set(workload) else [])
             if excused and wanted and ready + len(excused) >= wanted:
                 say(f"{what}: {ready}/{wanted} ready; not waiting for nodes that are not ready: {', '.join(excused)}")
                 return

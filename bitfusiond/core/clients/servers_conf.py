@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from bitfusiond.core.fields import Json
+from bitfusiond.core.text import cut
 
 Server = Json  # an entry of servers
 
@@ -124,5 +125,4 @@ def _shown(value: object) -> str:
     """What stands where an address belongs, cut so that the message can be read."""
     if isinstance(value, (dict, list)) or value is None:
         return _kind(value)
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return cut(repr(value), 80)
