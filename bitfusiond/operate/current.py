@@ -40,10 +40,10 @@ class Running:
 
 def read(kubectl: Kubectl) -> Running:
     plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
-    return of(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP))
+    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP))
 
 
-def of(webhook: Workload | None, plugin: Workload | None, clients: ConfigMap | None) -> Running:
+def from_objects(webhook: Workload | None, plugin: Workload | None, clients: ConfigMap | None) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     return Running(
         _number(manifests.variable(webhook, manifests.TOTAL_GPU_MEMORY)),

@@ -66,10 +66,10 @@ def run(source: Path, out: Path) -> list[str]:
     if not wanted and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
     libraries: dict[Package, str] = {}
-    with _alone(out) as lock:
+    with _locked(out) as lock:
         for package in wanted:
             try:
-                libraries[package] = _distro(package, source, out, lock)
+                libraries[package] = _ensure_distro(package, source, out, lock)
             except (PackageError, Failure) as error:
                 problems.append(str(error))
             except OSError as error:
@@ -78,7 +78,7 @@ def run(source: Path, out: Path) -> list[str]:
             _write_catalogue(out / read.CATALOGUE, libraries)
     if problems:
         return [*problems, f"{out / read.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
-    _conclude(source, out, libraries)
+    _say_what_next(source, out, libraries)
     return []
 
 
@@ -108,8 +108,8 @@ def _packages(source: Path) -> tuple[list[Package], list[str]]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[int]:
-    """Holds the lock of ``out`` and gives its descriptor: two at once would take each other's hidden names away."""
+def _locked(out: Path) -> Iterator[int]:
+    """Hold the lock of ``out``; its descriptor: two at once would take each other's hidden names away."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
@@ -124,7 +124,7 @@ def _alone(out: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
+def _ensure_distro(package: Package, source: Path, out: Path, lock: int) -> str:
     """Make sure of the distro of one package; return its library directory.
 
     "Unchanged" is: the same bytes in the package, and in the tree the same names, kinds, modes, sizes, times and links
@@ -298,7 +298,7 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
         raise Failure(f"{path}: {_reason(error)}") from None
 
 
-def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+def _say_what_next(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
     """Say what came out, and what to do with it next."""
     known = {package.file for package in libraries}
     for path in sorted(out.iterdir()):

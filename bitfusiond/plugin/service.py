@@ -28,7 +28,7 @@ async def serve(settings: Plugin, stop: trio.Event) -> None:
     Raises ConfigurationError for a directory or a path that cannot work, Failure where our socket cannot be had at
     the start. That the kubelet is down, or not there yet, raises nothing at any time.
     """
-    path, kubelet_path = sockets.checked(settings)
+    path, kubelet_path = sockets.paths(settings)
     registry = observe.registry("plugin")
     metrics = Metrics(registry)
     health = observe.Health("not registered with the kubelet yet")
@@ -77,7 +77,7 @@ async def _listen(path: Path, retry: Retry) -> socket.socket:
             return await sockets.listen(path)
         except FileNotFoundError:
             # The directory went away under us. It may come back, with a kubelet that is set up anew.
-            if sockets.deleted(path.parent):
+            if sockets.is_deleted(path.parent):
                 raise Failure(
                     f"{path.parent} was deleted under its mount: only a new container gets to see a new one"
                 ) from None

@@ -125,7 +125,7 @@ class Session:
             if retry.worth_saying(reason):
                 _log.warning("registration failed", socket=str(self.kubelet_path), error=reason)
             return False
-        self.servicer.seen()
+        self.servicer.note_kubelet()
         self.metrics.registrations.inc()
         self.metrics.registered.set(1)
         self.health.ready()

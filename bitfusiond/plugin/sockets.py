@@ -53,7 +53,7 @@ async def replaced(path: Path, known: Identity | None) -> Identity | None:
     return present
 
 
-def checked(settings: Plugin) -> tuple[Path, Path]:
+def paths(settings: Plugin) -> tuple[Path, Path]:
     """Our socket's path and the kubelet's. Raises ConfigurationError where no socket could ever be there."""
     directory = settings.device_plugin_dir
     if not directory.is_dir():
@@ -71,7 +71,7 @@ def checked(settings: Plugin) -> tuple[Path, Path]:
     return ours, kubelet
 
 
-def deleted(directory: Path) -> bool:
+def is_deleted(directory: Path) -> bool:
     """Whether the directory is still here though it was removed.
 
     A mount outlives the removal of what it shows: nothing can ever be made in there, and one of the same name that is

@@ -285,12 +285,12 @@ def test_the_longest_path_of_a_unix_socket_is_known_exactly(directory: Path, roo
     with socket.socket(socket.AF_UNIX) as sock:
         if fits:
             sock.bind(str(path))
-            assert sockets.checked(chosen)[0] == path
+            assert sockets.paths(chosen)[0] == path
         else:
             with pytest.raises(OSError, match="too long"):
                 sock.bind(str(path))
             with pytest.raises(ConfigurationError, match="has 108 bytes; a unix socket allows 107"):
-                sockets.checked(chosen)
+                sockets.paths(chosen)
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
