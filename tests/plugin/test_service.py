@@ -147,6 +147,19 @@ async def test_a_kubelet_that_does_not_answer_is_given_up_after_the_deadline(
             await kubelet.wait_registered()
 
 
+async def test_a_kubelet_that_hangs_does_not_hold_up_the_registration_with_the_next_one(
+    directory: Path, run_plugin: RunPlugin
+) -> None:
+    async with Kubelet(directory) as kubelet:
+        kubelet.hang = True
+        async with run_plugin():
+            await until(lambda: kubelet.register_calls)
+            kubelet.hang = False
+            await kubelet.listen()
+            with trio.fail_after(session.REGISTER_SECONDS / 2):
+                await kubelet.wait_registered()
+
+
 async def test_a_kubelet_that_stops_watching_is_registered_with_again(
     directory: Path, run_plugin: RunPlugin, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
