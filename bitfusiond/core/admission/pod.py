@@ -151,6 +151,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     groups = containers_of(spec)
     asking = list(_asking(groups))
     reads_commands = check_length(spec, (container for _, container, _ in asking))
+    gpu_containers = [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking]
     _check_number(spec, len(asking))
     _check_platform(spec)
     return Pod(
@@ -162,7 +163,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         spec["volumes"].objects(_MOST_VOLUMES),
         groups["initContainers"],
         groups["containers"],
-        [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking],
+        gpu_containers,
     )
 
 
