@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.objects import Container, EnvVar, Namespace, Object, Workload
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
@@ -58,17 +59,17 @@ class Stages:
     no node can pull then costs nobody the plugin that works.
     """
 
-    base: list[Json]
-    plugin: list[Json]
-    services: list[Json]
-    configurations: list[Json]
+    base: list[Object]
+    plugin: list[Object]
+    services: list[Object]
+    configurations: list[Object]
 
     @property
-    def all(self) -> list[Json]:
+    def all(self) -> list[Object]:
         return [*self.base, *self.plugin, *self.services, *self.configurations]
 
 
-def overlay(kubectl: Kubectl, platform: str) -> list[Json]:
+def overlay(kubectl: Kubectl, platform: str) -> list[Object]:
     """The manifests of a platform as they are in the checkout.
 
     Raises ConfigurationError where this is not run from a checkout, KubectlError where kustomize fails.
@@ -90,7 +91,7 @@ def _version(kubectl: Kubectl) -> str:
     return str(version.get("gitVersion") or "of an unknown version")
 
 
-def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) -> list[Json]:
+def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]) -> list[Object]:
     """``documents`` of an overlay, and what an API server of this version wants besides.
 
     Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
@@ -110,21 +111,21 @@ def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) 
     return [*documents, *budgets]
 
 
-def ignored(namespace: Mapping[str, Any] | None) -> bool:
+def ignored(namespace: Namespace | None) -> bool:
     """Whether the API server is told by a label not to ask about the pods of this namespace."""
     labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
     return bool(labels.get(IGNORED) == "ignore")
 
 
-def build(documents: Iterable[Json], values: Values) -> Stages:
+def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
     return stages([substituted(document, values) for document in documents])
 
 
-def stages(documents: list[Json]) -> Stages:
+def stages(documents: list[Object]) -> Stages:
     """What pods need (accounts, ConfigMaps, priority classes) comes before what makes pods."""
 
-    def of(*kinds: str) -> list[Json]:
+    def of(*kinds: str) -> list[Object]:
         return [each for each in documents if each["kind"] in kinds]
 
     later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
@@ -132,9 +133,9 @@ def stages(documents: list[Json]) -> Stages:
     return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
 
 
-def substituted(document: Json, values: Values) -> Json:
+def substituted(document: Object, values: Values) -> Object:
     """``document`` with our images, the two variables and the catalogue as ``values`` has them."""
-    result: Json = _images(document, values)
+    result: Object = _images(document, values)
     variable = _VARIABLE_OF.get(result["kind"])
     if variable is not None:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
@@ -152,7 +153,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_variable(variables: list[Json], name: str, value: str) -> list[Json]:
+def with_variable(variables: list[EnvVar], name: str, value: str) -> list[EnvVar]:
     """A container's ``env`` with this variable, in its place or at the end."""
     ours = {"name": name, "value": value}
     if all(each["name"] != name for each in variables):
@@ -167,7 +168,7 @@ def _images(value: Any, values: Values) -> Any:
     if isinstance(value, list):
         return [_images(each, values) for each in value]
     if isinstance(value, str):
-        return _OUR_IMAGE.sub(lambda found: f"{values.image_repo}/{found[1]}:{values.image_tag}", value)
+        return _OUR_IMAGE.sub(lambda match: f"{values.image_repo}/{match[1]}:{values.image_tag}", value)
     return value
 
 
@@ -183,14 +184,13 @@ def catalogue_text(path: Path) -> str:
     return text
 
 
-def containers(document: Mapping[str, Any]) -> Iterator[Json]:
-    """The containers of a workload."""
-    yield from document["spec"]["template"]["spec"]["containers"]
+def containers(workload: Workload) -> Iterator[Container]:
+    yield from workload["spec"]["template"]["spec"]["containers"]
 
 
-def variable(document: Mapping[str, Any] | None, name: str) -> str | None:
+def variable(workload: Workload | None, name: str) -> str | None:
     """The value of an environment variable in a workload's containers, or None."""
-    for container in containers(document) if document else ():
+    for container in containers(workload) if workload else ():
         for each in container.get("env") or []:
             if each["name"] == name:
                 value: str | None = each.get("value")

@@ -100,6 +100,7 @@ def _resources(container: GpuContainer) -> list[Operation]:
 
 
 def _env(container: GpuContainer, client: Client, template: Template) -> list[Operation]:
+    """The library directory, and the template's variables that the container does not set itself."""
     path, present = f"{container.pointer}/env", container.env
     taken = names_of(present)
     added = [each for each in template.env if each["name"] != names.LD_LIBRARY_PATH and each["name"] not in taken]

@@ -94,6 +94,7 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
 
 
 def _warnings(given: Pod, rules: Rules) -> list[str]:
+    """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
             f"{each.field.path}: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
@@ -134,6 +134,7 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
 
 
 def _mode(field: Field) -> Mode | None:
+    """What the annotation says; None, with a problem, for an unknown word."""
     if field.value is None:
         return Mode.NONE
     text = _string(field)
@@ -151,30 +152,14 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    asking: list[tuple[str, Field, Resources]] = []
-    for group, containers in groups.items():
-        for index, container in enumerate(containers):
-            resources = demand.resources(container)
-            if resources.asks_for_gpus:
-                asking.append((f"/spec/{group}/{index}", container, resources))
-            else:
-                resources.refuse_shares("ask for")
+    asking = list(_asking(groups))
     reads_commands = check_length(spec, (container for _, container, _ in asking))
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
         _gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes, by_name) for each in asking
     ]
-    is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
-    if not asking and is_read:
-        spec["containers"].problem(
-            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
-            " set the annotation to none"
-        )
-    if len(asking) > MOST_GPU_CONTAINERS:
-        spec["containers"].problem(
-            f"{len(asking)} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
-        )
+    _check_number(spec, len(asking))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -187,6 +172,31 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         groups["containers"],
         gpu_containers,
     )
+
+
+def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
+    """The containers that ask for GPUs: what a patch calls each, the container, and its resources."""
+    for group, containers in groups.items():
+        for index, container in enumerate(containers):
+            resources = demand.resources(container)
+            if resources.asks_for_gpus:
+                yield f"/spec/{group}/{index}", container, resources
+            else:
+                resources.refuse_shares("ask for")
+
+
+def _check_number(spec: Field, asking: int) -> None:
+    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may."""
+    # What is wrong already may be what would have asked.
+    if not asking and not any(problem.startswith(spec.path) for problem in spec.problems):
+        spec["containers"].problem(
+            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
+            " set the annotation to none"
+        )
+    if asking > MOST_GPU_CONTAINERS:
+        spec["containers"].problem(
+            f"{asking} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
+        )
 
 
 def _gpu_container(
@@ -236,6 +246,7 @@ def _string(field: Field) -> str | None:
 
 
 def _is_short(field: Field, longest: int) -> bool:
+    """Whether a text has at most ``longest`` characters; a problem where it has more."""
     if isinstance(field.value, str) and len(field.value) > longest:
         field.problem(f"has {len(field.value)} characters: at most {longest} are allowed")
         return False
@@ -243,6 +254,7 @@ def _is_short(field: Field, longest: int) -> bool:
 
 
 def _client_name(field: Field) -> str | None:
+    """An OS or a version of the client as the annotation names it; None where it names none."""
     text = _string(field)
     if text is None and field.value is None:
         return None
@@ -269,6 +281,7 @@ def _filters(field: Field) -> tuple[str, ...]:
 
 
 def _wrong_filter(key: str, equals: str, wanted: str) -> str:
+    """What is wrong with one word of the filter, ``KEY=VALUE`` cut at the first ``=``; empty for nothing."""
     if not equals:
         return f"{shown(key)} is not of the form key=value"
     if not wanted:

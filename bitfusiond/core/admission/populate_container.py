@@ -45,10 +45,10 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     largest = largest_resources(
         [each.value for each in (*pod.init_containers, *pod.containers)], [each.raw for each in pod.gpu_containers]
     )
-    resources = _with_own(largest, first.get("resources") or {})
+    resources = _with_own(largest, mapping(first, "resources"))
     if resources:
         first["resources"] = resources
-    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **(first.get("securityContext") or {})}
+    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(first, "securityContext")}
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -105,8 +105,8 @@ def largest_resources(containers: Sequence[Json], gpu_containers: Sequence[Json]
 
 def _with_own(largest: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     """``largest`` with what the template's container itself says on top; a request is never above its limit."""
-    limits = {**largest.get("limits", {}), **(own.get("limits") or {})}
-    requests = {**largest.get("requests", {}), **(own.get("requests") or {})}
+    limits = {**mapping(largest, "limits"), **mapping(own, "limits")}
+    requests = {**mapping(largest, "requests"), **mapping(own, "requests")}
     for resource, limit in limits.items():
         if resource in requests and quantity.parse(requests[resource]) > quantity.parse(limit):
             requests[resource] = limit

@@ -11,22 +11,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Secret
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, State
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Secrets of a token's name in other namespaces that bitfusiond does not manage."""
 
-    same: list[Json]  # content of the source
-    other: list[Json]
+    same: list[Secret]  # content of the source
+    other: list[Secret]
     fixed: list[Ref]  # immutable, or of another type: nobody can bring them up to date
 
 
-def find(kubectl: Kubectl) -> list[Json]:
+def find(kubectl: Kubectl) -> list[Secret]:
     """Every Secret of a token's name outside the token namespace."""
     return [
         each
@@ -36,7 +38,7 @@ def find(kubectl: Kubectl) -> list[Json]:
     ]
 
 
-def sort(secrets: Iterable[Json], sources: Mapping[str, Json]) -> Unknown:
+def sort(secrets: Iterable[Secret], sources: Mapping[str, Secret]) -> Unknown:
     """``sources`` are the Secrets of the token namespace by name. A token without a source has no copies."""
     unknown = Unknown([], [], [])
     for secret in secrets:
@@ -48,14 +50,14 @@ def sort(secrets: Iterable[Json], sources: Mapping[str, Json]) -> Unknown:
             continue
         if stored.immutable or stored.type != "Opaque":
             unknown.fixed.append(ref(secret))
-        elif stored.digest == source.digest and set(secret.get("data") or {}) == {token.file}:
+        elif stored.digest == source.digest and set(mapping(secret, "data")) == {token.file}:
             unknown.same.append(secret)
         else:
             unknown.other.append(secret)
     return unknown
 
 
-def adopted(secret: Json, sources: Mapping[str, Json]) -> Json:
+def adopted(secret: Secret, sources: Mapping[str, Secret]) -> Secret:
     """What to apply so that bitfusiond knows ``secret`` as its copy: nothing of the content.
 
     With ``uid`` the apply fails where the Secret was deleted meanwhile, instead of making an empty one. A digest that

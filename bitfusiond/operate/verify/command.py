@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
@@ -51,7 +52,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
 
 
 def _installation(
-    kubectl: Kubectl, settings: Settings, documents: Sequence[Json], found: Mapping[Ref, Json]
+    kubectl: Kubectl, settings: Settings, documents: Sequence[Object], found: Mapping[Ref, Object]
 ) -> list[Row]:
     values, _ = current.choose(settings, current.read(kubectl))
     wanted = manifests.build(documents, values).all

@@ -6,23 +6,25 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Secret
+from bitfusiond.core.text import from_base64
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, State, Token
 from bitfusiond.operate import checks, tokenfiles
 from bitfusiond.operate.checks import TOKEN_NAMESPACE
-from bitfusiond.operate.kubectl import Json, ref
+from bitfusiond.operate.kubectl import ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.webhooks import LOGS
 
 FIX = "just tokens DIR"
 
 
-def sources(secrets: dict[str, Json], now: datetime) -> list[Row]:
+def sources(secrets: dict[str, Secret], now: datetime) -> list[Row]:
     """A row for each token: there, with its key, fit for a client, and the certificate alive."""
     return [_source(token, secrets, now) for token in TOKENS]
 
 
-def _source(token: Token, secrets: dict[str, Json], now: datetime) -> Row:
+def _source(token: Token, secrets: dict[str, Secret], now: datetime) -> Row:
     what = f"Secret {TOKEN_NAMESPACE}/{token.secret}"
     problems = checks.token_problems(token, secrets, now)
     if problems:
@@ -30,7 +32,7 @@ def _source(token: Token, secrets: dict[str, Json], now: datetime) -> Row:
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
     assert isinstance(source, Content)  # noqa: S101 - no source is a problem
     detail = f"from {source.origin}" if source.origin != f"{TOKEN_NAMESPACE}/{token.secret}" else ""
-    content = tokenfiles.decoded(source.data)
+    content = from_base64(source.data)
     if token.file == names.SERVERS_CONF:
         listed = ", ".join(f"{host}:{port}" for host, port in tokenfiles.servers(content))
         return Row(what, OK, f"servers: {listed}")
@@ -39,7 +41,7 @@ def _source(token: Token, secrets: dict[str, Json], now: datetime) -> Row:
     return Row(what, OK, detail)
 
 
-def copied(found: Iterable[Json], secrets: dict[str, Json]) -> list[Row]:
+def copied(found: Iterable[Secret], secrets: dict[str, Secret]) -> list[Row]:
     """Copies that do not hold what their source holds, and one row for all that do."""
     current = 0
     rows = []
@@ -54,7 +56,7 @@ def copied(found: Iterable[Json], secrets: dict[str, Json]) -> list[Row]:
     return rows
 
 
-def _copy(secret: Json, token: Token, secrets: Mapping[str, Json]) -> Row | None:
+def _copy(secret: Secret, token: Token, secrets: Mapping[str, Secret]) -> Row | None:
     what = ref(secret)
     source = copies.content(token, secrets, TOKEN_NAMESPACE)
     stored = copies.summarize(secret, token)

@@ -89,9 +89,9 @@ def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_ve
     text: str, annotations: dict[str, str], kept: str | None
 ) -> None:
     metadata = {"labels": dict([manifests.PART_OF]), "annotations": annotations}
-    now = current.of(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
+    now = current.from_objects(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
     assert now.clients == kept
-    assert current.of(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
+    assert current.from_objects(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
     values, notes = current.choose(settings.resolve({}), now)
     assert values.clients == kept
     assert ("edited in the cluster" in notes[-1]) is (kept is not None)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from bitfusiond import settings
-from bitfusiond.plugin import service
+from bitfusiond.plugin import service, sockets
 
 RunPlugin = Callable[..., AbstractAsyncContextManager[trio.Event]]
 Events = Callable[..., list[dict[str, Any]]]
@@ -35,7 +35,7 @@ def run_plugin(directory: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlugin:
 
     It looks at the sockets more often than on a node, so that the tests wait less.
     """
-    monkeypatch.setattr(service, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(sockets, "POLL_SECONDS", 0.05)
 
     @asynccontextmanager
     async def run(**flags: str) -> AsyncIterator[trio.Event]:
