@@ -115,7 +115,7 @@ def test_the_documented_pods_are_admitted_and_stored(
     [pytest.param(path, id=path.stem) for path in sorted((DATA / "pods").glob("*.yaml"))],
 )
 def test_every_pod_of_the_golden_files_is_valid_for_the_api_server(api: APIServer, webhook: Path, given: Path) -> None:
-    """B24: no clash of names, paths or resources makes a pod that the API server then refuses."""
+    """No clash of names, paths or resources makes a pod that the API server then refuses."""
     document = yaml.safe_load(given.read_text())
     for volume in ("code", "download"):
         document["spec"].setdefault("volumes", [])

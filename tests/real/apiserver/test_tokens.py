@@ -145,7 +145,7 @@ async def test_copies_are_there_before_the_admission_and_the_next_ones_ask_the_a
 ) -> None:
     async with scene.running() as tokens:
         assert await tokens.ensure(scene.team, dry_run=True) == []
-        assert scene.values(scene.team) == [None] * 3  # B21
+        assert scene.values(scene.team) == [None] * 3
         assert await tokens.ensure(scene.team, dry_run=False) == []
         assert scene.values(scene.team) == ["a: 1"] * 3
         await trio.sleep(1)
@@ -225,7 +225,7 @@ async def test_the_earlier_single_secret_serves_and_a_missing_source_is_named(ap
 
 
 async def test_a_namespace_that_is_being_deleted_or_not_there_is_told(scene: Scene) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+    """The 0.4 integration admitted such pods without their Secrets."""
     scene.api.request("DELETE", f"{CORE}/namespaces/{scene.team}")
     await trio.sleep(1)
     async with scene.running() as tokens:
@@ -236,7 +236,7 @@ async def test_a_namespace_that_is_being_deleted_or_not_there_is_told(scene: Sce
 
 
 async def test_a_quota_on_secrets_is_told(scene: Scene) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+    """The 0.4 integration admitted such pods without their Secrets."""
     path = f"{CORE}/namespaces/{scene.team}/resourcequotas"
     hard = {"count/secrets": "0"}
     quota = scene.api.create(path, {"metadata": {"name": "few"}, "spec": {"hard": hard}})
@@ -253,7 +253,7 @@ async def test_a_quota_on_secrets_is_told(scene: Scene) -> None:
     ("rules", "words"), [(RULES[:1], "does not permit it"), ([], "not ready yet"), (RULES[1:], "not ready yet")]
 )
 async def test_a_missing_permission_is_told(api: APIServer, tmp_path: Path, rules: list[Rule], words: str) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+    """The 0.4 integration admitted such pods without their Secrets."""
     scene = Scene(api, tmp_path, rules)
     scene.put_sources("a: 1")
     tokens = Replication(connect(scene.kubeconfig()), CollectorRegistry(), token_namespace=scene.home)
@@ -270,7 +270,7 @@ async def test_a_missing_permission_is_told(api: APIServer, tmp_path: Path, rule
 async def test_an_api_server_that_is_away_refuses_pods_with_try_again_and_all_is_well_when_it_is_back(
     scene: Scene, how: str
 ) -> None:
-    """B19: the 0.4 integration gave no answer within 12 s."""
+    """The 0.4 integration gave no answer within 12 s."""
     other = f"{scene.team}-other"
     scene.api.create(f"{CORE}/namespaces", {"metadata": {"name": other}})
     async with scene.running() as tokens:

@@ -43,7 +43,6 @@ def failures(replica: Replica) -> Counter[tuple[object, ...]]:
 def test_without_an_api_server_it_runs_says_so_once_and_is_ready_when_there_is_one(
     api: APIServer, installation: Installation
 ) -> None:
-    """B19, B31"""
     team = namespace(api, "early")
     with ExitStack() as stack:
         with api.stopped():
@@ -66,7 +65,6 @@ def test_without_an_api_server_it_runs_says_so_once_and_is_ready_when_there_is_o
 def test_an_api_server_that_hangs_refuses_what_needs_a_copy_in_time_and_nothing_else(
     api: APIServer, installation: Installation
 ) -> None:
-    """B19"""
     served, new = namespace(api, "served"), namespace(api, "new")
     with installation.ready_replica() as replica:
         assert replica.review(pod(), served)["allowed"] is True
@@ -96,7 +94,6 @@ def in_flight(replica: Replica, of: str) -> Iterator[list[Json]]:
 def test_it_ends_in_time_while_an_api_server_hangs_and_still_answers_what_waits_for_it(
     api: APIServer, installation: Installation
 ) -> None:
-    """B32"""
     waiting = namespace(api, "waiting")
     with installation.ready_replica("--drain-seconds", "1") as replica, api.frozen():
         with in_flight(replica, waiting) as answers:
@@ -109,7 +106,6 @@ def test_it_ends_in_time_while_an_api_server_hangs_and_still_answers_what_waits_
 
 
 def test_it_ends_in_time_where_there_never_was_an_api_server(api: APIServer, installation: Installation) -> None:
-    """B32"""
     with api.stopped(), installation.replica("--drain-seconds", "0.5") as replica:
         began = time.monotonic()
         replica.process.send_signal(signal.SIGTERM)

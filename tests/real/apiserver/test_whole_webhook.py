@@ -92,7 +92,6 @@ def test_a_pod_that_is_admitted_finds_all_three_token_secrets_in_its_namespace(
 
 
 def test_a_dry_run_is_admitted_and_copies_nothing(api: APIServer, webhook: Replica, team: str) -> None:
-    """B21"""
     stored = api.create(f"{pods(team)}?dryRun=All", pod())
     assert stored["metadata"]["annotations"][names.STATUS] == names.STATUS_INJECTED
     assert copies(api, team) == []
@@ -101,7 +100,6 @@ def test_a_dry_run_is_admitted_and_copies_nothing(api: APIServer, webhook: Repli
 def test_a_source_that_is_missing_refuses_the_pod_by_its_name_until_it_is_there(
     api: APIServer, webhook: Replica, running: tuple[Installation, Replica], team: str
 ) -> None:
-    """B19"""
     missing = names.TOKEN_SECRETS[names.CLIENT_YAML]
     api.request("DELETE", secret_path(running[0].tokens, missing))
     wait_until(lambda: bool(webhook.said("token source missing")), "the webhook's notice")
@@ -123,7 +121,7 @@ def test_a_namespace_that_may_not_have_tokens_gets_none_and_its_pod_is_refused(
 def test_what_the_api_server_forbids_refuses_the_pod_and_says_who_can_mend_it(
     api: APIServer, running: tuple[Installation, Replica], team: str, tmp_path: Path
 ) -> None:
-    """B19: by an account that may read everything and create Secrets nowhere but at home."""
+    """By an account that may read everything and create Secrets nowhere but at home."""
     installation = running[0]
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api, _account_that_only_reads(api, installation.home))
     with installation.replica(kubeconfig=kubeconfig) as replica:
@@ -180,7 +178,6 @@ def _requests(api: APIServer) -> float:
 def test_nodes_bound_what_a_pod_may_ask_for_and_a_thousand_of_them_cost_an_admission_nothing(
     api: APIServer, webhook: Replica, team: str
 ) -> None:
-    """B27, B28"""
     large = container({names.GPU_AMOUNT: "20", names.GPU_PERCENT: "100"})
     assert api.create(pods(team), named("before"))["metadata"]["name"] == "before"
     assert api.create(pods(team), pod(large))["metadata"]["name"] == "p"  # no node is known: allowed

@@ -208,7 +208,7 @@ async def test_without_any_good_servers_conf_the_devices_stay_as_they_are(
 async def test_the_kubelet_sees_the_servers_go_and_come_back(
     directory: Path, run_plugin: RunPlugin, tmp_path: Path, events: Events
 ) -> None:
-    """With real sockets, end to end; B35: nothing is sent while nothing changes."""
+    """With real sockets, end to end; nothing is sent while nothing changes."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     conf = tmp_path / "servers.conf"

@@ -97,7 +97,7 @@ async def refused(pki: Pki, *options: str, **variables: str) -> tuple[int, str]:
 
 
 async def test_it_starts_answers_and_stops_on_sigterm(pki: Pki) -> None:
-    """B32, and B31: the old webhook had no way to say whether it was ready."""
+    """The old webhook had no way to say whether it was ready."""
     async with webhook(pki, "--drain-seconds", "1", "--observe", "127.0.0.1:0") as running:
         address = await running.address()
         async with client.connect(address, running.context) as connection:
@@ -189,7 +189,7 @@ async def test_the_memory_of_a_gpu_comes_from_flag_or_environment(
 
 @pytest.mark.parametrize("option", ["--listen", "--observe"])
 async def test_a_busy_port_is_one_line_and_status_1(pki: Pki, option: str) -> None:
-    """B31: the old webhook ran on and served nothing."""
+    """The old webhook ran on and served nothing."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         options = (option, address, "--observe", "none") if option == "--listen" else (option, address)
@@ -235,7 +235,7 @@ BAD_PEM = "--tls-cert, --tls-key: {cert} and {key} must be a certificate chain a
 async def test_a_certificate_that_cannot_be_used_is_one_line_and_status_2(
     pki: Pki, cert: bytes | str | None, key: bytes | str | None, message: str
 ) -> None:
-    """B31: the old webhook ran on, and every handshake failed."""
+    """The old webhook ran on, and every handshake failed."""
     for path, content in ((pki.cert, cert), (pki.key, key)):
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -271,7 +271,7 @@ FILES = {"--clients": "catalogue", "--injection": "template"}
 async def test_a_catalogue_or_template_that_cannot_be_used_is_one_line_and_status_2(
     pki: Pki, tmp_path: Path, option: str, content: bytes | None, message: str
 ) -> None:
-    """B31: without a catalogue the old webhook panicked; with a broken template it ran, and every mutation panicked."""
+    """Without a catalogue the old webhook panicked; with a broken template it ran, and every mutation panicked."""
     path = tmp_path / "file.yaml"
     if content is not None:
         path.write_bytes(content)

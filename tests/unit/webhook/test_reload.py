@@ -161,7 +161,7 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
 async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_kept(
     run_webhook: RunWebhook, tmp_path: Path, events: Events, option: str, text: str, message: str
 ) -> None:
-    """B31: the old webhook ran on with a broken template, and every mutation panicked."""
+    """The old webhook ran on with a broken template, and every mutation panicked."""
     packaged = {"clients": "bitfusion-client-config.yaml", "injection": "sidecarconfig.yaml"}[option]
     file = tmp_path / packaged
     file.write_text(read.packaged(packaged))

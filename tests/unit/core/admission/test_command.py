@@ -128,7 +128,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("what", "words", "args", "expected"), TABLE, ids=[row[0] or "empty script" for row in TABLE])
 def test_the_command_table(what: str, words: list[str], args: list[str], expected: list[str]) -> None:
-    """Keeps out B8 (`--` between all words), B9 (args lost), B10 (no quoting), B25 (any bitfusion* argument)."""
+    """Not as 0.4 did: `--` between all words, args lost, no quoting, any bitfusion* argument taken for the client."""
     program = command.program(words, args)
     assert program.under(CLIENT) + (args if program.keeps_args else []) == expected, what
 

@@ -86,7 +86,7 @@ async def test_a_dry_run_writes_nothing_and_is_refused_only_for_what_no_write_co
     cluster: FakeCluster,
     autojump_clock: MockClock,
 ) -> None:
-    """B21: the 0.4 integration created the Secrets of a dry run."""
+    """The 0.4 integration created the Secrets of a dry run."""
     async with running(cluster, allow_namespaces=("team*",)) as tokens:
         assert await tokens.ensure("team", dry_run=True) == []
         assert await tokens.ensure("team-that-is-not-there", dry_run=True) == []
@@ -199,7 +199,7 @@ async def test_an_error_of_the_api_server_refuses_the_pod_in_words_and_the_next_
     words: list[str],
     autojump_clock: MockClock,
 ) -> None:
-    """B19: the 0.4 integration ignored all of these and admitted pods that then hung."""
+    """The 0.4 integration ignored all of these and admitted pods that then hung."""
     async with running(cluster, metrics) as tokens:
         with cluster.failing(error, verb="create"):  # type: ignore[arg-type]
             problems = await tokens.ensure("team", dry_run=False)
@@ -238,7 +238,7 @@ async def test_an_api_server_that_does_not_answer_refuses_the_pod_in_time(
     cluster: FakeCluster,
     autojump_clock: MockClock,
 ) -> None:
-    """B19: the 0.4 integration gave no answer within 12 s."""
+    """The 0.4 integration gave no answer within 12 s."""
     async with running(cluster) as tokens:
         cluster.hang(verb="create", namespace="team")
         for _ in range(2):
