@@ -298,6 +298,7 @@ def test_the_executable_speaks_utf_8_whatever_the_locale_says() -> None:
     assert (result.stdout.decode(), result.stderr) == ("a: größe\n", b"")
 
 
+@pytest.mark.slow
 def test_the_executable_ends_quietly_when_nobody_reads_on() -> None:
     program = f"{sys.executable} -m bitfusiond --role render | head -1"
     text = "---\n".join(["a: xxxxxxxxxxxxxxxx\n"] * 20_000)

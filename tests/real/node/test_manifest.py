@@ -14,8 +14,8 @@ from kubernetes import client
 
 from tests import MANIFESTS
 from tests.fakes.processes import wait_until
-from tests.real.node.node import DIRECTORY, Node
-from tests.real.node.process import SOCKET
+from tests.real.harness.node import DIRECTORY, Node
+from tests.real.harness.plugin import SOCKET
 
 _MANIFEST = MANIFESTS / "base/device-plugin.yaml"
 _NAMESPACE = "kube-system"

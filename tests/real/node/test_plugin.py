@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.fakes.processes import accepting, wait_until
-from tests.real.node.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
-from tests.real.node.process import SOCKET, Plugin
+from tests.real.harness.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
+from tests.real.harness.plugin import SOCKET, Plugin
 
 RESTARTS = 8
 FOREVER = "exec sleep 3600"

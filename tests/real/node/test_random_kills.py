@@ -7,9 +7,9 @@ import signal
 import time
 
 from tests.fakes.processes import run_quietly
-from tests.real.faults.schedule import Schedule
-from tests.real.node.node import Node
-from tests.real.node.process import Plugin
+from tests.real.harness.node import Node
+from tests.real.harness.plugin import Plugin
+from tests.real.harness.schedule import Schedule
 
 SECONDS = 15.0
 DOWN_SECONDS = 2.0

@@ -147,6 +147,7 @@ def test_the_wire_size_is_that_of_protobuf(size: int, health: Health) -> None:
     assert wire_size(size, health) == len(serialized(size, health))
 
 
+@pytest.mark.slow
 def test_the_largest_table_is_the_last_one_that_the_kubelet_receives() -> None:
     """The list grew with --resource-nums without a limit."""
     largest = largest_size()

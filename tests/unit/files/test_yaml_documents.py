@@ -189,6 +189,7 @@ DEEPEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", DEEPEST.values(), ids=DEEPEST.keys())
 def test_what_is_as_deep_as_can_be_is_read_and_written(text: str) -> None:
     (document,) = yaml_documents.load(text)

@@ -19,8 +19,11 @@ import trio
 from bitfusiond.core.devices import Health
 from bitfusiond.plugin import service, servicer
 from bitfusiond.plugin.v1beta1 import api_pb2 as api
-from tests.unit.plugin.conftest import Events, RunPlugin, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
+pytestmark = pytest.mark.slow
 SECONDS = 10.0
 
 

@@ -17,7 +17,9 @@ from bitfusiond.plugin import service, sockets
 from bitfusiond.plugin.servicer import Servicer
 from bitfusiond.settings import Plugin
 from tests.fakes.kubelet import Kubelet
-from tests.unit.plugin.conftest import Events, RunPlugin, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
 
 async def test_it_serves_then_registers_and_gives_its_options_both_ways(directory: Path, run_plugin: RunPlugin) -> None:
@@ -108,6 +110,7 @@ async def test_it_waits_for_a_kubelet_that_is_not_there_yet_and_says_so_once(
             await kubelet.wait_registered()
 
 
+@pytest.mark.slow
 async def test_a_dead_kubelet_that_left_its_socket_is_one_log_line_and_no_end(
     directory: Path, run_plugin: RunPlugin, events: Events
 ) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bitfusiond.core import names
 from tests import pods
 from tests.fakes.https_client import UID, Json, patched, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
@@ -96,6 +96,7 @@ async def test_what_is_not_a_pod_being_created_by_a_user_is_left_alone(
     assert answer["response"] == {"uid": UID, "allowed": True}
 
 
+@pytest.mark.slow
 async def test_parallel_requests_get_each_their_own_answer(run_webhook: RunWebhook) -> None:
     """Shared state killed the old webhook under parallel load, or mixed up `all` and `injection`."""
     connections, requests = 200, 4

@@ -15,7 +15,7 @@ from bitfusiond.pacing import Repeats
 from bitfusiond.webhook import admission
 from tests import pods
 from tests.fakes.https_client import HungUpError, Json, head, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 JSON = "application/json"
 LIMIT = admission.BODY_LIMIT

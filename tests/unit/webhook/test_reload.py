@@ -14,7 +14,9 @@ from cryptography import x509
 from bitfusiond.files import read, watch
 from tests import pods
 from tests.fakes.https_client import patched, review
-from tests.unit.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
+from tests.fakes.pki import Pki
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 
 @pytest.fixture(autouse=True)

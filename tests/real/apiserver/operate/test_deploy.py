@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from tests.real.apiserver.operate.cluster import PLUGIN, WEBHOOK, Operator, controllers, found
-from tests.real.apiserver.operate.tokens import put_tokens, remove_tokens
 from tests.real.harness.apiserver import APIServer
+from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator, controllers
+from tests.real.harness.tokens import put_tokens, remove_tokens
 from tests.real.harness.webhook import MUTATING, VALIDATING, Installation
 
 
@@ -90,7 +90,7 @@ def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_
 
     def deployed_over(text: str) -> tuple[str, str]:
         patch = {"data": {"bitfusion-client-config.yaml": text}}
-        api.request("PATCH", path, patch, "application/merge-patch+json")
+        api.merge(path, patch)
         result = operator.run("deploy")
         assert result.status == 0, result.err
         return result.out, api.request("GET", path)["data"]["bitfusion-client-config.yaml"]
@@ -129,7 +129,7 @@ def _versions(api: APIServer) -> dict[str, str]:
         "/apis/rbac.authorization.k8s.io/v1/clusterroles/bitfusiond-webhook",
     ]
     # The status is the tests' own affair: the generation counts changes of the rest, where there is one.
-    found_objects = {path: (found(api, path) or {"metadata": {}})["metadata"] for path in paths}
+    found_objects = {path: (api.find(path) or {"metadata": {}})["metadata"] for path in paths}
     return {path: str(each.get("generation") or each.get("resourceVersion")) for path, each in found_objects.items()}
 
 

@@ -15,7 +15,8 @@ from bitfusiond.http import conversation
 from bitfusiond.webhook import service
 from tests import pods
 from tests.fakes.https_client import Connection, HungUpError, head, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 BODY = json.dumps(review(pods.pod())).encode()
 HEAD = head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
