@@ -60,6 +60,10 @@ demo *ARGS: setup
 test *ARGS: setup
     {{ bin }}/python -m pytest {{ ARGS }}
 
+# Run the tests that are done in a minute: no cluster, few processes.
+test-fast *ARGS: setup
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' {{ ARGS }}
+
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
     {{ bin }}/ruff check .
