@@ -143,9 +143,17 @@ class Cluster:
         except TimeoutError:
             print(self.run("describe", "pod", name, "-n", namespace).output)
             raise
-        log = self.run("logs", name, "-n", namespace, "--all-containers").output
+        log = self._whole_log(name, namespace)
         if self.get("pod", name, namespace)["status"]["phase"] != "Succeeded":
             raise AssertionError(f"pod {name} failed:\n{log}")
+        return log
+
+    def _whole_log(self, name: str, namespace: str) -> str:
+        """Of all containers of a pod that has ended: containerd may write its last lines after it told of the end."""
+        log, before = "", None
+        while log != before:
+            time.sleep(0.3)
+            before, log = log, self.run("logs", name, "-n", namespace, "--all-containers").output
         return log
 
     def life(self, name: str, namespace: str) -> tuple[Any, ...]:
