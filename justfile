@@ -60,7 +60,7 @@ demo *ARGS: setup
 test *ARGS: setup
     {{ bin }}/python -m pytest {{ ARGS }}
 
-# Run the tests that are done in a minute: no cluster, few processes.
+# Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
 test-fast *ARGS: setup
     {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' {{ ARGS }}
 

@@ -235,6 +235,7 @@ def _ran(machine: Path, words: list[str], args: list[str], filters: list[str]) -
     return _recorded(machine, argv(container))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_an_argument_list_reaches_the_program_word_for_word(machine: Path, data: st.DataObject) -> None:
@@ -245,6 +246,7 @@ def test_an_argument_list_reaches_the_program_word_for_word(machine: Path, data:
     assert client == _asked(filters)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.text("abz019_./,:@%+=-", min_size=1, max_size=8), max_size=4),
