@@ -87,6 +87,12 @@ class Node:
             self.core.delete_namespaced_pod(name, NAMESPACE, grace_period_seconds=0)
             wait_until(lambda: not self._exists(name), f"the end of pod {name}")
 
+    def serves(self, name: str, shares: int, *, scheduled: bool = True) -> None:
+        """A pod that asks for so many shares runs, and is told of them."""
+        with self.pod(name, shares, "echo shares: $BITFUSION_GPU_SHARES", scheduled=scheduled):
+            self.wait_phase(name, "Succeeded")
+            assert self.log(name) == f"shares: {shares}\n"
+
     def status(self, name: str) -> Any:
         return self.core.read_namespaced_pod(name, NAMESPACE).status
 

@@ -97,9 +97,7 @@ def daemon(node: Node, image: str) -> Iterator[Daemon]:
 
 def test_without_any_privilege_the_pod_registers_and_other_pods_get_their_shares(node: Node, daemon: Daemon) -> None:
     node.wait_allocatable("1k")
-    with node.pod("fifty", 50, "echo shares: $BITFUSION_GPU_SHARES"):
-        node.wait_phase("fifty", "Succeeded")
-        assert node.log("fifty") == "shares: 50\n"
+    node.serves("fifty", 50)
     assert daemon.answer("readyz") == "ok\n"
     assert daemon.status.restart_count == 0
 
