@@ -16,7 +16,6 @@ from trio.testing import MockClock
 from bitfusiond import pacing
 from bitfusiond.kube import NODES, SECRETS, Change, ForbiddenError, Object, Resource, UnavailableError
 from bitfusiond.kube.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
-from bitfusiond.pacing import Backoff, Outages
 from tests.fakes.cluster import FakeCluster
 
 AWAY = UnavailableError("connection refused")
@@ -271,22 +270,3 @@ async def test_only_what_is_kept_is_handed_on(autojump_clock: MockClock, cluster
         cluster.put(SECRETS, secret("two"))
         await trio.testing.wait_all_tasks_blocked()
         assert view.last == {"metadata": {"name": "kept two"}}
-
-
-def test_pauses_double_up_to_the_longest_and_are_cut_by_up_to_a_half() -> None:
-    longest, shortest = Backoff(chance=lambda: 0.0), Backoff(chance=lambda: 1.0)
-    pauses = [longest.failed() for _ in range(40)]
-    assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert pauses[-1] == pacing.LONGEST_SECONDS
-    assert [shortest.failed() for _ in range(40)] == [pause / 2 for pause in pauses]
-    longest.reset()
-    assert longest.failed() == 0.2
-
-
-def test_what_comes_and_goes_every_second_is_one_story() -> None:
-    outages = Outages()
-    said = 0
-    for second in range(120):
-        said += outages.failed(second)
-        said += outages.succeeded(second + 0.5) is not None
-    assert said == 4

@@ -15,6 +15,8 @@ from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator, controllers
 from tests.real.harness.tokens import put_tokens, remove_tokens
 from tests.real.harness.webhook import MUTATING, VALIDATING, Installation
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 
 @pytest.fixture(scope="module")
 def cluster(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
@@ -30,7 +32,7 @@ def cluster(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
-    api: APIServer, operator: Operator, cluster: Installation
+    api: APIServer, operator: Operator
 ) -> None:
     result = operator.run("deploy", TOTAL_GPU_MEMORY="16000")
     assert result.status == 0, result.err
@@ -41,9 +43,7 @@ def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
     assert _variable(api, WEBHOOK, "TOTAL_GPU_MEMORY") == "16000"
 
 
-def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
-    api: APIServer, operator: Operator, cluster: Installation
-) -> None:
+def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(api: APIServer, operator: Operator) -> None:
     assert operator.run("deploy", TOTAL_GPU_MEMORY="16000", RESOURCE_NUMS="500").status == 0
     before = _versions(api)
     result = operator.run("deploy")
@@ -57,7 +57,7 @@ def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
 
 
 def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
-    api: APIServer, operator: Operator, cluster: Installation, tmp_path: Path
+    api: APIServer, operator: Operator, tmp_path: Path
 ) -> None:
     packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
     text = packaged + '\nDefault: {os: ubuntu18, version: "450"}\n'
@@ -83,7 +83,7 @@ def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
 
 
 def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_not(
-    api: APIServer, operator: Operator, cluster: Installation
+    api: APIServer, operator: Operator
 ) -> None:
     packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
     path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
@@ -104,9 +104,7 @@ def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_
     assert text == edited
 
 
-def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
-    api: APIServer, operator: Operator, cluster: Installation
-) -> None:
+def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(api: APIServer, operator: Operator) -> None:
     before = _versions(api)
     remove_tokens(api)
     try:
