@@ -44,6 +44,7 @@ SILENT = {
         "bitfusiond webhook CA",
         "bitfusiond webhook",
         "being terminated",
+        "no GPU container",
     ),
     *("it failed without a word", "wrong variables:", 'service "bwki-webhook-svc" not found'),
     *("--device-plugin-dir and --socket-name", ", its last exit status was \0", "Secret kube-system/\0"),
@@ -67,6 +68,8 @@ SILENT_BEGINNINGS = (
     "HOST:PORT with",
     "# The Bitfusion clients",
     "\n    . : [",
+    "\n    builtin catchsegv",
+    "export PATH=",
 )
 
 

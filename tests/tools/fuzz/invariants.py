@@ -203,22 +203,43 @@ def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], 
         given = ["/bin/bash", "-c", line]
     elif len(command) == 1 and plain(line):
         given = [*line.split(), *args]
-    direct = [written[0], *given[1:]] if given[0].rpartition("/")[2] == "bitfusion" else [*written, *given]
-    assert got == direct or _in_script(given, got, written), f"{given} became {got}"
+    on_path = f'export PATH={shlex.quote(written[0].rpartition("/")[0])}:"$PATH"; '
+    calls = [index for index, word in enumerate(given) if "bitfusion" in word]
+    for goes_before in ([], written):
+        if got[: len(goes_before)] != goes_before or len(got) != len(goes_before) + len(given):
+            continue
+        differs = [(one, other) for one, other in zip(given, got[len(goes_before) :], strict=True) if one != other]
+        if not differs:
+            holds(bool(goes_before), f"{given} became {got}, which is not under the client")
+            return
+        if len(differs) == 1 and calls and _same_but_for_the_client(*differs[0], written[0], on_path):
+            return
+    assert _in_script(given, got, written), f"{given} became {got}"
+
+
+def _same_but_for_the_client(then: str, now: str, path: str, on_path: str) -> bool:
+    """Words that call ``bitfusion``: its path stands in place of the name, or its directory is on PATH."""
+    if then.rpartition("/")[2] == "bitfusion" and now == path:
+        return True
+    first, *pieces = now.removeprefix(on_path).split(shlex.quote(path))
+    if not then.startswith(first):
+        return False
+    at = len(first)
+    for piece in pieces:
+        name = then.find("bitfusion", at)
+        at = then.find(piece, name + len("bitfusion")) + len(piece)
+        if name < 0 or at < len(piece):
+            return False
+    return then.endswith(pieces[-1]) if pieces else True
 
 
 def _in_script(given: list[str], got: list[str], client: list[str]) -> bool:
-    """The words are the same but for the script, which has the client in front, or the client's path in its place."""
-    differs = [index for index, (one, other) in enumerate(zip(given, got, strict=False)) if one != other]
+    """The words are the same but for the script, which has the client in front."""
+    differs = [(one, other) for one, other in zip(given, got, strict=False) if one != other]
     if len(given) != len(got) or len(differs) != 1 or given[0].rpartition("/")[2] not in {"sh", "bash"}:
         return False
-    then, now = given[differs[0]], got[differs[0]]
-    if plain(then.strip(" \t\n")) and shlex.split(now) == [*client, *then.split()]:
-        return True
-    path = shlex.quote(client[0])
-    start, _, rest = now.partition(path)
-    program = then[len(start) : len(then) - len(rest)]
-    return then.startswith(start) and then.endswith(rest) and program.rpartition("/")[2] == "bitfusion"
+    then, now = differs[0]
+    return plain(then.strip(" \t\n")) and shlex.split(now) == [*client, *then.split()]
 
 
 def plain(script: str) -> bool:

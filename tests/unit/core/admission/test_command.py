@@ -18,6 +18,7 @@ from tests.pods import argv
 
 CLIENT = ["/B/bitfusion", "run", "-n", "1", "-p", "0.500000", "--"]
 C = shlex.join(CLIENT)
+PATH = 'export PATH=/B:"$PATH"; '  # the client's directory
 HALF = Demand(1, 50, None, 50)
 
 # (what it is, command, args, the whole new command)
@@ -105,22 +106,72 @@ TABLE = [
     # a shell takes it for a letter: the script is not plain, and keeps it
     ("no-break space", ["sh", "-c", "\u00a0python x"], [], [*CLIENT, "sh", "-c", "\u00a0python x"]),
     ("one string, a separator", [" \x1fpython x"], [], [*CLIENT, "/bin/bash", "-c", "\x1fpython x"]),
+    # what only a shell can start: a file without `#!`, a function, an alias
+    ("a file that may have no #!", ["sh", "-c", "./run.sh a"], [], [*CLIENT, "sh", "-c", "./run.sh a"]),
+    ("a login shell", ["bash", "-lc", "train a"], [], [*CLIENT, "bash", "-lc", "train a"]),
+    ("a long option", ["bash", "--login", "-c", "train"], [], [*CLIENT, "bash", "--login", "-c", "train"]),
+    ("an interactive shell", ["bash", "-ic", "--", "train"], [], [*CLIENT, "bash", "-ic", "--", "train"]),
+    ("a restricted shell", ["bash", "-rc", "train a"], [], [*CLIENT, "bash", "-rc", "train a"]),
+    ("a shell in a script", ["sh", "-c", "bash -c ls"], [], [*CLIENT, "sh", "-c", "bash -c ls"]),
     ("one string, a path like ours", ["python /x/bitfusion"], [], ["/bin/bash", "-c", f"{C} python /x/bitfusion"]),
     ("the same with args", ["python /x/bitfusion"], ["y"], [*CLIENT, "python", "/x/bitfusion", "y"]),
     ("a program with a no-break space", ["my\u00a0tool"], ["x"], [*CLIENT, "my\u00a0tool", "x"]),
-    # bitfusion somewhere else: the script is the user's, byte for byte
+    ("a quoted path", ["sh", "-c", '"/usr/bin/bitfusion" run x'], [], ["sh", "-c", "/B/bitfusion run x"]),
+    ("lines joined", ["sh", "-c", "bitfusion \\\n run x"], [], ["sh", "-c", "/B/bitfusion \\\n run x"]),
+    ("a substitution", ["sh", "-c", "x=$(bitfusion run a)"], [], ["sh", "-c", "x=$(/B/bitfusion run a)"]),
+    ("behind env", ["env", "A=1", "bitfusion", "run", "x"], [], ["env", "A=1", "/B/bitfusion", "run", "x"]),
+    ("behind env, in args", ["env", "A=1"], ["bitfusion", "run"], ["env", "A=1", "/B/bitfusion", "run"]),
+    ("timeout", ["sh", "-c", "timeout 5 bitfusion run x"], [], ["sh", "-c", "timeout 5 /B/bitfusion run x"]),
+    # several calls, or one that is not first: the user calls the client, and finds it on PATH
     *[
-        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", script])
+        (script, ["sh", "-c", script, "sh"], ["1"], ["sh", "-c", PATH + script, "sh", "1"])
         for script in [
             "cd /x && bitfusion run 'y;z'",
+            "bitfusion run a && bitfusion run b",
+            "bitfusion run a || bitfusion run b",
+            "bitfusion run a\nbitfusion run b",
+            "bitfusion run a; bitfusion list_gpus",
+            "bitfusion list_gpus; python x; bitfusion run a",
+            "for i in 1 2; do bitfusion run $i; done",
+            "train() { bitfusion run \"$@\"; }; train a",
+            "if true; then ( bitfusion run a 2>&1 | tee log ); fi",
+            "bitfusion run sh -c 'bitfusion run a'",
+        ]
+    ],
+    (
+        "several calls, by name and by path",
+        ["bitfusion run a; '/usr/bin/bitfusion' run b"],
+        [],
+        ["/bin/bash", "-c", PATH + "bitfusion run a; /B/bitfusion run b"],
+    ),
+    (
+        "a shell behind another program",
+        ["tini", "--", "bash", "-c", "cd /x; bitfusion run y"],
+        [],
+        ["tini", "--", "bash", "-c", PATH + "cd /x; bitfusion run y"],
+    ),
+    # calls that ask for no GPU: under the client as any script, and they find it too
+    *[
+        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", PATH + script])
+        for script in [
             "bitfusion list_gpus; python x",
             "bitfusion list_gpus > log",
             "date; bitfusion list_gpus; python x",
+            "GPUS=$(bitfusion list_gpus) python x",
+        ]
+    ],
+    # no calls: the script is the user's, byte for byte
+    *[
+        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", script])
+        for script in [
             "echo 'x; bitfusion run'; python x",
             "cat <<EOF\nbitfusion run is not run here\nEOF\npython x",
-            "tools=(bitfusion run); python x",
+            "cat <<-'E O'\n\tbitfusion run x\n\tE O\npython x",
+            "tools=(bitfusion run\nbitfusion run); python x",
             "case $1 in x|bitfusion) python x;; esac",
-            "timeout 5 bitfusion run x > log",
+            "python x # && bitfusion run x",
+            "python x > bitfusion run",
+            "echo bitfusion run; python x",
         ]
     ],
 ]  # fmt: skip
@@ -151,22 +202,32 @@ def test_a_command_that_cannot_run_is_refused(words: list[str], args: list[str],
     assert error.value.field == field
 
 
+@pytest.mark.parametrize("variable", ["BASH_ENV", "BASH_FUNC_train%%"])
+def test_a_function_from_the_environment_is_started_by_its_shell(variable: str) -> None:
+    words = ["bash", "-c", "train a"]
+    assert command.program(words, [], [variable]).under(CLIENT) == [*CLIENT, *words]
+    assert command.program(words, [], ["BASH"]).under(CLIENT) == ["bash", "-c", f"{C} train a"]
+
+
 @pytest.mark.parametrize(
-    ("words", "inside"),
+    ("words", "hidden"),
     [
-        (["sh", "-c", "cd /x && bitfusion run y"], True),
-        (["sh", "-c", "timeout 5 /usr/bin/bitfusion run y"], True),
-        (["env", "A=1", "bitfusion", "run", "y"], True),
-        (["tini", "--", "bash", "-c", "bitfusion run y"], True),
+        (["sh", "-c", "mywrapper bitfusion run y"], True),
+        (["mywrapper", "bitfusion", "run", "y"], True),
+        (["sh", "-c", "echo bitfusion run"], True),
+        (["bash", "-rc", "bitfusion run y"], True),
+        (["sh", "-c", "python x; sh -c ' bitfusion run y'"], True),
+        (["sh", "-c", "cd /x && bitfusion run y"], False),
+        (["sh", "-c", "timeout 5 /usr/bin/bitfusion run y"], False),
+        (["env", "A=1", "bitfusion", "run", "y"], False),
         (["bitfusion", "run", "y"], False),
-        (["sh", "-c", "exec bitfusion run y"], False),
         (["bitfusion run y"], False),
         (["python", "bitfusion_train.py"], False),
         (["sh", "-c", "bitfusion list_gpus; python x"], False),
     ],
 )
-def test_a_client_inside_a_command_is_noticed(words: list[str], inside: bool) -> None:
-    assert command.program(words, []).calls_client_inside is inside
+def test_what_may_be_a_call_and_is_not_known_to_be_one_is_noticed(words: list[str], hidden: bool) -> None:
+    assert command.program(words, []).hidden_call is hidden
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,55 @@ def test_a_status_without_an_annotation_is_still_held_against_the_nodes() -> Non
     del alone["metadata"]["annotations"][names.MANAGEMENT]
     assert isinstance(_validate(alone, LARGEST), Refusal)
     assert isinstance(_validate(alone), Allowed)
+
+
+SCRIPT = ["sh", "-c", "cd /code && python x.py"]
+
+
+@pytest.mark.parametrize(
+    ("user", "command", "args"),
+    [
+        (["python", "x.py"], ["/vault/vault-env"], "all"),
+        (["python", "x.py"], ["agent", "exec", "--"], "all"),
+        (SCRIPT, ["/vault/vault-env"], "all"),
+        (["sh", "-c", "python x.py"], ["agent", "exec", "--"], "all"),
+        (["sh", "-c", "bitfusion run -p .5 a; bitfusion run -p .5 b"], ["agent", "exec", "--"], "all"),
+        (["python", "x.py"], ["sh", "-c"], "joined"),
+        (["python", "x.py"], ["sh", "-c"], "joined, with more behind"),
+        (["sh", "-c", "python x.py"], ["sh", "-c"], "the script alone"),
+    ],
+)
+def test_another_webhook_may_move_our_words_as_long_as_the_client_runs(
+    user: list[str], command: list[str], args: str
+) -> None:
+    moved = admitted(pod(container(command=user)))
+    main = moved["spec"]["containers"][0]
+    words = main["command"]
+    lines = {
+        "all": words,
+        "joined": [" ".join(words)],
+        "joined, with more behind": [" ".join(words) + " 1>/var/log/m.log 2>&1 && echo completed"],
+        "the script alone": words[-1:],
+    }
+    main["command"], main["args"] = command, lines[args]
+    assert isinstance(_validate(moved), Allowed)
+
+
+@pytest.mark.parametrize(
+    "script", ["cd /code && python x.py", "source env; python x.py", "python x.py > log", "A=1 python x"]
+)
+def test_a_line_that_runs_the_program_beside_the_client_is_refused_with_the_way_out(script: str) -> None:
+    joined = admitted(pod(container(command=["bash", "-c", script])))
+    main = joined["spec"]["containers"][0]
+    main["command"], main["args"] = ["sh", "-c"], [" ".join(main["command"]) + " && echo completed"]
+    verdict = _validate(joined)
+    assert isinstance(verdict, Refusal)
+    assert "spec.containers[0] has no program behind the client any more" in verdict.problems[0]
+    assert "a name that comes before bwki-webhook-cfg" in verdict.problems[0]
+
+
+def test_a_status_without_a_gpu_container_gets_nothing() -> None:
+    """No tokens either: somebody wrote the status, and the pod has no use for them."""
+    given_pod = pod(container({"cpu": "1"}))
+    given_pod["metadata"]["annotations"] = {names.STATUS: names.STATUS_INJECTED}
+    assert _validate(given_pod) == Untouched("no GPU container")
