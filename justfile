@@ -63,7 +63,7 @@ test *ARGS: setup
 
 # Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
 test-fast *ARGS: setup
-    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' {{ ARGS }}
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' "$@"
 
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
