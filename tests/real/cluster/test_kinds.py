@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.real.cluster.cluster import Cluster, Done, Object
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster, Done, Object
 
 _GPU = "bitfusion.io/gpu"
 _HOME, _STRICT = "kinds-of-pods", "of-pod-security-restricted"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.real.cluster.cluster import Cluster
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import Benchmarks, pod
+from tests.real.harness.cluster import Cluster
 
 _PROGRAM = ["--local_parameter_device=gpu", "--batch_size=32", "--model=inception3"]
 _GPU = "bitfusion.io/gpu"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.real.cluster.cluster import Cluster
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster
 
 
 def test_a_new_pod_sees_the_new_token(deployed: Cluster, namespace: str, tokens: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from bitfusiond.plugin.servicer import Servicer
 from bitfusiond.plugin.session import Session
 from bitfusiond.settings import Plugin
 from tests.fakes.kubelet import Kubelet
-from tests.unit.plugin.conftest import Events, RunPlugin, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
 
 async def test_it_serves_then_registers_and_gives_its_options_both_ways(directory: Path, run_plugin: RunPlugin) -> None:
@@ -63,7 +65,7 @@ async def test_log_lines_tell_what_happened_once_each(directory: Path, run_plugi
 async def test_it_registers_again_each_time_the_kubelet_restarts(
     directory: Path, run_plugin: RunPlugin, events: Events
 ) -> None:
-    """B35: no new registration after kubelet.sock was made anew."""
+    """No new registration after kubelet.sock was made anew."""
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         before = await kubelet.devices()
@@ -76,7 +78,7 @@ async def test_it_registers_again_each_time_the_kubelet_restarts(
 
 
 async def test_it_registers_again_when_only_kubelet_sock_is_made_anew(directory: Path, run_plugin: RunPlugin) -> None:
-    """B35. Its own socket stays the same one."""
+    """Its own socket stays the same one."""
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         ours = sockets.identity(directory / "bitfusion.io")
@@ -109,6 +111,7 @@ async def test_it_waits_for_a_kubelet_that_is_not_there_yet_and_says_so_once(
             await kubelet.wait_registered()
 
 
+@pytest.mark.slow
 async def test_a_dead_kubelet_that_left_its_socket_is_one_log_line_and_no_end(
     directory: Path, run_plugin: RunPlugin, events: Events
 ) -> None:
@@ -360,7 +363,7 @@ async def test_allocate_tells_each_container_its_shares_and_may_be_repeated(
 
 
 async def test_allocate_of_an_unknown_id_is_an_error_that_names_it(directory: Path, run_plugin: RunPlugin) -> None:
-    """B35: Allocate accepted ids that the plugin had never advertised."""
+    """Allocate accepted ids that the plugin had never advertised."""
     async with Kubelet(directory) as kubelet, run_plugin():
         with pytest.raises(GRPCError) as refused:
             await kubelet.allocate(["1"], ["2", "1000", "007"])

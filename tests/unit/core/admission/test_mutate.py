@@ -34,7 +34,7 @@ def _asks(each: Pod) -> dict[str, Any]:
 
 @given(strategies.pods())
 def test_a_patch_applies_strictly_and_a_second_call_changes_nothing(given_pod: Pod) -> None:
-    """B13: every operation is valid RFC 6902, for a library that is not ours."""
+    """Every operation is valid RFC 6902, for a library that is not ours."""
     patched = admitted(given_pod)
     assert verdict(patched) == Untouched("already injected")
 
@@ -63,7 +63,7 @@ def test_shares_are_the_documented_formula(given_pod: Pod) -> None:
 
 @given(strategies.pods())
 def test_taking_away_what_was_added_gives_the_pod_back(given_pod: Pod) -> None:
-    """Everything that was there survives (B11, B14, B24): annotations, volumes, mounts, variables, unknown fields."""
+    """Everything that was there survives: annotations, volumes, mounts, variables, unknown fields."""
     patched = admitted(given_pod)
     assert _without_ours(patched, given_pod) == _without_requests(given_pod)
 
@@ -137,7 +137,7 @@ def _without_requests(before: Pod) -> Pod:
 
 @given(strategies.pods())
 def test_populate_is_first_and_holds_no_gpu(given_pod: Pod) -> None:
-    """B4. A GPU in an init container and in a container breaks pods on a kubelet restart (kubernetes#124345)."""
+    """A GPU in an init container and in a container breaks pods on a kubelet restart (kubernetes#124345)."""
     populate = admitted(given_pod)["spec"]["initContainers"][0]
     assert populate["name"] == "populate"
     assert not any(key.startswith(names.DOMAIN) for key in _asks(populate))
@@ -192,7 +192,7 @@ def test_every_documented_form_of_none_is_taken(mode: str) -> None:
 
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease", "bwki"])
 def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
-    """B18: the namespace is the request's, not the object's."""
+    """The namespace is the request's, not the object's."""
     assert verdict(pod(), namespace) == Untouched("exempt namespace")
 
 
@@ -382,7 +382,7 @@ def test_neither_percent_nor_memory_is_all_of_it_and_is_said() -> None:
 
 
 def test_the_same_pod_always_gets_the_same_patch() -> None:
-    """B1, B2: nothing is kept between two pods."""
+    """Nothing is kept between two pods."""
     first = verdict(pod())
     verdict(pod(mode="injection"))
     assert verdict(pod()) == first
@@ -395,7 +395,7 @@ def test_the_templates_of_the_operator_are_never_changed() -> None:
 
 
 def test_a_status_of_another_value_is_replaced() -> None:
-    """B12: the pointer to it is escaped."""
+    """The pointer to it is escaped."""
     assert admitted(pod(annotations={names.STATUS: "x"}))["metadata"]["annotations"][names.STATUS] == "injected"
 
 

@@ -19,7 +19,7 @@ from bitfusiond.operate import checks
 from tests import ROOT
 from tests.fakes.processes import wait_until
 from tests.real.harness.apiserver import Door
-from tests.real.harness.version import since
+from tests.real.harness.programs import since
 
 Object = dict[str, Any]
 _JUST = Path(sys.executable).parent / "just"
