@@ -20,6 +20,7 @@ from bitfusiond.core.fields import Field, Json
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
 Verdict = Patch | Refusal | Untouched
+NOT_OPTED_IN = Untouched("not opted in")
 
 
 def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
@@ -34,7 +35,7 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     if asked.is_mirror or asked.is_injected:
         return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
-        return Refusal(root.problems) if root.problems else Untouched("not opted in")
+        return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     given = pod.read(root, asked.mode, rules.total_gpu_memory)
     client = _client(given, rules.catalogue)
     _check_calls(given, rules.total_gpu_memory)
