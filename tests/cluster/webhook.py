@@ -45,12 +45,12 @@ Json = dict[str, Any]
 
 
 @contextmanager
-def routed(directory: Path) -> Iterator[APIServer]:
+def routed(directory: Path, *options: str) -> Iterator[APIServer]:
     """An API server that finds webhooks by their Service; its configurations hold for no other test."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     if not assets:
         pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd to run this")
-    with started(Path(assets), directory, ROUTING) as server:
+    with started(Path(assets), directory, ROUTING, *options) as server:
         yield server
 
 
