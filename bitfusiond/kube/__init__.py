@@ -41,6 +41,7 @@ class Resource:
 
 SECRETS = Resource("", "v1", "secrets", "Secret", namespaced=True)
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 EVENTS = Resource("", "v1", "events", "Event", namespaced=True)
 MUTATING = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", names.MUTATING_KIND, False)
 VALIDATING = Resource(

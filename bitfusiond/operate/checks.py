@@ -7,16 +7,15 @@ import re
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
-from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
 from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
+from bitfusiond.operate.tokenplace import TokenPlace
 
 NAMESPACE = Ref("Namespace", names.NAMESPACE)
-TOKEN_NAMESPACE = names.KUBE_SYSTEM
 # matchConditions of webhooks are on by default from here on.
 MATCH_CONDITIONS = (1, 28)
 # PodSecurityPolicy, for which the overlay tkgi is, ends before this one.
@@ -85,24 +84,15 @@ def namespace(found: Json | None) -> list[str]:
     return [f"Namespace {name} is being deleted: deploy when `kubectl get namespace {name}` finds it no more"]
 
 
-def token_secrets(kubectl: Kubectl) -> dict[str, Json]:
-    """The Secrets of the token namespace that may be sources, by name."""
-    found = {}
-    for name in (*names.TOKEN_SECRETS.values(), names.EARLIER_TOKEN_SECRET):
-        for each in kubectl.all("Secret", "--field-selector", f"metadata.name={name}", namespace=TOKEN_NAMESPACE):
-            found[name] = each
-    return found
-
-
-def tokens(secrets: dict[str, Json]) -> list[str]:
+def tokens(place: TokenPlace) -> list[str]:
     """What is wrong with the sources of the tokens today."""
     now = datetime.now(UTC)
-    return [problem for token in TOKENS for problem in token_problems(token, secrets, now)]
+    return [problem for token in TOKENS for problem in token_problems(token, place, now)]
 
 
-def token_problems(token: Token, secrets: dict[str, Json], now: datetime) -> list[str]:
+def token_problems(token: Token, place: TokenPlace, now: datetime) -> list[str]:
     """What is wrong with the source of one token; its content is never quoted."""
-    source = copies.content(token, secrets, TOKEN_NAMESPACE)
+    source = place.content(token)
     if isinstance(source, Missing):
         return [f"{source.message}, or all three with `just tokens DIR`"]
     return [

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate.kubectl import Json, Kubectl, Ref
 
 KIND = "EndpointSlice"
+_API_SERVER = Ref("Service", "kubernetes", "default")
 
 
 class Endpoint(NamedTuple):
@@ -40,6 +42,15 @@ def of_slices(slices: Iterable[Json]) -> list[Endpoint]:
             pod = (endpoint.get("targetRef") or {}).get("name", "")
             found[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
     return list(found.values())
+
+
+def of_api_server(kubectl: Kubectl) -> tuple[str, ...]:
+    """The addresses of the API servers, as they say themselves. Raises ConfigurationError where there is none."""
+    slices = kubectl.all(KIND, "-l", _label(_API_SERVER), namespace=_API_SERVER.namespace)
+    found = {address for each in slices for end in each.get("endpoints") or [] for address in end["addresses"]}
+    if not found:
+        raise ConfigurationError(f"API_SERVER_ONLY: `{command(_API_SERVER)}` shows no address: give API_SERVER_ONLY=no")
+    return tuple(sorted(found))
 
 
 def _label(service: Ref) -> str:

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +171,12 @@ class Replica:
             return b"ok" in self.request("/readyz")
         except (OSError, KeyError, StopIteration):
             return False
+
+    def readiness(self) -> bytes:
+        try:
+            return self.request("/readyz")
+        except urllib.error.HTTPError as error:
+            return error.read()
 
     def review(self, path: str, namespace: str, document: dict[str, Any]) -> str:
         """Why the pod is refused; empty: it is admitted."""
@@ -355,6 +362,10 @@ def nodes_told(cluster: Cluster, one: Replica) -> bool:
     return one.says("cannot follow", "nodes is forbidden")
 
 
+def namespaces_told(cluster: Cluster, one: Replica) -> bool:
+    return one.says("cannot follow", "namespaces is forbidden") and b"namespaces: not listed yet" in one.readiness()
+
+
 def certificates_told(cluster: Cluster, one: Replica) -> bool:
     return one.says("certificates cannot be kept", "is forbidden")
 
@@ -364,6 +375,7 @@ def certificates_told(cluster: Cluster, one: Replica) -> bool:
     [
         ("secrets", "create", copies_told),
         ("nodes", "list", nodes_told),
+        ("namespaces", "list", namespaces_told),
         ("mutatingwebhookconfigurations", "get", certificates_told),
     ],
 )

@@ -198,7 +198,7 @@ async def test_two_installations_that_serve_one_namespace_leave_each_others_copi
     autojump_clock: MockClock,
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
-    async with running(cluster) as ours, running(cluster, token_namespace="vault") as theirs:
+    async with running(cluster) as ours, running(cluster, namespace="vault", token_namespace="vault") as theirs:
         assert await theirs.ensure("team", dry_run=False) == []
         assert await ours.ensure("team", dry_run=False) == []
         put_sources(cluster, "ours: 2")
@@ -215,7 +215,7 @@ async def test_the_copies_of_an_installation_that_is_gone_are_taken_over_when_a_
     autojump_clock: MockClock,
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
-    async with running(cluster, token_namespace="vault") as theirs:
+    async with running(cluster, namespace="vault", token_namespace="vault") as theirs:
         assert await theirs.ensure("team", dry_run=False) == []
     async with running(cluster) as ours:
         cluster.remove_namespace("vault")
