@@ -54,7 +54,7 @@ setup:
 
 # Show the main job end to end on this machine: no cluster, no root, no container engine.
 demo *ARGS: setup
-    @{{ bin }}/python -m tests.demo {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.demo {{ ARGS }}
 
 # Run the tests. ARGS go to pytest.
 test *ARGS: setup
@@ -70,16 +70,16 @@ check: setup
 
 # Measure; prints a table.
 bench *ARGS: setup
-    @{{ bin }}/python -m tests.bench {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.bench {{ ARGS }}
 
 # Look for inputs that break something, SECONDS for each target or one TARGET: just fuzz [TARGET] [SECONDS] [--keep].
 fuzz *ARGS: setup
     @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ bin }}/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-    @{{ bin }}/python -m tests.fuzz {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.fuzz {{ ARGS }}
 
 # Make the gRPC code of proto/ anew.
 proto: setup
-    {{ bin }}/python -m tests.protoc .
+    {{ bin }}/python -m tests.tools.protoc .
 
 # Make dist/bitfusiond: one executable file that needs only Python, of the minor version that made it.
 build: setup

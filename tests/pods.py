@@ -6,7 +6,6 @@ import copy
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jsonpatch
@@ -16,8 +15,8 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
 from bitfusiond.core.admission.mutate import Verdict, mutate
 from bitfusiond.files import config
+from tests import EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "manifests" / "examples"
 NAMESPACE = "tensorflow-benchmark"
 TREE = "/bitfusion/bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb"
 BINARY = f"{TREE}/usr/bin/bitfusion"

@@ -87,6 +87,11 @@ def objects(value: object) -> list[Json]:
     return value if isinstance(value, list) and all(isinstance(each, dict) for each in value) else []
 
 
+def strings(value: object) -> list[str]:
+    """The strings in a list; ``[]`` where ``value`` is no list. For what others have checked."""
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
 def names_of(items: list[Json], key: str = "name") -> set[str]:
     """What ``items`` are called; those without a string for a name are for the API server to refuse."""
     return {name for item in items if isinstance(name := item.get(key), str)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -63,19 +64,32 @@ class Connections:
 
         ``since`` is when that began, by default now. One that ``is_idle`` owes nothing, and ends when the server does.
         """
-        now = trio.current_time()
-        with trio.CancelScope(deadline=now + seconds) as scope:
-            self._waiting[scope] = now if since is None else since
-            if is_idle:
-                self._idle.add(scope)
+        with trio.CancelScope() as scope:
+            self.waits(scope, seconds, since=since, is_idle=is_idle)
             try:
-                if self._closing and is_idle:
-                    scope.cancel()
                 yield scope
             finally:
-                del self._waiting[scope]
-                self._idle.discard(scope)
-                self._changed.unpark_all()
+                self.works(scope)
+
+    def waits(
+        self, scope: trio.CancelScope, seconds: float, *, since: float | None = None, is_idle: bool = True
+    ) -> None:
+        """As :meth:`waiting`, from here to :meth:`works`: for one that is told of its requests in other tasks."""
+        now = trio.current_time()
+        scope.deadline = now + seconds
+        self._waiting[scope] = now if since is None else since
+        if is_idle:
+            self._idle.add(scope)
+            if self._closing:
+                scope.cancel()
+
+    def works(self, scope: trio.CancelScope) -> None:
+        """Its client is waited for no more."""
+        if scope in self._waiting:
+            scope.deadline = math.inf
+            del self._waiting[scope]
+            self._idle.discard(scope)
+            self._changed.unpark_all()
 
     def close(self) -> None:
         """End each idle connection, now and from now on."""
@@ -95,6 +109,8 @@ class BoundedListener(trio.abc.Listener[trio.SocketStream]):
     async def accept(self) -> trio.SocketStream:
         """trio.serve_listeners would write a traceback ten times a second for as long as descriptors are lacking."""
         while True:
+            # Nobody makes room for a newcomer who is not there yet.
+            await trio.lowlevel.wait_readable(self._listener.socket)
             await self._connections.slot()
             try:
                 stream = await self._listener.accept()

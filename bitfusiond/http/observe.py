@@ -6,6 +6,7 @@ A daemon owns one :class:`Health` and one prometheus registry, and hands both to
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Event, RawData
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -90,19 +91,36 @@ def answer(method: str, path: str, health: Health, metrics: CollectorRegistry, *
 class _Config(Config):
     """hypercorn's defaults are for public web sites."""
 
-    keep_alive_timeout = KEEP_ALIVE_SECONDS
+    keep_alive_timeout = math.inf  # that is counted in _Connection
     include_server_header = False
     accesslog = None
     errorlog = logging.getLogger("bitfusiond.observe")
 
 
 class _Connection(TCPServer):
-    """hypercorn shields what it sends from cancellation: a client that stops reading would keep the process alive."""
+    """hypercorn counts no connections, but tells when one begins to wait for its client and when it ends to."""
+
+    connections: Connections
+    scope: trio.CancelScope
+
+    async def run(self) -> None:
+        with trio.CancelScope() as self.scope:
+            self.connections.waits(self.scope, KEEP_ALIVE_SECONDS)
+            try:
+                await super().run()
+            finally:
+                self.connections.works(self.scope)
 
     async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated):
+            if event.idle:
+                self.connections.waits(self.scope, KEEP_ALIVE_SECONDS)
+            else:
+                self.connections.works(self.scope)
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
+        # hypercorn shields what it sends from cancellation: a client that stops reading would keep the process alive.
         with trio.move_on_after(SEND_SECONDS) as sending, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.stream.send_all(event.data)
         if sending.cancelled_caught:
@@ -146,9 +164,9 @@ async def serve(
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
 
     async def one(plain: trio.SocketStream) -> None:
-        # A probe or a scrape takes milliseconds: whoever is here longest is the one to go.
-        with connections.waiting(KEEP_ALIVE_SECONDS):
-            await _Connection(wrapped, config, context, ConnectionState({}), plain)  # type: ignore[arg-type]
+        connection = _Connection(wrapped, config, context, ConnectionState({}), plain)  # type: ignore[arg-type]
+        connection.connections = connections
+        await connection
 
     async with trio.open_nursery() as nursery:
         await nursery.start(

@@ -4,7 +4,7 @@ A test sets the scene with ``put``, ``remove``, ``add_namespace`` and ``terminat
 requests; looks at it with ``find`` and ``all``; reads in ``requests`` what the code under test asked for; and breaks
 things with ``fail_with``, ``failing``, ``hang``, ``disconnect``, ``stall`` and ``expire``.
 
-The same assertions hold for it and for a real API server: ``tests/cluster/test_cluster_contract.py``.
+The same assertions hold for it and for a real API server: ``tests/real/apiserver/test_cluster_contract.py``.
 """
 
 from __future__ import annotations

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 import posixpath
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from bitfusiond.core.admission import shell
+from bitfusiond.core.admission import calls, shell
+from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand
-from bitfusiond.core.fields import Field
+from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.fields import Field, names_of, objects
 from bitfusiond.core.quantity import MEGABYTE
 
 _SHELL = "/bin/bash"
-_CLIENT = "bitfusion"
 _BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
-_RUN = re.compile(r"\s+run(?:\s|$)")
-_WHOLE = (0, 0)  # the first word, all of it
-_INSIDE = re.compile(r"(?:^|[\s/;&|(])bitfusion\s+run(?:\s|$)")
+_RUN_INSIDE = re.compile(r"(?:^|[\s/;&|('\"`])(?P<name>bitfusion)\s+run(?:\s|$)")
+
+# What puts the client's directory on the PATH of a script, around it.
+_PATH_BEGINS, _PATH_ENDS = "export PATH=", ':"$PATH"; '
 
 
 class CommandError(ValueError):
@@ -29,20 +32,32 @@ class CommandError(ValueError):
         self.field = field
 
 
+class Place(enum.Enum):
+    """Where the client goes: before all words, at the beginning of the script, nowhere as the user calls it."""
+
+    WORDS = enum.auto()
+    SCRIPT = enum.auto()
+    NOWHERE = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a container runs, cut where the client goes.
 
-    ``words`` are its command and args as they are to run; ``script`` is the number of the word that is a shell's line
-    and takes the client at its beginning, None where the client goes before all words. ``own`` is where in that line,
-    or in the first word, the user calls the client already: its path takes that place and nothing else is added.
+    ``words`` are its command and args as they are to run; ``script`` is the number of the word that is a shell's line,
+    if there is one that matters. ``calls`` are the user's own calls of the client; the path of the client takes the
+    place of the ``renamed`` ones, and where it ``needs_path`` the script gets the client's directory on its PATH.
+    ``hidden_call``: ``bitfusion run`` seems to stand in a place where nobody can say whether it is a call.
     """
 
     words: tuple[str, ...]
+    place: Place = Place.WORDS
     script: int | None = None
-    own: tuple[int, int] | None = None
+    calls: tuple[Call, ...] = ()
+    renamed: tuple[Call, ...] = ()
+    needs_path: bool = False
     keeps_args: bool = False
-    calls_client_inside: bool = False
+    hidden_call: bool = False
 
     def under(self, client: Sequence[str]) -> list[str]:
         """The new ``command``, with the words of ``client`` (what :func:`client_words` gives).
@@ -51,14 +66,17 @@ class Program:
         """
         client = [_literal(word) for word in client]
         words = list(self.words)
-        if self.script is None:
-            return [client[0], *words[1:]] if self.own else [*client, *words]
-        line = words[self.script]
-        if self.own:
-            start, end = self.own
-            words[self.script] = line[:start] + shlex.quote(client[0]) + line[end:]
-        else:
-            words[self.script] = f"{shlex.join(client)} {line.strip(_BLANKS)}"
+        for call in reversed(self.renamed):
+            line = words[call.index]
+            name = shlex.quote(client[0]) if call.index == self.script else client[0]
+            words[call.index] = line[: call.start] + name + line[call.end :]
+        if self.script is not None and self.needs_path:
+            directory = shlex.quote(posixpath.dirname(client[0]))
+            words[self.script] = f"{_PATH_BEGINS}{directory}{_PATH_ENDS}{words[self.script]}"
+        if self.place is Place.WORDS:
+            return [*client, *words]
+        if self.script is not None and self.place is Place.SCRIPT:
+            words[self.script] = f"{shlex.join(client)} {words[self.script].strip(_BLANKS)}"
         return words
 
 
@@ -74,6 +92,12 @@ def client_words(binary_path: str, demand: Demand, filters: Sequence[str]) -> li
     return [*words, "--"]
 
 
+def has_client_on_path(script: str) -> bool:
+    """Whether ``script`` is one that got the client's directory on its PATH."""
+    directory = script.removeprefix(_PATH_BEGINS).partition(_PATH_ENDS)[0]
+    return script.startswith(f"{_PATH_BEGINS}{directory}{_PATH_ENDS}") and directory.endswith(posixpath.dirname(BINARY))
+
+
 def read(container: Field) -> Program | None:
     """The program of ``container``; None where its command or args are wrong."""
     command, args = container["command"], container["args"]
@@ -81,14 +105,14 @@ def read(container: Field) -> Program | None:
     if (command.value and not words) or (args.value and not more):
         return None  # said already
     try:
-        return program(words, more)
+        return program(words, more, names_of(objects(container["env"].value)))
     except CommandError as error:
         container[error.field].problem(str(error))
         return None
 
 
-def program(command: Sequence[str], args: Sequence[str]) -> Program:
-    """What ``command`` and ``args`` of a container run.
+def program(command: Sequence[str], args: Sequence[str], variables: Iterable[str] = ()) -> Program:
+    """What ``command`` and ``args`` of a container run, which sets these ``variables``.
 
     Raises CommandError where there is nothing to run, or where args would not reach the program.
     """
@@ -98,62 +122,81 @@ def program(command: Sequence[str], args: Sequence[str]) -> Program:
         )
     # A whole line first: it may end in a path that looks like the client's.
     if len(command) == 1 and not set(_BLANKS).isdisjoint(command[0]):
-        read = _one_string(command[0].strip(_BLANKS), args)
-    elif _is_client(command[0]):
-        return Program(tuple(command), own=_WHOLE, keeps_args=True)
-    else:
-        read = _argument_list([*command, *args])
-    return replace(read, calls_client_inside=True) if _calls_client_inside(command, args) else read
+        return _one_string(command[0].strip(_BLANKS), args, variables)
+    found = _argument_list([*command, *args], variables)
+    if calls.is_client(command[0]):
+        return replace(found, words=tuple(command), keeps_args=True)
+    return found
 
 
-def _one_string(line: str, args: Sequence[str]) -> Program:
+def _one_string(line: str, args: Sequence[str], variables: Iterable[str]) -> Program:
     """A whole command line as the only element: no container runtime could run it, but users were told to write it."""
     if not args:
-        return _argument_list([_SHELL, "-c", line])
+        return _argument_list([_SHELL, "-c", line], variables)
     if not shell.is_plain(line):
         raise CommandError(
             "args",
             "cannot follow a command that is a shell script of its own: put them into the command, or write"
             ' ["/bin/bash", "-c", SCRIPT, "bash"] and let the script use "$@"',
         )
-    words = line.split()
-    return Program((*words, *args), own=_WHOLE if _is_client(words[0]) else None)
+    return _argument_list([*line.split(), *args], variables)
 
 
-def _argument_list(argv: list[str]) -> Program:
+def _argument_list(argv: list[str], variables: Iterable[str]) -> Program:
     words = tuple(argv)
-    index = shell.script_index(argv) if shell.is_shell(argv[0]) else None
+    if call := calls.in_words(argv):
+        return Program(words, Place.NOWHERE, calls=(call,), renamed=(call,))
+    first = calls.shell_in_words(argv)
+    if first is None:
+        return Program(words, hidden_call=_hides_calls(words, ()))
+    index = shell.script_index(argv[first:])
     if index is None:
-        return Program(words)
+        return Program(words, hidden_call=_hides_calls(words, ()))
+    index += first
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
-    script = argv[index]
-    plain = shell.is_plain(script.strip(_BLANKS))
-    if _CLIENT in script:
-        start, end = shell.first_program(script)
-        if _is_client(script[start:end]) and (plain or _RUN.match(script, end)):
-            return Program(words, index, own=(start, end))
-    return Program(words, index if plain else None)
+    return _script(words, first, index, variables)
 
 
-def _calls_client_inside(command: Sequence[str], args: Sequence[str]) -> bool:
-    """Whether ``bitfusion run`` seems to stand somewhere inside, where the client's path does not take its place.
+def _script(words: tuple[str, ...], first: int, index: int, variables: Iterable[str]) -> Program:
+    """The program where the shell with number ``first`` of ``words`` reads the script with number ``index``."""
+    script, invocation = words[index], words[first:index]
+    is_plain = shell.is_plain(script.strip(_BLANKS))
+    if found := () if shell.is_restricted(invocation) else tuple(calls.in_script(script, index)):
+        runs = any(call.is_run for call in found)
+        is_alone = len(found) == 1 and not _hides_calls(words, found)
+        if is_alone and found[0].comes_first and (runs or is_plain):
+            return Program(words, Place.NOWHERE, index, found, renamed=found)
+        by_path = tuple(call for call in found if call.is_by_path)
+        place = Place.NOWHERE if runs else Place.WORDS
+        return Program(
+            words,
+            place,
+            index,
+            found,
+            renamed=by_path,
+            needs_path=True,
+            hidden_call=not runs and _hides_calls(words, found),
+        )
+    goes_in = (
+        first == 0
+        and is_plain
+        and shell.starts_a_program(script.strip(_BLANKS))
+        and not shell.starts_more_than_programs(invocation, variables)
+    )
+    place = Place.SCRIPT if goes_in else Place.WORDS
+    return Program(words, place, index, hidden_call=_hides_calls(words, ()))
 
-    The program would then ask for GPUs under a client that has asked already.
-    """
-    words = [*command, *args]
-    if not any(_CLIENT in word for word in words):
-        return False
-    if words and (_is_client(words[0]) or _is_client(words[0][slice(*shell.first_program(words[0]))])):
-        return False
-    index = shell.script_index(words) if words and shell.is_shell(words[0]) else None
-    if index is not None and index < len(words) and _is_client(words[index][slice(*shell.first_program(words[index]))]):
-        return False
-    return bool(_INSIDE.search(" ".join(words)))
 
-
-def _is_client(program: str) -> bool:
-    return posixpath.basename(program) == _CLIENT
+def _hides_calls(words: Sequence[str], found: Sequence[Call]) -> bool:
+    """Whether ``bitfusion run`` stands in ``words`` where it was not ``found``: quoted, or behind any other program."""
+    known = {(call.index, call.end) for call in found}
+    lines = [(index, word) for index, word in enumerate(words) if calls.CLIENT in word]
+    return any(
+        (calls.is_client(line) and words[index + 1 : index + 2] == ("run",) and (index, len(line)) not in known)
+        or any((index, match.end("name")) not in known for match in _RUN_INSIDE.finditer(line))
+        for index, line in lines
+    )
 
 
 def _literal(word: str) -> str:

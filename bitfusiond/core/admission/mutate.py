@@ -7,8 +7,10 @@ same answer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bitfusiond.core import names
-from bitfusiond.core.admission import command, injection, patch, pod, populate_container
+from bitfusiond.core.admission import calls, command, injection, patch, pod, populate_container
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
@@ -35,11 +37,15 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     given = pod.read(root, asked.mode, rules.total_gpu_memory)
     client = _client(given, rules.catalogue)
+    _check_calls(given, rules.total_gpu_memory)
     injection.check_mounts(given.gpu_containers, rules.template)
     populate_container.check_names(given, rules.template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    return Patch(_operations(given, client, rules), _warnings(given))
+    commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
+    if problem := calls.too_long(commands.values()):
+        return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
+    return Patch(_operations(given, client, commands, rules), _warnings(given, rules))
 
 
 def _client(given: Pod, catalogue: Catalogue) -> Client | None:
@@ -59,31 +65,35 @@ def _client(given: Pod, catalogue: Catalogue) -> Client | None:
         return None
 
 
-def _operations(given: Pod, client: Client, rules: Rules) -> list[Operation]:
+def _check_calls(given: Pod, total_megabytes: int) -> None:
+    """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
+    for container in given.gpu_containers:
+        if container.asked and (problem := calls.excess(container.calls, container.demand.shares, total_megabytes)):
+            container.field["command"].problem(problem)
+
+
+def _command(container: GpuContainer, client: Client, filters: tuple[str, ...]) -> list[str]:
+    """The command under the client."""
+    words = command.client_words(client.binary_path, container.demand, filters)
+    return container.program.under(words) if container.program else []
+
+
+def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], rules: Rules) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
     renamed = injection.volume_names(rules.template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
-        operations += _command(container, client, given.filters)
+        if container.program:
+            operations.append(patch.replace(f"{container.pointer}/command", commands[container.pointer]))
+            if "args" in container.raw and not container.program.keeps_args:
+                operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, client, rules.template, renamed)
     operations += injection.volumes(rules.template, given.spec, renamed)
     operations += populate_container.init_containers(given, client, rules.template, renamed)
     return operations
 
 
-def _command(container: GpuContainer, client: Client, filters: tuple[str, ...]) -> list[Operation]:
-    """The command under the client; nothing in mode ``injection``, where the user calls it."""
-    program = container.program
-    if program is None:
-        return []
-    words = program.under(command.client_words(client.binary_path, container.demand, filters))
-    operations = [patch.replace(f"{container.pointer}/command", words)]
-    if "args" in container.raw and not program.keeps_args:
-        operations.append(patch.remove(f"{container.pointer}/args"))
-    return operations
-
-
-def _warnings(given: Pod) -> list[str]:
+def _warnings(given: Pod, rules: Rules) -> list[str]:
     return [
         *(
             f"{each.field.path}: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"
@@ -93,7 +103,13 @@ def _warnings(given: Pod) -> list[str]:
         *(
             f"{each.field.path}.command: calls bitfusion inside; to call it yourself use mode injection"
             for each in given.gpu_containers
-            if each.program is not None and each.program.calls_client_inside
+            if each.program is not None and each.program.hidden_call
+        ),
+        *(
+            f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"
+            f" {each.demand.shares} shares are counted"
+            for each in given.gpu_containers
+            if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
         ),
         *populate_container.warnings(given),
     ]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import enum
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import command, demand
-from bitfusiond.core.admission.demand import Demand
+from bitfusiond.core.admission import calls, command, demand
+from bitfusiond.core.admission.calls import Call
+from bitfusiond.core.admission.demand import Demand, Resources
 from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
-from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.fields import Field, Json, strings
 from bitfusiond.core.text import shown
 
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
@@ -71,13 +73,15 @@ class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
-    ``mounts`` are the paths where something is mounted or a block device is put.
+    ``calls`` are those of the client that the user wrote. ``mounts`` are the paths where something is mounted or a
+    block device is put.
     """
 
     field: Field
     pointer: str
     asked: Demand | None
     program: command.Program | None
+    calls: Sequence[Call]
     env: list[Json]
     mounts: list[Field]
 
@@ -144,23 +148,15 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    asking: list[GpuContainer] = []
+    asking: list[tuple[str, Field, Resources]] = []
     for group, containers in groups.items():
         for index, container in enumerate(containers):
             resources = demand.resources(container)
             if resources.asks_for_gpus:
-                asking.append(
-                    GpuContainer(
-                        container,
-                        f"/spec/{group}/{index}",
-                        demand.read(resources, total_megabytes),
-                        None if mode is Mode.INJECTION else command.read(container),
-                        container["env"].objects(_MOST_VARIABLES),
-                        _mounts(container),
-                    )
-                )
+                asking.append((f"/spec/{group}/{index}", container, resources))
             else:
                 resources.refuse_shares("ask for")
+    reads_commands = check_length(spec, (container for _, container, _ in asking))
     is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
     if not asking and is_read:
         spec["containers"].problem(
@@ -181,8 +177,36 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         spec["volumes"].objects(_MOST_VOLUMES),
         groups["initContainers"],
         groups["containers"],
-        asking,
+        [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking],
     )
+
+
+def _gpu_container(
+    pointer: str, container: Field, resources: Resources, mode: Mode | None, total_megabytes: int
+) -> GpuContainer:
+    program = None if mode in {Mode.INJECTION, Mode.NONE} else command.read(container)
+    return GpuContainer(
+        container,
+        pointer,
+        demand.read(resources, total_megabytes),
+        program,
+        calls.anywhere(argv(container)) if mode is Mode.INJECTION else (program.calls if program else ()),
+        container["env"].objects(_MOST_VARIABLES),
+        _mounts(container),
+    )
+
+
+def argv(container: Field) -> list[str]:
+    """The words of its command and args; what else may stand there is a problem that others tell."""
+    return [*strings(container["command"].value), *strings(container["args"].value)]
+
+
+def check_length(spec: Field, containers: Iterable[Field]) -> bool:
+    """Whether the commands of ``containers`` are short enough to be read for calls of the client; a problem if not."""
+    problem = calls.too_long(argv(each) for each in containers)
+    if problem:
+        spec["containers"].problem(f"{problem}; put the script into a file")
+    return problem is None
 
 
 def containers_of(spec: Field) -> dict[str, list[Field]]:

@@ -1,17 +1,17 @@
-"""What sh and bash would read in a script: just enough to know when a word may be put in front of it."""
+"""How sh and bash are started, and when a word may be put in front of their script."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _SHELLS = frozenset({"sh", "bash"})
 
 # Words, and nothing that a shell treats as more than a character of a word. Whoever is not matched is still served,
 # by way of a shell of its own; so the list may be short, but nothing on it may be special anywhere.
 _PLAIN = re.compile(r"[A-Za-z0-9_./,:@%+=-]+(?:[ \t]+[A-Za-z0-9_./,:@%+=-]+)*")
-_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 # Known to the shell alone, or to the shell first: `CLIENT cd /x` would not change the shell's directory.
 _SHELL_WORDS = frozenset(
@@ -21,9 +21,6 @@ _SHELL_WORDS = frozenset(
     history if in jobs kill let local logout mapfile popd printf pushd pwd read readarray readonly return select set
     shift shopt source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while
     """.split()  # noqa: SIM905 - a list of 70 quoted words is not easier to read
-)
-_FIRST_PROGRAM = re.compile(
-    r"\s*(?:[A-Za-z_][A-Za-z0-9_]*=[\w./,:@%+-]*[ \t]+)*(?:exec[ \t]+)?(?P<program>[\w./+-]+)(?=\s|$)"
 )
 _OPTIONS_WITH_VALUE = frozenset({"--rcfile", "--init-file"})
 
@@ -66,10 +63,34 @@ def is_plain(script: str) -> bool:
     if not _PLAIN.fullmatch(script):
         return False
     first = script.split(maxsplit=1)[0]
-    return first not in _SHELL_WORDS and not _ASSIGNMENT.match(first)
+    return first not in _SHELL_WORDS and not ASSIGNMENT.match(first)
 
 
-def first_program(script: str) -> tuple[int, int]:
-    """Where the word stands that ``script`` runs first as a program: after assignments and ``exec``."""
-    match = _FIRST_PROGRAM.match(script)
-    return match.span("program") if match else (0, 0)
+def starts_a_program(script: str) -> bool:
+    """Whether a plain ``script`` starts what any other program can start as well.
+
+    A path may be that of a file without ``#!``, which only a shell runs; and a shell's own ``-c`` is left apart, so
+    that nobody takes its script for further words.
+    """
+    words = script.split()
+    return "/" not in words[0] and not (is_shell(words[0]) and script_index(words) is not None)
+
+
+def starts_more_than_programs(argv: Sequence[str], variables: Iterable[str]) -> bool:
+    """Whether the shell of ``argv``, with its options up to the script, knows commands that are no programs.
+
+    A login shell (``-l``) and an interactive one (``-i``) read files that may hold functions and aliases, BASH_ENV
+    names another one, BASH_FUNC_x%% is a function, and a restricted shell (``-r``) refuses a path. Source: bash(1),
+    INVOCATION and RESTRICTED SHELL.
+    """
+    for word in argv[1:]:
+        if word in {"--login", "--restricted"}:
+            return True
+        if word[:1] == "-" and word[:2] != "--" and not set("lir").isdisjoint(word):
+            return True
+    return any(name == "BASH_ENV" or name.startswith("BASH_FUNC_") for name in variables)
+
+
+def is_restricted(argv: Sequence[str]) -> bool:
+    """Whether the shell of ``argv``, with its options up to the script, lets nobody set PATH."""
+    return any(word == "--restricted" or (word[:1] == "-" and word[:2] != "--" and "r" in word) for word in argv[1:])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import pod
+from bitfusiond.core.admission import calls, command, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.pod import Mode
 from bitfusiond.core.admission.template import Template
@@ -15,6 +15,7 @@ from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
 from bitfusiond.core.text import shown
 
 Largest = Mapping[str, int]
+_BLANKS = frozenset(" \t\n")
 Verdict = Allowed | Refusal | Untouched
 _Groups = Mapping[str, list[Field]]
 
@@ -33,9 +34,14 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     root["spec"].mapping()
     groups = pod.containers_of(root["spec"])
-    if not root.problems:
+    serving = [each for containers in groups.values() for each in containers if names.GPU in _limits(each)]
+    if asked.mode is Mode.NONE and not serving and not root.problems:
+        return Untouched("no GPU container")
+    if not root.problems and pod.check_length(root["spec"], serving):
         if asked.mode is not Mode.NONE:
             root.problems.extend(_lost_parts(asked, groups, rules.template))
+        for container in serving:
+            _check_calls(container, rules.total_gpu_memory)
         if asked.is_injected and largest is not None:
             root.problems.extend(_too_large(groups, largest))
     return Refusal(root.problems) if root.problems else Allowed()
@@ -48,9 +54,15 @@ def _lost_parts(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterat
         yield (
             "the pod opted in but was not injected, or another webhook took parts away: "
             + ", ".join(missing)
-            + f". Create it again without metadata.annotations[{names.STATUS}]; if that does not help, the mutating"
-            " webhook was not asked"
+            + f". Create it from its own manifest; a copy of a running pod keeps client and shares without annotations"
+            f" {names.MANAGEMENT} and {names.STATUS}. If that does not help, the mutating webhook was not asked"
         )
+
+
+def _check_calls(container: Field, total_megabytes: int) -> None:
+    counted = int(_amount(_limits(container)[names.GPU]))
+    if problem := calls.excess(calls.anywhere(pod.argv(container)), counted, total_megabytes):
+        container["command"].problem(problem)
 
 
 def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
@@ -86,9 +98,39 @@ def _missing_in_container(container: Json, paths: list[str], *, wrapped: bool) -
     yield from (f"mount at {path}" for path in paths if path not in mounted)
     if names.LD_LIBRARY_PATH not in names_of(objects(container.get("env"))):
         yield names.LD_LIBRARY_PATH
-    words = container.get("command")
-    if wrapped and not (isinstance(words, list) and any(BINARY in word for word in words if isinstance(word, str))):
+    if wrapped:
+        yield from _missing_in_command(pod.argv(Field(container)))
+
+
+def _missing_in_command(argv: list[str]) -> Iterator[str]:
+    """The client must be what runs, behind whichever program another webhook has put in front of it."""
+    if any(word.endswith(BINARY) and _BLANKS.isdisjoint(word) for word in argv):
+        return
+    found = [
+        call
+        for call in calls.anywhere(argv)
+        if call.name.endswith(BINARY) or command.has_client_on_path(argv[call.index])
+    ]
+    if not found:
         yield f"{BINARY} in its command"
+    elif any(_is_torn(call) for call in found):
+        yield (
+            "program behind the client any more, as another webhook made one line of its command. Webhooks are asked in"
+            f" the order of their configurations' names: give that one a name that comes before"
+            f" {names.MUTATING_CONFIGURATION}"
+        )
+
+
+def _is_torn(call: calls.Call) -> bool:
+    """Whether the shell that the client starts has lost its script: ``bash -c cd /x && python y`` without quotes."""
+    program = call.words[call.words.index("--") + 1 :] if "--" in call.words else ()
+    if not program or any(word is None for word in program[:-1]):
+        return False
+    words = [word or "" for word in program]
+    index = shell.script_index(words) if shell.is_shell(words[0]) else None
+    if index is None or index >= len(words) or not _BLANKS.isdisjoint(words[index]):
+        return False
+    return len(words) > index + 1 or not shell.is_plain(words[index])
 
 
 def _limits(container: Field) -> Json:

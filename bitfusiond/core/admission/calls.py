@@ -1,0 +1,192 @@
+"""Calls of the client that a user wrote: where they stand in a command, and what they ask for."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from bitfusiond.core import names
+from bitfusiond.core.admission import shell
+from bitfusiond.core.admission.script import Command, commands
+from bitfusiond.core.text import shown
+
+CLIENT = "bitfusion"
+
+# Characters of all commands of a pod that may hold a call: what Linux takes as one argument (MAX_ARG_STRLEN). To read
+# them takes some 2 microseconds each at worst.
+MOST_CHARACTERS = 131_072
+
+# Programs whose arguments are a command.
+_STARTERS = frozenset(
+    """
+    builtin catchsegv chrt command dumb-init env exec gosu horovodrun ionice mpiexec mpirun nice nohup numactl script
+    setarch setsid stdbuf su-exec sudo taskset time timeout tini unbuffer xargs
+    """.split()  # noqa: SIM905 - a list of quoted words is not easier to read
+)
+# Source: VMware vSphere Bitfusion User Guide, "Partition GPU memory"; the long names are of `bitfusion run --help`.
+_GPUS, _FRACTION, _MEGABYTES = ("-n", "--num_gpus"), ("-p", "--partial"), ("-m", "--memory")
+_OTHER_OPTIONS_WITH_VALUE = frozenset({"-f", "--filter", "-l", "--server_list", "-s", "--servers"})
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: ``start`` and ``end`` of the client's name in the word with number ``index``, ``name`` as it is called.
+
+    ``words`` follow it; None stands for one that only the shell knows. ``comes_first``: nothing runs before it.
+    """
+
+    index: int
+    start: int
+    end: int
+    name: str
+    words: tuple[str | None, ...]
+    comes_first: bool
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it asks for GPUs."""
+        return self.words[:1] == ("run",)
+
+    @property
+    def is_by_path(self) -> bool:
+        """Whether PATH does not matter to it."""
+        return "/" in self.name
+
+
+def is_client(program: str) -> bool:
+    """Whether ``program`` is the client, at any path."""
+    return posixpath.basename(program) == CLIENT
+
+
+def in_words(argv: Sequence[str]) -> Call | None:
+    """The call that ``argv`` is, itself or behind programs that start another one (``env``, ``timeout``)."""
+    index = _started(argv)
+    if index is None or not is_client(argv[index]):
+        return None
+    return Call(index, 0, len(argv[index]), argv[index], tuple(argv[index + 1 :]), comes_first=True)
+
+
+def shell_in_words(argv: Sequence[str]) -> int | None:
+    """Where the shell stands that ``argv`` starts, itself or behind programs that start another one."""
+    index = _started(argv)
+    return index if index is not None and shell.is_shell(argv[index]) else None
+
+
+def _started(argv: Sequence[str]) -> int | None:
+    if not argv:
+        return None
+    if is_client(argv[0]) or shell.is_shell(argv[0]):
+        return 0
+    if posixpath.basename(argv[0]) not in _STARTERS:
+        return None
+    return next((at for at, word in enumerate(argv) if is_client(word) or shell.is_shell(word)), None)
+
+
+def anywhere(argv: Sequence[str]) -> list[Call]:
+    """The calls in ``argv``, also where another program that nobody knows stands in front of the client's path."""
+    if call := in_words(argv):
+        return [call]
+    for first, word in enumerate(argv):
+        if shell.is_shell(word) and (index := shell.script_index(argv[first:])) is not None:
+            index += first
+            return in_script(argv[index], index) if index < len(argv) else []
+        if is_client(word) and "/" in word:
+            return [Call(first, 0, len(word), word, tuple(argv[first + 1 :]), comes_first=False)]
+    return []
+
+
+def too_long(commands: Iterable[Sequence[str]]) -> str | None:
+    """What is wrong where the ``commands`` of a pod are too long to be read for calls."""
+    length = sum(len(word) for words in commands for word in words if CLIENT in word)
+    if length <= MOST_CHARACTERS:
+        return None
+    return f"the commands that call {CLIENT} have {length} characters: bitfusiond reads at most {MOST_CHARACTERS}"
+
+
+def in_script(script: str, index: int = 0) -> list[Call]:
+    """The calls in a shell's ``script``, which is the word with number ``index`` of its command."""
+    if CLIENT not in script:
+        return []
+    found = []
+    comes_first = True
+    for command in commands(script):
+        if CLIENT in script[command[0].start : command[-1].end] and (call := _call(command, index, comes_first)):
+            found.append(call)
+        comes_first = False
+    return sorted(found, key=lambda call: call.start)
+
+
+def _call(command: Command, index: int, comes_first: bool) -> Call | None:
+    program = command[0].text or ""
+    if is_client(program):
+        at = 0
+    elif posixpath.basename(program) in _STARTERS:
+        at = next((at for at, word in enumerate(command) if CLIENT in word.raw and is_client(word.text or "")), 0)
+        if not at:
+            return None
+    else:
+        return None
+    word = command[at]
+    return Call(
+        index, word.start, word.end, word.text or "", tuple(each.text for each in command[at + 1 :]), comes_first
+    )
+
+
+def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | None:
+    """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
+    for call in calls:
+        asked = shares(call, total_megabytes)
+        if asked is not None and asked > counted:
+            words = " ".join([CLIENT, "run", *(f"{option} {value}" for option, value in _options(call.words[1:]))])
+            return (
+                f"{shown(words)} asks for {asked} shares of {names.GPU}, the container for {counted}: ask"
+                f" for less there, or for more in resources.limits; {names.SHARES_OF_ONE_GPU} shares are one GPU"
+            )
+    return None
+
+
+def shares(call: Call, total_megabytes: int) -> int | None:
+    """How many hundredths of a GPU ``call`` asks for; None where that cannot be said.
+
+    Without ``-p`` and ``-m`` the client takes whole GPUs. ``total_megabytes`` is the memory of one, 0 = not known.
+    """
+    if not call.is_run:
+        return 0
+    gpus = Fraction(1)
+    fraction: Fraction | None = None
+    for option, value in _options(call.words[1:]):
+        if option is None or value is None or not _NUMBER.fullmatch(value):
+            return None
+        number = Fraction(value)
+        if option in _GPUS:
+            gpus = number
+        elif option in _FRACTION:
+            fraction = max(fraction or Fraction(0), number)
+        elif not total_megabytes:
+            return None
+        else:
+            fraction = max(fraction or Fraction(0), number / total_megabytes)
+    return math.ceil(gpus * (Fraction(1) if fraction is None else fraction) * names.SHARES_OF_ONE_GPU)
+
+
+def _options(words: Sequence[str | None]) -> Iterator[tuple[str | None, str | None]]:
+    """The options about GPUs before the program, with their values: ``-n 2``, ``-n2``, ``-n=2``, ``--partial=0.5``."""
+    following = iter(words)
+    for word in following:
+        if word is None:
+            yield None, None
+            return
+        if word == "--" or not word.startswith("-"):
+            return
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            name, equals, value = word[:2], word[2:], word[2:].removeprefix("=")
+        if name in _OTHER_OPTIONS_WITH_VALUE and not equals:
+            next(following, None)
+        elif name in {*_GPUS, *_FRACTION, *_MEGABYTES}:
+            yield name, value if equals else next(following, None)

@@ -1,0 +1,161 @@
+"""The commands in a shell's script: which words it would read as programs and their arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bitfusiond.core.admission.shell import ASSIGNMENT
+
+# What a command may begin with before its own first word.
+_OPENING = frozenset({"if", "then", "elif", "else", "do", "while", "until", "!", "{", "time", "coproc"})
+
+
+class Word(NamedTuple):
+    """A word of a script, as it is written from ``start`` to ``end``."""
+
+    start: int
+    end: int
+    raw: str
+
+    @property
+    def text(self) -> str | None:
+        """The word that a program gets; None where only the shell knows: an expansion or a substitution."""
+        return None if _expands(self.raw) else _QUOTING.sub(_unquoted, self.raw)
+
+
+_TOKEN = re.compile(
+    r"""
+      (?P<blank> (?: [ \t] | \\\n )++ )
+    | (?P<comment> \#[^\n]* )
+    | (?P<newline> \n )
+    | (?P<heredoc> <<-?+ (?!<) )
+    | (?P<redirection> <<< | <> | [<>]& | &>>?+ | >> | >\| | [<>] (?!\() )
+    | (?P<function> \(\s*+\) )
+    | (?P<substitution> [$<>]\( )
+    | (?P<array> (?<==)\( )
+    | (?P<open> \( )
+    | (?P<close> \) )
+    | (?P<operator> [;&|]++ )
+    | (?P<word> (?:
+          [^\s;&|()<>'"\\$`]++ | \\. | '[^']*+' | "(?: [^"\\]++ | \\. )*+" | \$'(?: [^'\\]++ | \\. )*+'
+        | \$\{[^}]*+\} | \$(?!\() | `(?: [^`\\]++ | \\. )*+` )++ )
+    | (?P<other> ['"`].* | . )  # a quotation that nobody closes is an error to the shell
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUOTING = re.compile(r"""'([^']*+)'|"((?:[^"\\]++|\\.)*+)"|\\(.)""", re.DOTALL)
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    single, double, escaped = match.groups()
+    if single is not None:
+        return str(single)
+    if double is not None:
+        return re.sub(r'\\(["\\$`\n])', lambda found: "" if found[1] == "\n" else found[1], double)
+    return "" if escaped == "\n" else str(escaped)
+
+
+def _expands(raw: str) -> bool:
+    return ("$" in raw or "`" in raw) and bool(re.search(r"[$`]", re.sub(r"'[^']*+'?+|\\.", "", raw, flags=re.DOTALL)))
+
+
+Command = list[Word]
+
+
+def commands(script: str) -> Iterator[Command]:
+    """The simple commands of ``script``: the words of each, without assignments, redirections and what opens a block.
+
+    Also those in a function, a subshell and a substitution that is not inside double quotes. Not read are the bodies of
+    here-documents, comments and arrays. Takes time in proportion to the length of ``script``.
+    """
+    return _Reader(script).commands()
+
+
+class _Reader:
+    """One reading of a script: where it is, and what is open there."""
+
+    def __init__(self, script: str) -> None:
+        self._script = script
+        self._words: Command = []
+        self._outside: list[tuple[Command, str]] = []  # of each open bracket: the command around it, and its kind
+        self._redirection = ""  # of which the next word is the target
+        self._documents: list[tuple[bool, str]] = []  # their bodies begin behind this line
+
+    def commands(self) -> Iterator[Command]:
+        at = 0
+        while match := _TOKEN.match(self._script, at):
+            at = match.end()
+            match match.lastgroup:
+                case "blank" | "comment" | "other":
+                    continue
+                case "word":
+                    self._word(match)
+                case "redirection" | "heredoc":
+                    self._redirect(match)
+                case "substitution" | "array" as kind:
+                    self._open(kind)
+                case "open":
+                    yield from self._command()
+                    self._open("subshell")
+                case "close":
+                    yield from self._close(match)
+                case _ if self._outside and self._outside[-1][1] == "array":
+                    continue
+                case kind:
+                    yield from self._command()
+                    if kind == "newline":
+                        at = self._behind_documents(at)
+        while self._outside:
+            yield from self._command()
+            self._words, _ = self._outside.pop()
+        yield from self._command()
+
+    def _command(self) -> Iterator[Command]:
+        """The command that ends here, if there is one."""
+        words, self._words, self._redirection = self._words, [], ""
+        first = 0
+        while first < len(words) and (words[first].raw in _OPENING or ASSIGNMENT.match(words[first].raw)):
+            first += 1
+        if first < len(words):
+            yield words[first:]
+
+    def _word(self, match: re.Match[str]) -> None:
+        if self._redirection in {"<<", "<<-"}:
+            self._documents.append((self._redirection == "<<-", _QUOTING.sub(_unquoted, match[0])))
+        elif not self._redirection:
+            self._words.append(Word(match.start(), match.end(), match[0]))
+        self._redirection = ""
+
+    def _redirect(self, match: re.Match[str]) -> None:
+        if self._words and self._words[-1].end == match.start() and self._words[-1].raw.isdigit():
+            self._words.pop()  # a descriptor
+        self._redirection = match[0]
+
+    def _open(self, kind: str) -> None:
+        self._outside.append((self._words, kind))
+        self._words, self._redirection = [], ""
+
+    def _close(self, match: re.Match[str]) -> Iterator[Command]:
+        if not self._outside:
+            self._words = []  # a pattern of `case`
+            return
+        around, kind = self._outside.pop()
+        if kind != "array":
+            yield from self._command()
+        self._words = around
+        if kind == "substitution":
+            self._words.append(Word(match.start(), match.end(), "$"))
+
+    def _behind_documents(self, at: int) -> int:
+        """Where the script goes on behind the here-documents whose bodies begin ``at``."""
+        for strips_tabs, delimiter in self._documents:
+            while at < len(self._script):
+                end = self._script.find("\n", at)
+                line = self._script[at:] if end < 0 else self._script[at:end]
+                at = len(self._script) if end < 0 else end + 1
+                if (line.lstrip("\t") if strips_tabs else line) == delimiter:
+                    break
+        self._documents.clear()
+        return at

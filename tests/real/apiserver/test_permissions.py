@@ -1,0 +1,393 @@
+"""The manifests permit the webhook all that it does and nothing else: by the API server's own audit log."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bitfusiond.core import names
+from bitfusiond.core.tokens.copies import TOKENS
+from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
+from bitfusiond.webhook.certificates.selfmanaged import SECRET
+from tests import MANIFESTS
+from tests.fakes.handshakes import ca_bundle
+from tests.fakes.processes import running, wait_until
+from tests.pods import container, pod
+from tests.real.harness import grants
+from tests.real.harness.apiserver import APIServer, Refused, started
+from tests.real.harness.grants import Grant, Request
+
+BASE = MANIFESTS / "base"
+KINDS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+
+
+def _manifests() -> list[dict[str, Any]]:
+    """What is about permissions in all that an installation applies, namespaces first."""
+    files = yaml.safe_load((BASE / "kustomization.yaml").read_text())["resources"]
+    documents = [document for file in files for document in yaml.safe_load_all((BASE / file).read_text())]
+    found = [document for document in documents if document["kind"] in KINDS]
+    return sorted(found, key=lambda document: KINDS.index(document["kind"]))
+
+
+OBJECTS = _manifests()
+ACCOUNT = "bitfusion-webhook-deployment"
+USER = f"system:serviceaccount:{names.NAMESPACE}:{ACCOUNT}"
+TOKEN_NAMESPACE = "kube-system"
+CORE = "/api/v1"
+APPLY = "application/apply-patch+yaml"
+ROUNDS = 40
+OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "train", "uid": "0001", "controller": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """An API server with the manifests applied, and its audit log."""
+
+    api: APIServer
+    audit_log: Path
+    directory: Path
+
+    def apply(self, document: dict[str, Any]) -> None:
+        namespace = document["metadata"].get("namespace")
+        group = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else CORE
+        place = f"{group}/namespaces/{namespace}" if namespace else group
+        path = f"{place}/{document['kind'].lower()}s/{document['metadata']['name']}"
+        self.api.request("PATCH", f"{path}?fieldManager=kubectl&force=true", document, APPLY)
+
+    def namespace(self, name: str) -> str:
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        return name
+
+    def put(self, namespace: str, name: str, **data: bytes) -> None:
+        metadata = {"name": name, "namespace": namespace}
+        encoded = {key.replace("_", "."): base64.b64encode(value).decode() for key, value in data.items()}
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded})
+
+    def put_tokens(self, value: bytes) -> None:
+        for token in TOKENS:
+            self.put(TOKEN_NAMESPACE, token.secret, **{token.file: value})
+
+    def tokens(self, namespace: str) -> list[bytes]:
+        """The contents of the copies that are there."""
+        return [value for token in TOKENS for value in self.secret(namespace, token.secret).values()]
+
+    def secret(self, namespace: str, name: str) -> dict[str, bytes]:
+        try:
+            data = self.api.request("GET", f"{CORE}/namespaces/{namespace}/secrets/{name}")["data"]
+        except Refused as refused:
+            assert refused.code == 404  # noqa: PT017
+            return {}
+        return {key: base64.b64decode(value) for key, value in data.items()}
+
+    def node(self, name: str, shares: int) -> None:
+        self.api.create(f"{CORE}/nodes", {"metadata": {"name": name}})
+        # The kubelet, which is not here, writes the status.
+        status = {"status": {"capacity": {names.GPU: str(shares)}, "allocatable": {names.GPU: str(shares)}}}
+        self.api.request("PATCH", f"{CORE}/nodes/{name}/status", status, "application/merge-patch+json")
+
+    def configure(self, target: Target) -> None:
+        """A configuration without a caBundle. The API server calls nobody: the tests create no pod in it."""
+        webhook = {
+            "clientConfig": {"service": {"namespace": names.NAMESPACE, "name": "bwki-webhook-svc", "path": "/mutate"}},
+            "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        }
+        kind = {"apiVersion": f"{target.resource.group}/v1", "kind": target.resource.kind}
+        webhooks = [{"name": name, **webhook} for name in target.webhooks]
+        self.apply({**kind, "metadata": {"name": target.name}, "webhooks": webhooks})
+
+    def bundles(self) -> list[bytes]:
+        return [ca_bundle(self.api.request("GET", target.resource.path(None, target.name))) for target in TARGETS]
+
+    def trusted(self, than: bytes = b"") -> bool:
+        """Whether both configurations hold what the Secret holds, and that is not ``than``."""
+        authorities = self.secret(names.NAMESPACE, SECRET).get("ca.crt", than)
+        return authorities != than and self.bundles() == [authorities] * 2
+
+    def asked(self) -> list[Request]:
+        return list(grants.requests(self.audit_log, USER))
+
+    def kubeconfig(self) -> Path:
+        """With a token of the ServiceAccount that the manifests bring."""
+        path = f"{CORE}/namespaces/{names.NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
+        token = self.api.create(path, {"spec": {}})["status"]["token"]
+        cluster = {"server": self.api.url, "certificate-authority": str(self.api.ca)}
+        document = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "webhook"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "webhook", "user": {"token": token}}],
+        }
+        file = self.directory / "kubeconfig"
+        file.write_text(json.dumps(document))
+        return file
+
+
+class Replica:
+    """A webhook as a process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, cluster: Cluster) -> None:
+        self.process = process
+        self._log = log
+        self._cluster = cluster
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+    def says(self, event: str, words: str = "") -> bool:
+        return any(line["event"] == event and words in json.dumps(line) for line in self.log())
+
+    def request(self, path: str, body: object = None) -> bytes:
+        """Over HTTPS, trusting what the Secret holds and nothing else."""
+        context = ssl.create_default_context(cadata=self._cluster.secret(names.NAMESPACE, SECRET)["ca.crt"].decode())
+        context.check_hostname = False  # it is made for the Service's name
+        address = next(line["address"] for line in self.log() if line["event"] == "listening")
+        data, headers = (None if body is None else json.dumps(body).encode()), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"https://{address}{path}", data, headers)
+        with urllib.request.urlopen(request, context=context, timeout=15) as answer:
+            return bytes(answer.read())
+
+    def ready(self) -> bool:
+        try:
+            return b"ok" in self.request("/readyz")
+        except (OSError, KeyError, StopIteration):
+            return False
+
+    def readiness(self) -> bytes:
+        try:
+            return self.request("/readyz")
+        except urllib.error.HTTPError as error:
+            return error.read()
+
+    def review(self, path: str, namespace: str, document: dict[str, Any]) -> str:
+        """Why the pod is refused; empty: it is admitted."""
+        request = {
+            "uid": "1",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "operation": "CREATE",
+            "namespace": namespace,
+            "object": document,
+        }
+        answer = self.request(
+            path, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+        )
+        response = json.loads(answer)["response"]
+        return "" if response["allowed"] else str(response["status"]["message"])
+
+    def mutate(self, namespace: str, document: dict[str, Any] | None = None) -> str:
+        return self.review("/mutate", namespace, document or pod())
+
+    def validate(self, shares: int) -> str:
+        """The verdict on a pod of which only what nodes have decides: status injected, but mode none."""
+        limits = {names.GPU: str(shares)}
+        given = pod(container(limits), mode="none", annotations={names.STATUS: names.STATUS_INJECTED})
+        return self.review("/validate", "team", given)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """An API server of our own: what other tests leave behind would be seen by the webhook, and theirs by ours."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd to run this")
+    directory = tmp_path_factory.mktemp("permissions")
+    policy, audit_log = directory / "audit-policy", directory / "audit.log"
+    policy.write_text(json.dumps(grants.POLICY))
+    with started(Path(assets), directory, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
+        made = Cluster(api, audit_log, directory)
+        made.namespace(TOKEN_NAMESPACE)
+        for document in OBJECTS:
+            made.apply(document)
+        yield made
+
+
+@contextmanager
+def replica(cluster: Cluster, name: str) -> Iterator[Replica]:
+    arguments = [
+        *[sys.executable, "-m", "bitfusiond", "--role", "webhook", "--kubeconfig", str(cluster.kubeconfig())],
+        *["--listen", "127.0.0.1:0", "--observe", "none", "--drain-seconds", "0"],
+    ]
+    log = cluster.directory / f"{name}.log"
+    with running(arguments, log) as process:
+        yield Replica(process, log, cluster)
+
+
+@pytest.fixture(scope="module")
+def asked(cluster: Cluster) -> list[Request]:
+    """What two replicas asked for while everything happened that can happen to them."""
+    try:
+        _everything_happens(cluster)
+    except Exception as error:
+        error.add_note(f"forbidden until then: {[each for each in cluster.asked() if each.forbidden]}")
+        raise
+    return cluster.asked()
+
+
+def _everything_happens(cluster: Cluster) -> None:
+    team = cluster.namespace("team")
+    with replica(cluster, "one") as one, replica(cluster, "other") as other:
+        # The first start: one CA, whoever is faster; configurations that come later, go, and come again.
+        wait_until(lambda: one.ready() and other.ready(), "both replicas")
+        for target in TARGETS:
+            cluster.configure(target)
+        wait_until(cluster.trusted, "the caBundles")
+        for target in TARGETS:
+            cluster.api.request("DELETE", target.resource.path(None, target.name))
+            cluster.configure(target)
+        wait_until(cluster.trusted, "the caBundles of new configurations")
+        _tokens_come_and_change(cluster, one, other, team)
+        _nodes_come(cluster, one)
+        refused = pod(container({names.GPU_AMOUNT: "1", names.GPU_PERCENT: "101"}))
+        refused["metadata"]["ownerReferences"] = [OWNER]
+        assert "101 is not an integer" in one.mutate(team, refused)
+        events = f"{CORE}/namespaces/{team}/events"
+        wait_until(lambda: bool(cluster.api.request("GET", events)["items"]), "the Event")
+        # A broken Secret is written anew.
+        before = cluster.secret(names.NAMESPACE, SECRET)["ca.crt"]
+        cluster.put(names.NAMESPACE, SECRET, ca_key=b"no key")
+        wait_until(lambda: cluster.trusted(before), "a new CA")
+        wait_until(lambda: one.ready() and other.ready(), "both replicas with the new CA")
+        for each in (one, other):
+            each.process.send_signal(signal.SIGTERM)
+            assert each.process.wait(10) == 0
+
+
+def _tokens_come_and_change(cluster: Cluster, one: Replica, other: Replica, team: str) -> None:
+    old = {token.file: b"a: 1" for token in TOKENS}
+    cluster.put(TOKEN_NAMESPACE, names.EARLIER_TOKEN_SECRET, **old)
+    wait_until(lambda: not one.mutate(team), "the earlier Secret as the source")
+    assert cluster.tokens(team) == [b"a: 1"] * 3
+    for value in (b"b: 2", b"c: 3"):
+        cluster.put_tokens(value)
+        wait_until(partial(_arrived, cluster, team, value), "a rotation")
+    # Two replicas that copy the same at the same moment: whoever comes second looks again at what is there.
+    missing = {token.secret for token in TOKENS}
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(ROUNDS):
+            space = cluster.namespace(f"race-{number}")
+            verdicts = [pool.submit(each.mutate, space) for each in (one, other)]
+            assert [verdict.result() for verdict in verdicts] == ["", ""]
+            missing -= {each.name for each in cluster.asked() if (each.verb, each.resource) == ("get", "secrets")}
+            if not missing:
+                return
+    pytest.fail(f"in {ROUNDS} rounds two replicas were never in each other's way over {missing}")
+
+
+def _arrived(cluster: Cluster, namespace: str, value: bytes) -> bool:
+    return cluster.tokens(namespace) == [value] * 3
+
+
+def _nodes_come(cluster: Cluster, one: Replica) -> None:
+    cluster.node("small", 100)
+    wait_until(lambda: "Resource validation failed" in one.validate(200), "the small node")
+    cluster.node("large", 400)
+    wait_until(lambda: not one.validate(200), "the large node")
+
+
+def test_nothing_that_the_webhook_asks_for_is_forbidden(asked: list[Request]) -> None:
+    assert asked
+    assert [request for request in asked if request.forbidden] == []
+
+
+def test_every_verb_that_the_manifests_grant_is_used_and_as_widely_as_it_is_granted(asked: list[Request]) -> None:
+    given = grants.granted(OBJECTS, ACCOUNT)
+    assert len(given) == len(set(given)) > 20
+    assert grants.unused(given, asked) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (
+            Grant(None, "", "secrets", "bitfusion-client-secret-ca.crt", "delete"),
+            "delete secrets bitfusion-client-secret-ca.crt everywhere",
+        ),
+        (
+            Grant(None, "", "secrets", "bwki-webhook-certs", "get", frozenset({"bwki"})),
+            "get secrets bwki-webhook-certs everywhere",
+        ),
+        (Grant("bwki", "", "secrets", "bwki-webhook-certs", "create"), "create secrets bwki-webhook-certs in bwki"),
+        (Grant(None, "", "nodes", "small", "get"), "get nodes small everywhere"),
+    ],
+    ids=["a verb", "a Role would do", "RBAC sees no name", "a name"],
+)
+def test_a_grant_that_is_not_needed_is_named(asked: list[Request], extra: Grant, words: str) -> None:
+    assert grants.unused([*grants.granted(OBJECTS, ACCOUNT), extra], asked) == [words]
+
+
+@contextmanager
+def without(cluster: Cluster, resource: str) -> Iterator[None]:
+    """The ClusterRole without its last rule about ``resource``."""
+    role = next(
+        document
+        for document in OBJECTS
+        if (document["kind"], document["metadata"]["name"]) == ("ClusterRole", "bitfusiond-webhook")
+    )
+    less = copy.deepcopy(role)
+    *_, last = (rule for rule in less["rules"] if rule["resources"] == [resource])
+    less["rules"].remove(last)
+    cluster.apply(less)
+    try:
+        yield
+    finally:
+        cluster.apply(role)
+
+
+def copies_told(cluster: Cluster, one: Replica) -> bool:
+    # A new one each time: RBAC takes up a change a moment later, and a copy that is there is not made again.
+    space = cluster.namespace(f"without-copies-{time.monotonic_ns()}")
+    return "administrator must apply the ClusterRole of bitfusiond again" in one.mutate(space)
+
+
+def nodes_told(cluster: Cluster, one: Replica) -> bool:
+    return one.says("cannot follow", "nodes is forbidden")
+
+
+def namespaces_told(cluster: Cluster, one: Replica) -> bool:
+    return one.says("cannot follow", "namespaces is forbidden") and b"namespaces: not listed yet" in one.readiness()
+
+
+def certificates_told(cluster: Cluster, one: Replica) -> bool:
+    return one.says("certificates cannot be kept", "is forbidden")
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb", "told"),
+    [
+        ("secrets", "create", copies_told),
+        ("nodes", "list", nodes_told),
+        ("namespaces", "list", namespaces_told),
+        ("mutatingwebhookconfigurations", "get", certificates_told),
+    ],
+)
+def test_a_rule_that_is_missing_is_told_and_in_the_audit_log(
+    cluster: Cluster, asked: list[Request], resource: str, verb: str, told: Callable[[Cluster, Replica], bool]
+) -> None:
+    def refused() -> bool:
+        later = cluster.asked()[len(asked) :]
+        return any(request.forbidden and (request.verb, request.resource) == (verb, resource) for request in later)
+
+    with without(cluster, resource), replica(cluster, f"without-{resource}") as one:
+        wait_until(lambda: one.says("listening"), "the webhook")
+        wait_until(lambda: told(cluster, one), "words about it")
+        wait_until(refused, "the refusal in the audit log")

@@ -1,0 +1,107 @@
+"""The benchmarks that need no cluster, in their smallest form: they run, and give figures whatever these are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.tools.bench import __main__ as bench
+from tests.tools.bench import admission, core, memory, plugin, populate, startup, trees
+from tests.tools.bench.measure import Figure, cpu_microseconds, paired
+
+
+def once(
+    name: str,
+    unit: str,
+    ours: Callable[[], float],
+    baseline_name: str,
+    baseline: Callable[[], float],
+    rounds: int = 1,
+    aim: float | None = None,
+) -> Figure:
+    """``compare`` with one round, and none to warm up."""
+    assert rounds > 0
+    return paired(name, unit, [(ours(), baseline())], baseline_name, aim=aim)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (core, plugin, populate, startup):
+        monkeypatch.setattr(module, "compare", once)
+    monkeypatch.setattr(core, "cpu_microseconds", partial(cpu_microseconds, times=10))
+    monkeypatch.setattr(startup, "ROLES", ["render"])
+    monkeypatch.setattr(admission, "CONNECTIONS", (2,))
+    monkeypatch.setattr(admission, "ROUNDS", 1)
+    monkeypatch.setattr(admission.Server.load, "__defaults__", (0.2, None))
+    for name, value in {"SETTLE_SECONDS": 0.0, "IDLE_SECONDS": 0.2, "RESTARTS": 1}.items():
+        monkeypatch.setattr(plugin, name, value)
+    for name, number in {"ROUNDS": 1, "SAMPLES": 2, "WARM_UP": 20, "CHANGES": 20}.items():
+        monkeypatch.setattr(memory, name, number)
+    monkeypatch.setattr(populate, "ROUNDS", 1)
+    monkeypatch.setattr(populate, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(os, "sync", lambda: None)  # what others write is not measured here
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def check(figures: Iterable[Figure], names: set[str]) -> None:
+    """Each is a row with numbers in it; ``names`` are among them."""
+    found = {figure.name: figure for figure in figures}
+    assert names <= set(found)
+    for figure in found.values():
+        assert math.isfinite(figure.ours)
+        assert figure.baseline is None or math.isfinite(figure.baseline)
+
+
+def test_core_admission_startup_and_plugin_print_their_rows_and_write_them_as_json(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["core", "admission", "startup", "plugin"]
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["bench", "--json", str(file), *names])
+    bench.main()
+    figures = [Figure(**each) for each in json.loads(file.read_text())]
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.startswith(figure.name) for row, figure in zip(rows, figures, strict=True)] == [True] * len(rows)
+    check(
+        figures,
+        {
+            "mutate, the README's pod",
+            "admissions, 2 connections",
+            "--role render --help",
+            f"resident, {plugin.DEVICES} devices",
+        },
+    )
+
+
+def test_memory_measures_a_program_and_the_growth_of_both_servers() -> None:
+    check(
+        [
+            *memory._against("init", "done", memory._init, "python -c pass", memory._program),
+            *memory._growth(20, 20),
+        ],
+        {"init, memory", "webhook, 20 admissions: growth each 1,000", "plugin, 20 changes of the list: memory"},
+    )
+
+
+def test_populate_measures_a_tree_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with populate._bench() as measured:
+        check(
+            [*measured.tree("tiny", trees.tiny), *measured.tiny()],
+            {"opt in another volume, tiny", "second run, tiny", "init of three files, exec to exit"},
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_no_benchmark_is_refused_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "cores"])
+    with pytest.raises(SystemExit, match="2"):
+        bench.main()
+    assert "'cores' is not one of core, admission" in capsys.readouterr().err
