@@ -16,10 +16,10 @@ import pytest
 import trustme
 
 from bitfusiond.core import names
-from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import Installation, Replica, copies, installed, namespace, routed
 from tests.fakes.processes import wait_until
 from tests.pods import pod
+from tests.real.harness.apiserver import APIServer, Refused
+from tests.real.harness.webhook import Installation, Replica, copies, installed, namespace, routed
 
 PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 PLACE = "/etc/kubernetes/admission"  # of the page

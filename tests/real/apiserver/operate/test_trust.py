@@ -13,13 +13,12 @@ import trustme
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens import marks
-from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import Installation, copies, namespace, secret_path
 from tests.fakes.processes import wait_until
 from tests.real.apiserver.operate.cluster import WEBHOOK, Operator, controllers, found
 from tests.real.apiserver.operate.test_verify import row
 from tests.real.apiserver.operate.tokens import put_tokens, token_files
-from tests.pods import pod
+from tests.real.harness.apiserver import APIServer
+from tests.real.harness.webhook import Installation, copies, namespace, secret_path
 
 CORE = "/api/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
