@@ -82,7 +82,7 @@ def run(settings: Settings, *, namespace: bool, say: Say) -> None:
         say("pods of the webhook are still ending: going on without them")
     _label_taken_away(kubectl, failures, say)
     secrets = copies_of(adoption.find(kubectl, tokens), tokens)
-    _delete(kubectl, [*_OWN_SECRETS, *secrets], failures, say)
+    _delete(kubectl, [*secrets, *_OWN_SECRETS], failures, say)
     if namespace:
         _delete(kubectl, [NAMESPACE], failures, say)
         _wait_for_namespace(kubectl, timeout, failures)

@@ -303,13 +303,9 @@ def decide(copy: Copy) -> Decision:
 
 
 def upkeep(copy: Copy) -> Decision:
-    """What the copy needs while no pod asks for it: that which we wrote follows its source, all else is left alone.
-
-    One that is not there comes back: the caller knows that a pod was admitted because of it.
-    """
-    if copy.stored is None:
-        return decide(copy)
-    return _follow(copy, copy.stored) if state(copy) in FOLLOWING else Leave()
+    """What the copy needs while no pod asks for it: that which we wrote follows its source, all else is left alone."""
+    stored = copy.stored
+    return _follow(copy, stored) if stored is not None and state(copy) in FOLLOWING else Leave()
 
 
 def _others(copy: Copy, stored: Summary, whose: str) -> Leave | Refuse:

@@ -370,10 +370,11 @@ class Replication:
         )
 
     async def _write_one(self, key: Key) -> bool:
-        if key not in self._lost and not self._inventory.exists(key):
-            return False  # deleted meanwhile: it comes back when a pod needs it
+        # One that is deleted meanwhile comes back when a pod needs it.
+        is_lost = key in self._lost and not self._inventory.exists(key)
         try:
-            wrote = await ensure_copy(self._cluster, self._inventory, key, self._inventory.upkeep)
+            decide = self._inventory.decide if is_lost else self._inventory.upkeep
+            wrote = await ensure_copy(self._cluster, self._inventory, key, decide)
         except Problem as problem:
             if key in self._lost and problem.reason in _LOST_FOR_GOOD:
                 self._lost.discard(key)

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from bitfusiond.core import names
 from bitfusiond.core.tokens import marks
 from bitfusiond.kube import SECRETS, ConflictError, Object, UnavailableError
+from bitfusiond.webhook.tokens import replication
 from tests.fakes.cluster import FakeCluster
 from tests.unit.webhook.conftest import Events
 from tests.unit.webhook.tokens.cluster import CA, HOME, put_sources, running, secret, value, values, writes
@@ -125,6 +126,21 @@ async def test_copies_follow_to_another_token_namespace_though_the_sources_of_be
     async with running(cluster, token_namespace="vault"):
         await trio.sleep(1)
         assert values(cluster) == ["c: 3"] * 3
+
+
+async def test_a_copy_that_is_deleted_while_a_rotation_is_about_to_write_it_does_not_come_back(
+    cluster: FakeCluster, autojump_clock: MockClock
+) -> None:
+    async with running(cluster) as tokens:
+        assert await tokens.ensure("team", dry_run=False) == []
+        await trio.sleep(replication._RECENT_SECONDS + 1)
+        release = cluster.hang(verb="update", namespace="team")
+        put_sources(cluster, "b: 2")
+        await trio.sleep(1)
+        cluster.remove(SECRETS, "team", CA.secret)
+        release()
+        await trio.sleep(60)
+        assert values(cluster) == [None, "b: 2", "b: 2"]
 
 
 async def test_a_key_that_is_deleted_is_made_anew_and_equal_copies_get_the_new_mark(
