@@ -178,6 +178,8 @@ class Replica:
             return self.request("/readyz")
         except urllib.error.HTTPError as error:
             return error.read()
+        except urllib.error.URLError:  # no certificate yet
+            return b""
 
     def review(self, path: str, namespace: str, document: dict[str, Any]) -> str:
         """Why the pod is refused; empty: it is admitted."""
