@@ -1,6 +1,7 @@
 # Commands for users and developers of bitfusiond. `just` alone lists them.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments := true # "$@" in a recipe: nothing of what is given is read by the shell again
 
 python := env("PYTHON", "python3")
 venv := env("VENV", ".venv")
@@ -54,11 +55,11 @@ setup:
 
 # Show the main job end to end on this machine: no cluster, no root, no container engine.
 demo *ARGS: setup
-    @{{ bin }}/python -m tests.tools.demo {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.demo "$@"
 
 # Run the tests. ARGS go to pytest.
 test *ARGS: setup
-    {{ bin }}/python -m pytest {{ ARGS }}
+    {{ bin }}/python -m pytest "$@"
 
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
@@ -70,12 +71,12 @@ check: setup
 
 # Measure; prints a table.
 bench *ARGS: setup
-    @{{ bin }}/python -m tests.tools.bench {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.bench "$@"
 
 # Look for inputs that break something, SECONDS for each target or one TARGET: just fuzz [TARGET] [SECONDS] [--keep].
 fuzz *ARGS: setup
     @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ bin }}/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
-    @{{ bin }}/python -m tests.tools.fuzz {{ ARGS }}
+    @{{ bin }}/python -m tests.tools.fuzz "$@"
 
 # Make the gRPC code of proto/ anew.
 proto: setup
@@ -96,11 +97,11 @@ build: setup
 
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
 distros DIR OUT="distros": setup
-    @{{ bin }}/python -m bitfusiond.operate.distros "{{ DIR }}" "{{ OUT }}"
+    @{{ bin }}/python -m bitfusiond.operate.distros {{ quote(DIR) }} {{ quote(OUT) }}
 
 # Build the container images; PACKAGES=DIR, a directory of client packages, for bitfusion-client. ARGS go to the engine.
 build-image *ARGS:
-    @{{ images }} build {{ ARGS }}
+    @{{ images }} build "$@"
 
 # Push the container images that are built.
 push-image:
@@ -130,22 +131,22 @@ operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_T
 # Install into the cluster of kubectl's context, or bring it up to date: checks, applies, waits, proves.
 [no-exit-message]
 deploy *VARIABLES: setup
-    @{{ operate }} deploy {{ VARIABLES }}
+    @{{ operate }} deploy "$@"
 
 # Print what deploy would apply to an empty cluster; asks none, so that K8S_PLATFORM and all else must be given.
 [no-exit-message]
 manifests *VARIABLES: setup
-    @{{ operate }} manifests {{ VARIABLES }}
+    @{{ operate }} manifests "$@"
 
 # Look at every part of the installation; --namespace NAME looks at the pods and tokens of one namespace.
 [no-exit-message]
 verify *ARGS: setup
-    @{{ operate }} verify {{ ARGS }}
+    @{{ operate }} verify "$@"
 
 # Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay.
 [no-exit-message]
 uninstall *VARIABLES: setup
-    @{{ operate }} uninstall {{ VARIABLES }}
+    @{{ operate }} uninstall "$@"
 
 # Make the token Secrets from the directory of an unpacked token, or bring them up to date.
 [no-exit-message]

@@ -23,7 +23,7 @@ from bitfusiond.pacing import Repeats
 
 BODY_LIMIT = 4 * 2**20  # bytes; an API server stores no object above 1.5 MiB, and a review holds it twice
 ANSWER_LIMIT = 4 * 2**20  # bytes
-MOST_VALUES = 250_000  # objects and lists in a body
+MOST_VALUES = 100_000  # objects and lists in a body
 ENDPOINTS = ("/mutate", "/validate")
 _LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
 _REPEAT_SECONDS = 10.0  # between two lines about what is wrong with requests

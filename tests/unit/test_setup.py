@@ -1,4 +1,4 @@
-"""``just setup``, on which the other recipes stand: an environment of another Python is named, not used in silence."""
+"""``just setup``, on which the other recipes stand, and what all of them do with the words that they are given."""
 
 from __future__ import annotations
 
@@ -95,3 +95,23 @@ def test_what_was_installed_for_another_python_is_installed_anew(venv: Path) -> 
     (venv / "asked").unlink()
     assert setup(venv) == (0, "")
     assert not (venv / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distros", "{}"],
+        ["distros", "/", "{}/{}"],
+        ["tokens", "{}"],
+        ["manifests", "TOTAL_GPU_MEMORY={}"],
+        ["uninstall", "NAMESPACE={}"],
+        ["test", "--no-such-option={}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_shell_reads_what_a_recipe_is_given(tmp_path: Path, words: list[str]) -> None:
+    marker = tmp_path / "marker"
+    given = [word.replace("{}", f"$(touch {marker})") for word in words]
+    done = subprocess.run([JUST, *given], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert not marker.exists()

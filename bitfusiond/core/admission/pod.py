@@ -157,6 +157,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
             else:
                 resources.refuse_shares("ask for")
     reads_commands = check_length(spec, (container for _, container, _ in asking))
+    gpu_containers = [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking]
     is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
     if not asking and is_read:
         spec["containers"].problem(
@@ -177,7 +178,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         spec["volumes"].objects(_MOST_VOLUMES),
         groups["initContainers"],
         groups["containers"],
-        [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking],
+        gpu_containers,
     )
 
 

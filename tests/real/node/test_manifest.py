@@ -75,7 +75,7 @@ def _text(path: Path) -> str:
 @pytest.fixture(scope="module")
 def daemon(node: Node, image: str) -> Iterator[Daemon]:
     """The manifest, applied with another image and faster probes, and its pod ready; deleted at the end."""
-    document = yaml.safe_load(_MANIFEST.read_text())
+    account, document = yaml.safe_load_all(_MANIFEST.read_text())
     (container,) = document["spec"]["template"]["spec"]["containers"]
     container["image"] = image
     (interval,) = (each for each in container["env"] if each["name"] == "INTERVAL")
@@ -85,12 +85,14 @@ def daemon(node: Node, image: str) -> Iterator[Daemon]:
     with suppress(client.ApiException):  # the tests of a whole cluster leave it
         node.core.delete_namespaced_secret(_SERVERS, _NAMESPACE)
     daemon = Daemon(node, ",".join(f"{key}={value}" for key, value in labels.items()))
+    node.core.create_namespaced_service_account(_NAMESPACE, account)
     node.apps.create_namespaced_daemon_set(_NAMESPACE, document)
     try:
         daemon.wait_ready()
         yield daemon
     finally:
         node.apps.delete_namespaced_daemon_set(name, _NAMESPACE)
+        node.core.delete_namespaced_service_account(account["metadata"]["name"], _NAMESPACE)
         wait_until(lambda: daemon.pod is None, "the end of the plugin's pod", 60)
         assert not SOCKET.exists(), "the plugin's pod left its socket behind"
 

@@ -132,9 +132,9 @@ def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
     assert (done.returncode, done.stderr) == (2, "uninstall: NAMESPACE: 'maybe' is not yes or no\n")
     just = Path(sys.executable).with_name("just")
     if just.exists():
-        words = [str(just), "--dry-run", "uninstall", "NAMESPACE=yes"]
-        done = subprocess.run(words, cwd=MANIFESTS.parent, capture_output=True, text=True, check=True)
-        assert done.stderr.rstrip().endswith("bitfusiond.operate uninstall NAMESPACE=yes")
+        words = [str(just), "uninstall", "NAMESPACE=maybe"]
+        done = subprocess.run(words, cwd=MANIFESTS.parent, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "uninstall: NAMESPACE: 'maybe' is not yes or no")
 
 
 # --- by the version of the API server -------------------------------------------------------------------------------
