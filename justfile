@@ -61,6 +61,10 @@ demo *ARGS: setup
 test *ARGS: setup
     {{ bin }}/python -m pytest "$@"
 
+# Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
+test-fast *ARGS: setup
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' "$@"
+
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
     {{ bin }}/ruff check .

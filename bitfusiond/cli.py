@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[str, settings.Common]:
+    """The role, and its settings from flags and environment. Prints and exits for --help and --version."""
     first = _Parser(prog="bitfusiond", add_help=False, allow_abbrev=False)
     first.add_argument("--role")
     first.add_argument("-h", "--help", action="store_true")
@@ -101,6 +102,7 @@ def _overview() -> str:
 
 
 def _run(role: str, chosen: settings.Common) -> int:
+    """Import the role that the settings are of, and run it; return the exit status."""
     match chosen:
         case settings.Webhook():
             from bitfusiond import supervise  # noqa: PLC0415
@@ -112,7 +114,7 @@ def _run(role: str, chosen: settings.Common) -> int:
             from bitfusiond.plugin import service as plugin_service  # noqa: PLC0415
 
             return supervise.run(plugin_service.serve, chosen)
-        case settings.Init():
+        case settings.Populate():
             from bitfusiond import populate  # noqa: PLC0415
 
             return populate.run(chosen)

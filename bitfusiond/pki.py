@@ -112,7 +112,7 @@ def remains(data: Mapping[str, str]) -> tuple[x509.Certificate, ...]:
 
 def certificates_of(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The CAs of a bundle, each once. What cannot be read is left out."""
-    found: dict[str, x509.Certificate] = {}
+    by_fingerprint: dict[str, x509.Certificate] = {}
     for block in _BLOCK.findall(pem):
         try:
             with warnings.catch_warnings():  # of certificates that no standard allows
@@ -121,10 +121,10 @@ def certificates_of(pem: bytes) -> tuple[x509.Certificate, ...]:
                 if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
                     continue
             str(certificate.subject.rfc4514_string()), certificate.public_key()  # read lazily, and may not be readable
-            found.setdefault(fingerprint(certificate), certificate)
+            by_fingerprint.setdefault(fingerprint(certificate), certificate)
         except Exception:  # noqa: BLE001, S112 - the library has a class of its own for each odd thing in a certificate
             continue
-    return tuple(found.values())
+    return tuple(by_fingerprint.values())
 
 
 def is_ours(certificate: x509.Certificate) -> bool:
@@ -214,7 +214,7 @@ def perform(
             return replace(vault, trusted=tuple(each for each in vault.trusted if fingerprint(each) not in ids)), None
     made = make_ca(now, lives)
     by_id = {fingerprint(each): each for each in known}
-    kept = rotation.carried([authority(each) for each in by_id.values()])
+    kept = rotation.taken_over([authority(each) for each in by_id.values()])
     return Vault((made.certificate, *(by_id[each.id] for each in kept)), made, None, now), made
 
 
@@ -243,6 +243,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _issuer(trusted: tuple[x509.Certificate, ...], pem: bytes, name: str) -> Issuer:
+    """The CA among ``trusted`` whose private key ``pem`` is. Raises BrokenError, which calls the key ``name``."""
     try:
         key = serialization.load_pem_private_key(pem, None)
     except _UNREADABLE:

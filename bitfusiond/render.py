@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 import jsonpatch
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
 from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.fields import Json, mapping
+from bitfusiond.core.objects import Pod
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import config, yaml_documents
 from bitfusiond.settings import Render
@@ -45,11 +47,11 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
         print(f"{source}: {error}", file=stderr)
         return 1
     before = yaml_documents.dump(documents)
-    admitted: list[Any] = []
+    admitted: list[object] = []
     refused = False
     for document in documents:
-        result, problems = _admit(document, rules, source, stderr, keep_refused=settings.diff)
-        refused = refused or problems
+        result, is_refused = _admit(document, rules, source, stderr, keep_refused=settings.diff)
+        refused = refused or is_refused
         if result is not None:
             admitted.append(result)
     after = yaml_documents.dump(admitted)
@@ -73,22 +75,22 @@ def _read(file: str, stdin: BinaryIO) -> bytes:
         raise ConfigurationError(f"--file: cannot read {file}: {error.strerror}") from None
 
 
-def _admit(document: Any, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[Any, bool]:
+def _admit(document: object, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[object, bool]:
     """One document as admitted, and whether anything in it was refused.
 
     What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None.
     """
-    if isinstance(document, dict) and isinstance(document.get("items"), list):
+    if not isinstance(document, dict):
+        return document, False
+    if isinstance(document.get("items"), list):
         results = [_admit(item, rules, source, stderr, keep_refused=keep_refused) for item in document["items"]]
         kept = [result for result, _ in results if result is not None]
-        return {**document, "items": kept}, any(problems for _, problems in results)
-    where = _POD_TEMPLATES.get(str(document.get("kind"))) if isinstance(document, dict) else None
-    if where is None:
-        return document, False
-    pod = _inside(document, where)
-    if pod is None:
-        return document, False  # no template: for the API server to refuse
-    metadata = document.get("metadata") if isinstance(document.get("metadata"), dict) else {}
+        return {**document, "items": kept}, any(refused for _, refused in results)
+    where = _POD_TEMPLATES.get(str(document.get("kind")))
+    pod = {} if where is None else mapping(document, *where)
+    if where is None or not pod:
+        return document, False  # without a template it is for the API server to refuse
+    metadata = mapping(document, "metadata")
     namespace = metadata.get("namespace") or "default"
     title = f"{source}: {document['kind']} {namespace}/{metadata.get('name') or metadata.get('generateName') or '?'}"
     verdict = mutate(pod, str(namespace), rules)
@@ -100,18 +102,12 @@ def _admit(document: Any, rules: Rules, source: str, stderr: TextIO, *, keep_ref
         return document, False
     for warning in verdict.warnings:
         print(f"{title}: warning: {warning}", file=stderr)
-    return _with_inside(document, where, jsonpatch.apply_patch(pod, verdict.operations)), False
+    return _with_pod(document, where, jsonpatch.apply_patch(pod, verdict.operations)), False
 
 
-def _inside(document: dict[str, Any], where: tuple[str, ...]) -> dict[str, Any] | None:
-    found: Any = document
-    for key in where:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else None
-
-
-def _with_inside(document: dict[str, Any], where: tuple[str, ...], pod: dict[str, Any]) -> dict[str, Any]:
+def _with_pod(document: Json, where: tuple[str, ...], pod: Pod) -> Json:
+    """A copy of ``document`` with ``pod`` under the keys ``where``."""
     if not where:
         return pod
     key, *rest = where
-    return {**document, key: _with_inside(document[key], tuple(rest), pod)}
+    return {**document, key: _with_pod(document[key], tuple(rest), pod)}

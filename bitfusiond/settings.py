@@ -153,40 +153,33 @@ def switch(value: str) -> bool:
 # --- the roles ----------------------------------------------------------------------------------------------------
 
 
+def given_by(option: Option) -> Any:
+    """A dataclass field that carries its ``option``."""
+    return dataclasses.field(metadata={"option": option})
+
+
 def option(flag: str, parse: Parser, default: str | None, help: str, **more: Any) -> Any:  # noqa: A002
-    """A dataclass field that carries its :class:`Option`."""
-    return dataclasses.field(metadata={"option": Option(flag, parse, default, help, **more)})
+    """A dataclass field with an option of its own; the parameters are those of :class:`Option`."""
+    return given_by(Option(flag, parse, default, help, **more))
 
 
-_CLIENTS = (
-    "--clients",
-    path,
-    None,
-    "the client catalogue (bitfusion-client-config.yaml); default: the packaged file",
+# Options of several roles
+_CLIENTS = Option(
+    "--clients", path, None, "the client catalogue (bitfusion-client-config.yaml); default: the packaged file"
 )
-_INJECTION = (
-    "--injection",
-    path,
-    None,
-    "the injection template (sidecarconfig.yaml); default: the packaged file",
+_INJECTION = Option(
+    "--injection", path, None, "the injection template (sidecarconfig.yaml); default: the packaged file"
 )
-_TOTAL_GPU_MEMORY = (
+_TOTAL_GPU_MEMORY = Option(
     "--total-gpu-memory",
     integer(0),
     "0",
     "MB (10^6 bytes) that the Bitfusion servers manage for one GPU; 0 = gpu-memory requests are refused",
     "TOTAL_GPU_MEMORY",
 )
-_OBSERVE = (
-    "--observe",
-    address_or_none,
-    "0.0.0.0:9090",
-    "plain HTTP for /healthz, /readyz, /metrics; none = off",
+_OBSERVE = Option(
+    "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
 )
-
-
-def _shared(common: tuple[Any, ...]) -> Any:
-    return dataclasses.field(metadata={"option": Option(*common)})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,14 +202,11 @@ class Webhook(Common):
         None,
         "PEM, taken up when it changes: only clients with a certificate of this CA may ask /mutate and /validate",
     )
-    clients: Path | None = _shared(_CLIENTS)
-    injection: Path | None = _shared(_INJECTION)
-    total_gpu_memory: int = _shared(_TOTAL_GPU_MEMORY)
+    clients: Path | None = given_by(_CLIENTS)
+    injection: Path | None = given_by(_INJECTION)
+    total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
     kubeconfig: str | None = option(
-        "--kubeconfig",
-        text,
-        None,
-        "how to reach the API server; none = no cluster: tokens and nodes are left alone",
+        "--kubeconfig", text, None, "how to reach the API server; none = no cluster: tokens and nodes are left alone"
     )
     namespace: str = option(
         "--namespace", text, names.NAMESPACE, "where the webhook lives", documented_variable="POD_NAMESPACE"
@@ -226,12 +216,9 @@ class Webhook(Common):
         "--allow-namespaces", globs, "*", "comma-separated names or globs: only their pods may receive tokens"
     )
     drain_seconds: float = option(
-        "--drain-seconds",
-        seconds(0, 3600),
-        "15",
-        "after SIGTERM: serve on for so long while endpoints catch up",
+        "--drain-seconds", seconds(0, 3600), "15", "after SIGTERM: serve on for so long while endpoints catch up"
     )
-    observe: Address | None = _shared(_OBSERVE)
+    observe: Address | None = given_by(_OBSERVE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,11 +229,7 @@ class Plugin(Common):
         "--device-plugin-dir", path, "/var/lib/kubelet/device-plugins", "holds kubelet.sock and our socket"
     )
     socket_name: str = option(
-        "--socket-name",
-        socket_name,
-        "bitfusion.io",
-        "our socket's file name",
-        documented_variable="SOCKET_NAME",
+        "--socket-name", socket_name, "bitfusion.io", "our socket's file name", documented_variable="SOCKET_NAME"
     )
     resource_name: str = option(
         "--resource-name", resource_name, names.GPU, "extended resource", documented_variable="RESOURCE_NAME"
@@ -259,20 +242,16 @@ class Plugin(Common):
         documented_variable="RESOURCE_NUMS",
     )
     interval: float = option(
-        "--interval",
-        seconds(0.1, 86400),
-        "10",
-        "seconds between two health probes",
-        documented_variable="INTERVAL",
+        "--interval", seconds(0.1, 86400), "10", "seconds between two health probes", documented_variable="INTERVAL"
     )
     servers_conf: Path | None = option(
         "--servers-conf", path, None, "a servers.conf to probe; without it devices are always Healthy"
     )
-    observe: Address | None = _shared(_OBSERVE)
+    observe: Address | None = given_by(_OBSERVE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Init(Common):
+class Populate(Common):
     """``--role init``"""
 
     client_os: str = option("--client-os", text, None, "guest OS of the client, for example ubuntu18", required=True)
@@ -302,19 +281,19 @@ class Render(Common):
 
     file: str = option("--file", text, "-", "YAML or JSON, many documents; - reads standard input", short_flag="-f")
     diff: bool = option("--diff", switch, "false", "print a unified diff instead of the result", switch=True)
-    clients: Path | None = _shared(_CLIENTS)
-    injection: Path | None = _shared(_INJECTION)
-    total_gpu_memory: int = _shared(_TOTAL_GPU_MEMORY)
+    clients: Path | None = given_by(_CLIENTS)
+    injection: Path | None = given_by(_INJECTION)
+    total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
 
 
-ROLES: dict[str, type[Common]] = {"webhook": Webhook, "plugin": Plugin, "init": Init, "render": Render}
+ROLES: dict[str, type[Common]] = {"webhook": Webhook, "plugin": Plugin, "init": Populate, "render": Render}
 
 
 def options(role: type[Common]) -> dict[str, Option]:
     """Every option of a role, by the name of its field; the role's own first."""
-    found = {field.name: field.metadata["option"] for field in dataclasses.fields(role)}
-    common = {name: found.pop(name) for name in [field.name for field in dataclasses.fields(Common)]}
-    return found | common
+    declared = {field.name: field.metadata["option"] for field in dataclasses.fields(role)}
+    common = {name: declared.pop(name) for name in [field.name for field in dataclasses.fields(Common)]}
+    return declared | common
 
 
 def resolve(role: type[Common], flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Common:

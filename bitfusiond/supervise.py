@@ -59,6 +59,7 @@ async def _receive_signals(
 
 
 def _first(group: BaseExceptionGroup[Failure]) -> Failure:
+    """The first Failure, out of however many groups it lies in."""
     each: BaseException = group
     while isinstance(each, BaseExceptionGroup):
         each = each.exceptions[0]

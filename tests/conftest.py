@@ -1,8 +1,12 @@
-"""Options of this test suite."""
+"""Options of the tests, and what all of them may use."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,5 +17,28 @@ hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+TESTS = Path(__file__).parent
+# Folders in which most tests start programs, build packages or fill disks.
+SLOW = ("unit/operate/distros", "unit/populate", "tools/bench", "tools/demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of tests/real by the folder that says what they need, and those of slow folders."""
+    for item in items:
+        folder = item.path.parent.relative_to(TESTS)
+        if folder.parts[0] == "real":
+            item.add_marker(folder.parts[1])
+        if any(folder.is_relative_to(each) for each in SLOW):
+            item.add_marker("slow")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/data/golden anew from what comes out")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Of a device plugin. pytest's own temporary paths can be longer than a unix socket's path may be."""
+    path = Path(tempfile.mkdtemp(prefix="dp-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

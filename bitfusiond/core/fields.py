@@ -25,13 +25,13 @@ class Field:
 
     def __getitem__(self, name: str) -> Field:
         """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
-        return self._inside(name, f"{self.path}.{name}" if self.path else name)
+        return self._child(name, f"{self.path}.{name}" if self.path else name)
 
     def entry(self, key: str) -> Field:
         """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
-        return self._inside(key, f"{self.path}[{shown(key)}]")
+        return self._child(key, f"{self.path}[{shown(key)}]")
 
-    def _inside(self, key: str, path: str) -> Field:
+    def _child(self, key: str, path: str) -> Field:
         return Field(self.value.get(key) if isinstance(self.value, dict) else None, path, self.problems)
 
     def problem(self, message: str) -> None:
@@ -61,6 +61,7 @@ class Field:
         return [Field(value, f"{self.path}[{index}]", self.problems) for index, value in enumerate(self.objects(most))]
 
     def _is_list_of(self, kind: type, plural: str) -> bool:
+        """Whether the value is a list of ``kind``; where it is anything else but absent, note that as a problem."""
         if self.value is None:
             return False
         if not isinstance(self.value, list) or not all(isinstance(each, kind) for each in self.value):
@@ -69,6 +70,7 @@ class Field:
         return True
 
     def _counted(self, value: Any, most: int | None) -> Any:
+        """``value``, or an empty one, with a problem, where it has more than ``most`` entries."""
         if most is not None and len(value) > most:
             self.problem(f"has {len(value)} entries: bitfusiond takes at most {most}")
             return type(value)()

@@ -8,6 +8,7 @@ import re
 MANAGEMENT = "auto-management/bitfusion"
 STATUS = "auto-management/status"
 STATUS_INJECTED = "injected"
+MIRROR = "kubernetes.io/config.mirror"  # Kubernetes' own
 CLIENT_OS = "bitfusion-client/os"
 CLIENT_VERSION = "bitfusion-client/version"
 CLIENT_FILTER = "bitfusion-client/filter"

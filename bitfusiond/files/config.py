@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitfusiond.core.admission import decision, template
-from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import read
 
 
@@ -16,12 +15,5 @@ def load(
 
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
-    return decision.Rules(read.load_clients(clients), _load_injection(injection), total_gpu_memory, exempt_namespaces)
-
-
-def _load_injection(path: Path | None) -> template.Template:
-    text = read.packaged("sidecarconfig.yaml") if path is None else read.read_text(path, "--injection")
-    try:
-        return template.parse(read.load_yaml(text))
-    except ValueError as error:
-        raise ConfigurationError(f"--injection: {path or 'the packaged template'}: {error}") from None
+    added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
+    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces)

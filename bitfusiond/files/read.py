@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from bitfusiond.core.clients import catalogue
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
+
+CATALOGUE = "bitfusion-client-config.yaml"
+TEMPLATE = "sidecarconfig.yaml"
+_WORDS = {CATALOGUE: "catalogue", TEMPLATE: "template"}
+
+ValueT = TypeVar("ValueT")
 
 
 def load_yaml(text: str) -> object:
@@ -32,13 +40,18 @@ def read_text(path: Path, option: str) -> str:
         raise ConfigurationError(f"{option}: cannot read {path}: {reason}") from None
 
 
-CATALOGUE = "bitfusion-client-config.yaml"
+def load(path: Path | None, option: str, default: str, parse: Callable[[object], ValueT]) -> ValueT:
+    """What ``parse`` makes of the file that ``option`` names; None = the packaged file ``default``.
+
+    Raises ConfigurationError with every problem that ``parse`` raises as ValueError.
+    """
+    text = packaged(default) if path is None else read_text(path, option)
+    try:
+        return parse(load_yaml(text))
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {path or 'the packaged ' + _WORDS[default]}: {error}") from None
 
 
 def load_clients(path: Path | None) -> catalogue.Catalogue:
     """The client catalogue of ``--clients``; None = the packaged one. Raises ConfigurationError."""
-    text = packaged(CATALOGUE) if path is None else read_text(path, "--clients")
-    try:
-        return catalogue.parse(load_yaml(text))
-    except ValueError as error:
-        raise ConfigurationError(f"--clients: {path or 'the packaged catalogue'}: {error}") from None
+    return load(path, "--clients", CATALOGUE, catalogue.parse)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from bitfusiond.core.text import one_line
+
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -66,6 +68,7 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    """A mapping as a dict. Raises ConstructorError for a key that is there twice or is no scalar."""
     own: set[Hashable] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
@@ -118,9 +121,7 @@ def load(text: str) -> list[Any]:
     except yaml.YAMLError as error:
         if _NO_BREAK_SPACE.search(text):
             raise ValueError(_pasted(text)) from None
-        raise ValueError(
-            "not YAML: " + " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
-        ) from None
+        raise ValueError("not YAML: " + one_line(str(error).replace('in "<unicode string>", ', "at "))) from None
     except RecursionError:  # a caller that was deep in functions of its own
         raise _too_deep() from None
     except TypeError as error:
@@ -128,6 +129,7 @@ def load(text: str) -> list[Any]:
 
 
 def _json(document: object) -> Any:
+    """The value as JSON has it. Raises ValueError for one that JSON cannot hold."""
     try:
         return json.loads(json.dumps(document, allow_nan=False))
     except ValueError as error:  # .inf and .nan, an alias to what is around it, a number of 5,000 digits
@@ -135,6 +137,7 @@ def _json(document: object) -> Any:
 
 
 def _construct(text: str) -> list[Any]:
+    """The values of all documents, by our rules. Raises YAMLError and ValueError."""
     try:
         return list(yaml.load_all(text, Loader=_Loader))
     except (LookupError, AttributeError, ValueError):
@@ -195,8 +198,8 @@ def _expanded(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, 
 
 
 def _pasted(text: str) -> str:
-    found = _NO_BREAK_SPACE.search(text)
-    line = text.count("\n", 0, found.start()) + 1 if found else 1
+    match = _NO_BREAK_SPACE.search(text)
+    line = text.count("\n", 0, match.start()) + 1 if match else 1
     return f"not YAML: line {line}: {_PASTED}"
 
 

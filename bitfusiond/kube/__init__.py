@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from bitfusiond.core import names
+from bitfusiond.core import names, objects
 
-Object = dict[str, Any]
+Object = objects.Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,6 @@ class Resource:
     version: str
     plural: str
     kind: str
-    namespaced: bool
 
     @property
     def api_version(self) -> str:
@@ -39,14 +38,12 @@ class Resource:
         return "/".join([*parts, self.plural, *([quote(name, safe="")] if name is not None else [])])
 
 
-SECRETS = Resource("", "v1", "secrets", "Secret", namespaced=True)
-NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
-NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-EVENTS = Resource("", "v1", "events", "Event", namespaced=True)
-MUTATING = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", names.MUTATING_KIND, False)
-VALIDATING = Resource(
-    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", names.VALIDATING_KIND, False
-)
+SECRETS = Resource("", "v1", "secrets", "Secret")
+NODES = Resource("", "v1", "nodes", "Node")
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+EVENTS = Resource("", "v1", "events", "Event")
+MUTATING = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", names.MUTATING_KIND)
+VALIDATING = Resource("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", names.VALIDATING_KIND)
 
 
 class ClusterError(Exception):

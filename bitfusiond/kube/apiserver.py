@@ -24,6 +24,7 @@ from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 
 from bitfusiond import __version__
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.text import one_line
 from bitfusiond.kube import Change, Listing, Object, Resource, UnavailableError
 from bitfusiond.kube import kubeconfig as kubeconfigs
@@ -139,13 +140,13 @@ class APIServer:
         while True:
             page = await self._request("GET", resource.path(namespace), query, seconds=PAGE_SECONDS)
             _whole(page)
-            found = page.pop("items", None) or []
-            if not isinstance(found, list):
+            listed = page.pop("items", None) or []
+            if not isinstance(listed, list):
                 raise _not_kubernetes()
-            for each in found:
+            for each in listed:
                 _whole(each)
-            items += found if keep is None else map(keep, found)
-            del found
+            items += listed if keep is None else map(keep, listed)
+            del listed
             if not page["metadata"].get("continue"):
                 return Listing(items, page["metadata"]["resourceVersion"])
             query["continue"] = page["metadata"]["continue"]
@@ -209,6 +210,7 @@ class APIServer:
         content_type: str = _JSON,
         seconds: float = REQUEST_SECONDS,
     ) -> Object:
+        """The object in the answer. Raises ClusterError."""
         connection = _Connection(self._client, self._configuration, seconds)
 
         def exchange() -> Any:
@@ -240,6 +242,7 @@ class APIServer:
         raise error_of(status, data, method)
 
     def _renew(self) -> None:
+        """Read the credentials anew, for all requests that begin from now on."""
         configuration = self._load()
         client = ApiClient(configuration)
         pools = client.rest_client.pool_manager.connection_pool_kw
@@ -249,6 +252,7 @@ class APIServer:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
+    """Raise UnavailableError where what is inside takes longer."""
     try:
         with trio.fail_after(seconds):
             yield
@@ -279,33 +283,32 @@ async def _changes(connection: _Connection, limiter: trio.CapacityLimiter) -> As
 
 
 def _change(event: Object) -> Change:
-    kind, found = event.get("type"), event.get("object")
-    if not isinstance(kind, str) or not isinstance(found, dict):
+    """One line of a watch. Raises the ClusterError that an event of type ERROR tells of."""
+    kind, changed = event.get("type"), event.get("object")
+    if not isinstance(kind, str) or not isinstance(changed, dict):
         raise _not_kubernetes()
     if kind == "ERROR":
-        code = found.get("code")
-        raise error_of(code if isinstance(code, int) else 500, found, "GET")
-    return Change(kind, _whole(found))
+        code = changed.get("code")
+        raise error_of(code if isinstance(code, int) else 500, changed, "GET")
+    return Change(kind, _whole(changed))
 
 
 def _object(data: bytes) -> Object:
     """JSON of an API server. Whatever stands in front of it may answer 200 with a page of its own."""
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         raise _not_kubernetes() from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise _not_kubernetes()
-    return found
+    return document
 
 
-def _whole(found: Any) -> Object:
-    """``found``, if it has the metadata that every object and every list of an API server has."""
-    metadata = found.get("metadata") if isinstance(found, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("resourceVersion"), str):
+def _whole(document: Object) -> Object:
+    """``document``, if it has the metadata that every object and every list of an API server has."""
+    if not isinstance(mapping(document, "metadata").get("resourceVersion"), str):
         raise _not_kubernetes()
-    whole: Object = found
-    return whole
+    return document
 
 
 def _not_kubernetes() -> UnavailableError:

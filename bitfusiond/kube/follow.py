@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -86,36 +86,27 @@ async def follow(
             await follower.failed(UnavailableError(f"{type(error).__name__} in bitfusiond"))
 
 
+@dataclass(slots=True)
 class _Follower:
     """The parts of :func:`follow`, and what they have in common."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        resource: Resource,
-        namespace: str | None,
-        name: str | None,
-        listed: Listed,
-        changed: Changed,
-        state: WatchState,
-        keep: Callable[[Object], Object] | None,
-    ) -> None:
-        self._cluster = cluster
-        self._selection = (resource, namespace, name)
-        self._listed = listed
-        self._changed = changed
-        self._state = state
-        self._keep = keep
-        self._backoff = Backoff()
-        self._outages = Outages()
+    cluster: Cluster
+    resource: Resource
+    namespace: str | None
+    name: str | None
+    listed: Listed
+    changed: Changed
+    state: WatchState
+    keep: Callable[[Object], Object] | None
+    backoff: Backoff = field(default_factory=Backoff)
+    outages: Outages = field(default_factory=Outages)
 
     async def list(self) -> str:
         """List everything; the resourceVersion from which to watch."""
-        resource, namespace, name = self._selection
-        listing = await self._cluster.list(resource, namespace, name, keep=self._keep)
-        await _finished(self._listed(listing.items))
-        self._state.synced_at = trio.current_time()
-        self._state.last_error = None
+        listing = await self.cluster.list(self.resource, self.namespace, self.name, keep=self.keep)
+        await _finished(self.listed(listing.items))
+        self.state.synced_at = trio.current_time()
+        self.state.last_error = None
         return listing.resource_version
 
     async def watch(self, version: str, until: float) -> None:
@@ -123,11 +114,10 @@ class _Follower:
 
         Raises ExpiredError, what refuses a watch for good, and _CallbackError.
         """
-        resource, namespace, name = self._selection
         while trio.current_time() < until:
             began, heard = trio.current_time(), False
             try:
-                async with self._cluster.watch(resource, version, namespace, name) as changes:
+                async with self.cluster.watch(self.resource, version, self.namespace, self.name) as changes:
                     self._opened()
                     while (change := await _next(changes, until)) is not None:
                         heard = True
@@ -137,45 +127,44 @@ class _Follower:
                 await self.failed(error)
                 continue
             finally:
-                self._state.connected = False
+                self.state.connected = False
             if heard or trio.current_time() - began >= PROVEN_SECONDS:
-                self._backoff.reset()
+                self.backoff.reset()
             else:
                 # Something between us and the API server ends watches as soon as they begin.
-                await trio.sleep(self._backoff.failed())
+                await trio.sleep(self.backoff.failed())
 
     async def failed(self, error: ClusterError) -> None:
         """Note a failure, and pause."""
-        self._state.failures += 1
-        self._state.last_error = str(error)
-        if self._outages.failed(trio.current_time()):
-            _log.warning("cannot follow", **self._names(), message=str(error), failures=self._state.failures)
-        await trio.sleep(self._backoff.failed())
+        self.state.failures += 1
+        self.state.last_error = str(error)
+        if self.outages.failed(trio.current_time()):
+            _log.warning("cannot follow", **self._names(), message=str(error), failures=self.state.failures)
+        await trio.sleep(self.backoff.failed())
 
     async def expired(self) -> None:
         """410: list again. At once, if there is no row of them."""
-        if self._state.synced_at is not None and trio.current_time() - self._state.synced_at < PROVEN_SECONDS:
-            await trio.sleep(self._backoff.failed())
+        if self.state.synced_at is not None and trio.current_time() - self.state.synced_at < PROVEN_SECONDS:
+            await trio.sleep(self.backoff.failed())
 
     def _opened(self) -> None:
-        self._state.connected = True
-        outage = self._outages.succeeded(trio.current_time())
+        self.state.connected = True
+        outage = self.outages.succeeded(trio.current_time())
         if outage is not None:
             _log.info("following again", **self._names(), seconds=round(outage.seconds, 1), failures=outage.failures)
 
     async def _tell(self, change: Change) -> None:
-        self._state.last_event_at = trio.current_time()
+        self.state.last_event_at = trio.current_time()
         if change.type == "BOOKMARK":
             return
-        kept = change if self._keep is None else Change(change.type, self._keep(change.object))
+        kept = change if self.keep is None else Change(change.type, self.keep(change.object))
         try:
-            await _finished(self._changed(kept))
+            await _finished(self.changed(kept))
         except ClusterError as error:
             raise _CallbackError(error) from error
 
     def _names(self) -> dict[str, str]:
-        resource, namespace, name = self._selection
-        given = {"resource": resource.plural, "namespace": namespace, "name": name}
+        given = {"resource": self.resource.plural, "namespace": self.namespace, "name": self.name}
         return {key: value for key, value in given.items() if value is not None}
 
 

@@ -22,6 +22,7 @@ from kubernetes.config.kube_config import load_kube_config
 from urllib3.util.ssl_ import create_urllib3_context
 
 from bitfusiond import logs
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError
 
 _log = logs.Log("kubeconfig")
@@ -87,6 +88,7 @@ def tls_context(configuration: Configuration) -> ssl.SSLContext:
 
 
 def _from_file(path: str, origin: str) -> Configuration:
+    """The configuration of a kubeconfig; ``origin`` names it in messages. Raises ConfigurationError."""
     configuration = _new()
     # The kubernetes package passes over files that are not there, as kubectl does for a list of them.
     if not any(os.path.exists(os.path.expanduser(each)) for each in path.split(os.pathsep)):  # noqa: PTH110, PTH111
@@ -112,6 +114,7 @@ def _from_file(path: str, origin: str) -> Configuration:
 
 
 def _new() -> Configuration:
+    """An empty configuration with our ways of retrying and of keeping connections."""
     configuration = Configuration(host="")
     # urllib3 would try again at once, three times, and log each: callers have a back-off of their own.
     configuration.retries = False
@@ -122,4 +125,4 @@ def _new() -> Configuration:
 
 def _words(error: BaseException) -> str:
     """One line. The kubernetes package quotes whole entries of a kubeconfig, tokens and keys among them: cut out."""
-    return re.sub(r"\{.*\}", "...", " ".join(str(error).split())) or type(error).__name__
+    return re.sub(r"\{.*\}", "...", one_line(str(error))) or type(error).__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from bitfusiond.core.fields import Json
 from bitfusiond.core.text import one_line
 from bitfusiond.kube import (
     ClusterError,
@@ -28,7 +28,7 @@ _CLASSES: dict[int, type[ClusterError]] = {
 LONGEST = 1000  # characters of a message of the API server
 
 
-def error_of(code: int, data: bytes | dict[str, Any], method: str) -> ClusterError:
+def error_of(code: int, data: bytes | Json, method: str) -> ClusterError:
     """The ClusterError of an HTTP status from 300 on, or of the code and the object in a watch's ERROR event."""
     status, text = (data, "") if isinstance(data, dict) else (_status(data), data.decode(errors="replace"))
     said = status.get("message")
@@ -41,9 +41,10 @@ def error_of(code: int, data: bytes | dict[str, Any], method: str) -> ClusterErr
     return kind(message)
 
 
-def _status(data: bytes) -> dict[str, Any]:
+def _status(data: bytes) -> Json:
+    """The Status object in ``data``; empty where it is something else."""
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

@@ -88,7 +88,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Settings, argparse.Namespace], int]]] 
     "tokens": ("make the token Secrets from an unpacked token, or bring them up to date", _tokens),
 }
 
-_VARIABLES = {"NAMESPACE", *(variable for variable, _, _ in settings.VARIABLES.values())}
+_VARIABLES = {"NAMESPACE", *(each.name for each in settings.VARIABLES.values())}
 
 if __name__ == "__main__":
     sys.exit(main())

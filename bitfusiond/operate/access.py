@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bitfusiond.core import names
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.core.objects import Object
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 _KINDS_OF = {
     "admissionregistration.k8s.io": names.CONFIGURATION_KINDS,
@@ -57,7 +58,7 @@ READING = (
 )
 
 
-def to_read(documents: Iterable[Json]) -> list[Access]:
+def to_read(documents: Iterable[Object]) -> list[Access]:
     """For ``verify``: every object of the manifests, pods and quotas of all, and the pod that is tried."""
     return [
         *READING,
@@ -66,7 +67,7 @@ def to_read(documents: Iterable[Json]) -> list[Access]:
     ]
 
 
-def to_apply(documents: Iterable[Json]) -> list[Access]:
+def to_apply(documents: Iterable[Object]) -> list[Access]:
     """For ``deploy``: a server-side apply is a patch, and creates what is not there."""
     needed = [*READING, Access("patch", "Secret")]
     needed += [Access(verb, "Secret", names.NAMESPACE) for verb in ("get", "create")]
@@ -95,7 +96,8 @@ def missing(kubectl: Kubectl, needed: Iterable[Access], job: str) -> list[str]:
     return [f"your account may not: {'; '.join(lacking)}. {job} as an administrator of the cluster (cluster-admin)"]
 
 
-def _review(access: Access) -> Json:
+def _review(access: Access) -> Object:
+    """The question to the API server whether this account has ``access``."""
     if access == EVERYTHING:
         asked = dict.fromkeys(("namespace", "group", "resource", "verb"), "*") | {"namespace": ""}
     else:
@@ -112,11 +114,11 @@ def _review(access: Access) -> Json:
     }
 
 
-def denied(reviews: Sequence[Json]) -> list[str]:
+def denied(reviews: Sequence[Object]) -> list[str]:
     """Of the API server's answers those that are no, the verbs of a resource together."""
     verbs: dict[str, list[str]] = {}
     for review in reviews:
-        asked: dict[str, Any] = review["spec"]["resourceAttributes"]
+        asked = review["spec"]["resourceAttributes"]
         if not review.get("status", {}).get("allowed"):
             group = f".{asked['group']}" if asked.get("group") else ""
             where = f" in {asked['namespace']}" if asked.get("namespace") else ""

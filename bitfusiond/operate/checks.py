@@ -7,10 +7,13 @@ import re
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json, mapping
+from bitfusiond.core.objects import Namespace
+from bitfusiond.core.text import from_base64
 from bitfusiond.core.tokens.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 from bitfusiond.operate.tokenplace import TokenPlace
@@ -34,7 +37,7 @@ def server_version(kubectl: Kubectl) -> Version:
             f"the cluster does not answer (context {context(kubectl)}): {error}; choose another with"
             " `kubectl config use-context NAME` or KUBECONFIG"
         ) from None
-    return version_of(answer.get("serverVersion") or {})
+    return version_of(mapping(answer, "serverVersion"))
 
 
 def version_of(server: Json) -> Version:
@@ -53,6 +56,7 @@ def cluster(kubectl: Kubectl, say: Say) -> Version:
 
 
 def context(kubectl: Kubectl) -> str:
+    """The name of the context that kubectl uses now; ``none`` without one."""
     try:
         return kubectl.run("config", "current-context").strip()
     except KubectlError:
@@ -64,23 +68,23 @@ def platform(wanted: str, version: Version) -> tuple[str, str | None]:
 
     Raises ConfigurationError for a server that none fits.
     """
-    told = f"{version[0]}.{version[1]}"
+    present = f"{version[0]}.{version[1]}"
     if version < OLDEST:
-        raise ConfigurationError(f"the API server is {told}; bitfusiond needs {OLDEST[0]}.{OLDEST[1]} or later")
+        raise ConfigurationError(f"the API server is {present}; bitfusiond needs {OLDEST[0]}.{OLDEST[1]} or later")
     if wanted == COMMUNITY and version < MATCH_CONDITIONS:
         since = f"{MATCH_CONDITIONS[0]}.{MATCH_CONDITIONS[1]}"
-        return LEGACY, f"the API server is {told}, which has no matchConditions (from {since}): using {LEGACY}"
+        return LEGACY, f"the API server is {present}, which has no matchConditions (from {since}): using {LEGACY}"
     if wanted == TKGI and version >= NO_POLICIES:
         instead, _ = platform(COMMUNITY, version)
-        return instead, f"the API server is {told}, which has no PodSecurityPolicy: {TKGI} needs nothing of its own"
+        return instead, f"the API server is {present}, which has no PodSecurityPolicy: {TKGI} needs nothing of its own"
     return wanted, None
 
 
-def namespace(found: Json | None) -> list[str]:
-    """Whether the namespace can be applied to."""
-    if found is None or "deletionTimestamp" not in found["metadata"]:
+def namespace(current: Namespace | None) -> list[str]:
+    """Why the namespace cannot be applied to, if it cannot."""
+    if current is None or "deletionTimestamp" not in current["metadata"]:
         return []
-    name = found["metadata"]["name"]
+    name = current["metadata"]["name"]
     return [f"Namespace {name} is being deleted: deploy when `kubectl get namespace {name}` finds it no more"]
 
 
@@ -97,5 +101,5 @@ def token_problems(token: Token, place: TokenPlace, now: datetime) -> list[str]:
         return [f"{source.message}, or all three with `just tokens DIR`"]
     return [
         f"Secret {source.origin}: {problem}; mend the file and run `just tokens DIR`"
-        for problem in tokenfiles.problems(token.file, tokenfiles.decoded(source.data), now)
+        for problem in tokenfiles.problems(token.file, from_base64(source.data), now)
     ]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bitfusiond import __version__, pki
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
 from bitfusiond.operate import manifests
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.settings import DEFAULT_REPO, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
@@ -24,7 +24,6 @@ PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
 
 DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000
-
 
 _OUR_IMAGE = re.compile(r"(?P<repo>\S+)/bitfusiond(?::(?P<tag>[^@]+))?(?:@\S+)?")
 # As releases are tagged; an operator's own tag ("test") stays.
@@ -49,15 +48,15 @@ class Running:
 def read(kubectl: Kubectl) -> Running:
     plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
     client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
-    return of(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy)
+    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy)
 
 
-def of(
-    webhook: Json | None,
-    plugin: Json | None,
-    clients: Json | None,
-    client_ca: Json | None = None,
-    policy: Json | None = None,
+def from_objects(
+    webhook: Object | None,
+    plugin: Object | None,
+    clients: Object | None,
+    client_ca: Object | None = None,
+    policy: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     return Running(
@@ -81,13 +80,13 @@ def _globs(value: str | None) -> str | None:
         return None
 
 
-def _clients(configmap: Json | None) -> str | None:
+def _clients(configmap: Object | None) -> str | None:
     """The catalogue in the cluster, where it is the operator's: from CLIENTS, or edited. That of 0.4 is replaced."""
-    metadata: Mapping[str, Any] = (configmap or {}).get("metadata") or {}
-    text: str | None = ((configmap or {}).get("data") or {}).get(CATALOGUE)
-    if text is None or manifests.PART_OF not in (metadata.get("labels") or {}).items():
+    text: str | None = mapping(configmap, "data").get(CATALOGUE)
+    if text is None or manifests.PART_OF not in mapping(configmap, "metadata", "labels").items():
         return None
-    ours = {manifests.digest(packaged(CATALOGUE)), (metadata.get("annotations") or {}).get(manifests.PACKAGED)}
+    packaged_there = mapping(configmap, "metadata", "annotations").get(manifests.PACKAGED)
+    ours = {manifests.digest(packaged(CATALOGUE)), packaged_there}
     return None if manifests.digest(text) in ours else text
 
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout, waiting
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.tokenplace import TokenPlace
@@ -53,7 +54,7 @@ def run(settings: Settings, say: Say) -> None:
     )
 
 
-def for_empty_cluster(settings: Settings, say: Say) -> list[Json]:
+def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
     """What a deploy with these settings would apply to an empty cluster, in its order. No cluster is asked.
 
     ``say`` tells from what they are made: nothing of a cluster that runs is kept.
@@ -123,14 +124,14 @@ def _gone(kubectl: Kubectl, what: Ref) -> None:
     )
 
 
-def _apply(kubectl: Kubectl, documents: Sequence[Json], say: Say) -> None:
+def _apply(kubectl: Kubectl, documents: Sequence[Object], say: Say) -> None:
     """Apply, and say of each object whether it was made or changed; those that stay as they are in one line."""
     before = kubectl.get_all(documents)
     for wanted in documents:
         what = ref(wanted)
         if (current := before.get(what)) is None:
             continue
-        if takeover.must_be_made_anew(current, wanted):
+        if takeover.selector_changed(current, wanted):
             say(f"{what}: deleted without its pods, as its selector is another; made anew")
             kubectl.delete(what, "--cascade=orphan")
             _gone(kubectl, what)
@@ -175,7 +176,7 @@ def _prove(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
     say(f"a pod by dry run: {answer.detail}")
 
 
-def _remove(kubectl: Kubectl, left: leftovers.Left, say: Say) -> None:
+def _remove(kubectl: Kubectl, left: leftovers.Leftovers, say: Say) -> None:
     for removal in left.removals:
         if kubectl.delete(removal.what):
             say(f"{removal.what}: removed ({removal.why})")

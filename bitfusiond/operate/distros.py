@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from bitfusiond.core.clients import catalogue, packages
 from bitfusiond.core.clients.packages import Package, PackageError
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read, yaml_documents
 
@@ -60,15 +61,15 @@ def run(source: Path, out: Path) -> list[str]:
     What could be unpacked stays, so that the next run need not do it again. Raises Failure where nothing can be done,
     OSError for a directory that cannot be read.
     """
-    problems: list[str] = []
-    found = _packages(source, out, problems)
-    if not found and not problems:
+    _check_directories(source, out)
+    wanted, problems = _packages(source)
+    if not wanted and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
     libraries: dict[Package, str] = {}
-    with _alone(out) as lock:
-        for package in found:
+    with _locked(out) as lock:
+        for package in wanted:
             try:
-                libraries[package] = _distro(package, source, out, lock)
+                libraries[package] = _ensure_distro(package, source, out, lock)
             except (PackageError, Failure) as error:
                 problems.append(str(error))
             except OSError as error:
@@ -77,33 +78,38 @@ def run(source: Path, out: Path) -> list[str]:
             _write_catalogue(out / read.CATALOGUE, libraries)
     if problems:
         return [*problems, f"{out / read.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
-    _conclude(source, out, libraries)
+    _say_what_next(source, out, libraries)
     return []
 
 
-def _packages(source: Path, out: Path, problems: list[str]) -> list[Package]:
+def _check_directories(source: Path, out: Path) -> None:
+    """Raises ConfigurationError."""
     if not source.is_dir():
         raise ConfigurationError(f"PACKAGES_DIR: {source} is not a directory")
     if out.exists() and not out.is_dir():
         raise ConfigurationError(f"OUT_DIR: {out} is not a directory")
     if out.resolve() == source.resolve():
         raise ConfigurationError(f"OUT_DIR: {out} holds the packages, whose names the distros get: take another")
-    found: list[Package] = []
+
+
+def _packages(source: Path) -> tuple[list[Package], list[str]]:
+    """The client packages in ``source`` by their names, and what is wrong with those names."""
+    wanted: list[Package] = []
+    problems: list[str] = []
     for path in sorted(source.iterdir()):
         if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
             _say(f"{path.name}: ignored, not a package")
             continue
         try:
-            found.append(packages.parse(path.name))
+            wanted.append(packages.parse(path.name))
         except PackageError as error:
             problems.append(str(error))
-    problems += packages.clashes(found)
-    return found
+    return wanted, [*problems, *packages.clashes(wanted)]
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[int]:
-    """Holds the lock of ``out`` and gives its descriptor: two at once would take each other's hidden names away."""
+def _locked(out: Path) -> Iterator[int]:
+    """Hold the lock of ``out``; its descriptor: two at once would take each other's hidden names away."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
@@ -118,7 +124,7 @@ def _alone(out: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
+def _ensure_distro(package: Package, source: Path, out: Path, lock: int) -> str:
     """Make sure of the distro of one package; return its library directory.
 
     "Unchanged" is: the same bytes in the package, and in the tree the same names, kinds, modes, sizes, times and links
@@ -134,15 +140,15 @@ def _distro(package: Package, source: Path, out: Path, lock: int) -> str:
         raise Failure(f"{tree}: not a directory, and in the way of the distro: move it elsewhere")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    there = _look(tree)
-    if record.is_file() and record.read_text("utf-8") == f"{digest} {there.digest}\n":
+    present = _read_tree(tree)
+    if record.is_file() and record.read_text("utf-8") == f"{digest} {present.digest}\n":
         _say(f"{package.file}: {package}, unpacked before")
-        return packages.library_directory(package.file, there.directories)
+        return packages.library_directory(package.file, present.directories)
     try:
         partial.mkdir()
         _unpack(path, partial, lock)
         partial.chmod(0o755)  # a .deb may bring a mode for `/`, which dpkg would not use
-        made = _look(partial)
+        made = _read_tree(partial)
         _check(package, made)
         libraries = packages.library_directory(package.file, made.directories)
         if tree.exists():
@@ -169,7 +175,7 @@ class _Tree(NamedTuple):
     digest: str
 
 
-def _look(tree: Path) -> _Tree:
+def _read_tree(tree: Path) -> _Tree:
     """What is below ``tree``, links not followed; nothing where it is not there. Raises OSError."""
     infos = {str(path.relative_to(tree)): path.lstat() for path in _walk(tree)}
     digest = hashlib.sha256()
@@ -191,6 +197,7 @@ def _look(tree: Path) -> _Tree:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
+    """All that is below ``directory``, a directory before what is in it; links are not followed."""
     if directory.is_dir():
         for path in directory.iterdir():
             yield path
@@ -199,6 +206,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _check(package: Package, tree: _Tree) -> None:
+    """Raises PackageError where ``tree`` is not a whole client."""
     problems = packages.shortcomings(tree.needed)
     problems += [f"{name} is neither a file, a directory nor a link" for name in tree.others]
     if problems:
@@ -233,7 +241,7 @@ def _unpack(path: Path, into: Path, lock: int) -> None:
             processes[-1].communicate()  # no deadline: they work on local files, and end with them
         failed = any(process.returncode for process in processes)
         words.seek(0)
-        said = " ".join(words.read(2000).decode("utf-8", "replace").split())
+        said = one_line(words.read(2000).decode("utf-8", "replace"))
     if failed or said:
         raise Failure(f"{path.name}: cannot be unpacked as it is: {said or 'the tool gave no reason'}")
 
@@ -290,7 +298,8 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
         raise Failure(f"{path}: {_reason(error)}") from None
 
 
-def _conclude(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+def _say_what_next(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+    """Say what came out, and what to do with it next."""
     known = {package.file for package in libraries}
     for path in sorted(out.iterdir()):
         if path.is_dir() and path.name not in known and not path.name.startswith("."):

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import EndpointSlice
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref
 
 KIND = "EndpointSlice"
 _API_SERVER = Ref("Service", "kubernetes", "default")
@@ -32,16 +34,16 @@ def find(kubectl: Kubectl, service: Ref) -> list[Endpoint]:
     return of_slices(kubectl.all(KIND, "-l", _label(service), namespace=service.namespace))
 
 
-def of_slices(slices: Iterable[Json]) -> list[Endpoint]:
+def of_slices(slices: Iterable[EndpointSlice]) -> list[Endpoint]:
     """Each pod once, though it may have addresses of two families."""
-    found = {}
+    by_pod = {}
     for each in slices:
         for endpoint in each.get("endpoints") or []:
             # Unknown counts as ready, says the API.
-            ready = (endpoint.get("conditions") or {}).get("ready") is not False
-            pod = (endpoint.get("targetRef") or {}).get("name", "")
-            found[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
-    return list(found.values())
+            ready = mapping(endpoint, "conditions").get("ready") is not False
+            pod = mapping(endpoint, "targetRef").get("name", "")
+            by_pod[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
+    return list(by_pod.values())
 
 
 def of_api_server(kubectl: Kubectl) -> tuple[str, ...]:

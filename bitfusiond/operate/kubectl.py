@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from bitfusiond.core.admission.patch import Operation
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
 
 FIELD_MANAGER = "bitfusiond-deploy"
 REQUEST_SECONDS = 30
 # Above kubectl's own deadline for each request: it may ask several times, and for the API's groups first.
 _PROCESS_SECONDS = 180
-
-Json = dict[str, Any]
 
 _SERVER_ERROR = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: ")
 _NOISE = re.compile(r"^(Warning:|W\d{4} |[EI]\d{4} )")
@@ -52,7 +51,8 @@ class Ref:
         return f"{self.kind.lower()} {self.name}" + (f" -n {self.namespace}" if self.namespace else "")
 
 
-def ref(document: Mapping[str, Any]) -> Ref:
+def ref(document: Object) -> Ref:
+    """What kubectl calls ``document``."""
     metadata = document["metadata"]
     return Ref(document["kind"], metadata["name"], metadata.get("namespace") or "")
 
@@ -91,37 +91,33 @@ class Kubectl:
             raise _error(arguments, done.stderr)
         return done.stdout
 
-    def json(self, *arguments: str, stdin: str | None = None) -> list[Json]:
+    def json(self, *arguments: str, stdin: str | None = None) -> list[Object]:
         """The objects that kubectl prints with ``-o json``, those of a List one by one."""
         return objects_in(self.run(*arguments, "-o", "json", stdin=stdin))
 
-    def get(self, what: Ref) -> Json | None:
+    def get(self, what: Ref) -> Object | None:
         """The object, or None where there is none, or no such kind."""
         arguments = ["get", what.kind.lower(), what.name, "--ignore-not-found"]
         try:
-            found = self.json(*arguments, *_in(what.namespace))
+            objects = self.json(*arguments, *_in(what.namespace))
         except KubectlError as error:
             if error.reason in {"NotFound", "NoKind"}:
                 return None
             raise
-        return found[0] if found else None
+        return objects[0] if objects else None
 
-    def existing(self, objects: Iterable[Ref]) -> dict[Ref, Json]:
-        """Those of ``objects`` that are there, of kinds that every cluster has; one call for each namespace."""
-        by_namespace: dict[str, list[Ref]] = {}
-        for what in objects:
-            by_namespace.setdefault(what.namespace, []).append(what)
-        found = []
-        for namespace, refs in by_namespace.items():
-            named = [f"{what.kind.lower()}/{what.name}" for what in refs]
-            found += self.json("get", *named, *_in(namespace), "--ignore-not-found")
-        return {ref(each): each for each in found}
+    def existing(self, refs: Iterable[Ref]) -> dict[Ref, Object]:
+        """Those of ``refs`` that are there, of kinds that every cluster has; one call for each namespace."""
+        by_namespace: dict[str, list[str]] = {}
+        for each in refs:
+            by_namespace.setdefault(each.namespace, []).append(f"{each.kind.lower()}/{each.name}")
+        present = []
+        for namespace, named in by_namespace.items():
+            present += self.json("get", *named, *_in(namespace), "--ignore-not-found")
+        return {ref(each): each for each in present}
 
-    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Json]:
-        """The objects of a kind (or several, ``a,b``), of all namespaces where none is given.
-
-        None where there is no such kind.
-        """
+    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[Object]:
+        """The objects of a kind (or several, ``a,b``), of all namespaces where none is given; [] for no such kind."""
         where = _in(namespace) if namespace else ["--all-namespaces"]
         try:
             return self.json("get", kind.lower(), *where, *arguments)
@@ -130,23 +126,23 @@ class Kubectl:
                 return []
             raise
 
-    def get_all(self, documents: Sequence[Json]) -> dict[Ref, Json]:
+    def get_all(self, documents: Sequence[Object]) -> dict[Ref, Object]:
         """Those of ``documents`` that the cluster has, as it has them."""
-        found = self.json("get", "--ignore-not-found", "-f", "-", stdin=_text(documents)) if documents else []
-        return {ref(each): each for each in found}
+        if not documents:
+            return {}
+        return {ref(each): each for each in self.json("get", "--ignore-not-found", "-f", "-", stdin=_text(documents))}
 
-    def apply(self, documents: Sequence[Json], *, manager: str = FIELD_MANAGER) -> dict[Ref, Json]:
+    def apply(self, documents: Sequence[Object], *, manager: str = FIELD_MANAGER) -> dict[Ref, Object]:
         """Server-side apply, in the order given, over whoever else wrote these fields; the objects as they are now."""
         if not documents:
             return {}
         options = ["--server-side", "--force-conflicts", f"--field-manager={manager}"]
-        found = self.json("apply", *options, "-f", "-", stdin=_text(documents))
-        return {ref(each): each for each in found}
+        return {ref(each): each for each in self.json("apply", *options, "-f", "-", stdin=_text(documents))}
 
-    def create(self, documents: Sequence[Json], *arguments: str) -> list[Json]:
+    def create(self, documents: Sequence[Object], *arguments: str) -> list[Object]:
         return self.json("create", *arguments, "-f", "-", stdin=_text(documents))
 
-    def patch(self, what: Ref, operations: Sequence[Json]) -> None:
+    def patch(self, what: Ref, operations: Sequence[Operation]) -> None:
         """A JSON Patch. It stands in the arguments, for everybody on this machine to see: nothing secret."""
         arguments = ["patch", what.kind.lower(), what.name, *_in(what.namespace)]
         self.run(*arguments, "--type=json", "-p", json.dumps(list(operations)))
@@ -165,23 +161,23 @@ class Kubectl:
         return self.run("get", "--raw", path)
 
 
-def objects_in(text: str) -> list[Json]:
+def objects_in(text: str) -> list[Object]:
     """The objects in what kubectl printed: one, a List, or several one after the other."""
     decoder = json.JSONDecoder()
-    found: list[Json] = []
+    objects: list[Object] = []
     rest = text.strip()
     while rest:
         value, end = decoder.raw_decode(rest)
-        found += value["items"] if isinstance(value.get("items"), list) else [value]
+        objects += value["items"] if isinstance(value.get("items"), list) else [value]
         rest = rest[end:].lstrip()
-    return found
+    return objects
 
 
 def _in(namespace: str) -> list[str]:
     return ["-n", namespace] if namespace else []
 
 
-def _text(documents: Iterable[Json]) -> str:
+def _text(documents: Iterable[Object]) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
 
 
@@ -189,8 +185,8 @@ def _error(arguments: Sequence[str], stderr: str) -> KubectlError:
     """kubectl's stderr in one line, without its log and without what it says twice."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _NOISE.match(line)]
     text = "; ".join(dict.fromkeys(lines)) or stderr.strip() or "it failed without a word"
-    found = _SERVER_ERROR.search(text)
-    reason = (found["reason"] or "") if found else ""
-    if not found and re.search(r"no matches for kind|the server doesn't have a resource type", text):
+    server_error = _SERVER_ERROR.search(text)
+    reason = (server_error["reason"] or "") if server_error else ""
+    if not server_error and re.search(r"no matches for kind|the server doesn't have a resource type", text):
         reason = "NoKind"
     return KubectlError(f"kubectl {arguments[0]}: {_SERVER_ERROR.sub('', text).removeprefix('error: ')}", reason)

@@ -6,17 +6,18 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.objects import Container, EnvVar, Namespace, Object, Workload
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 from bitfusiond.operate.tokenplace import TokenPlace
 
@@ -80,17 +81,17 @@ class Stages:
     no node can pull then costs nobody the plugin that works.
     """
 
-    base: list[Json]
-    plugin: list[Json]
-    services: list[Json]
-    configurations: list[Json]
+    base: list[Object]
+    plugin: list[Object]
+    services: list[Object]
+    configurations: list[Object]
 
     @property
-    def all(self) -> list[Json]:
+    def all(self) -> list[Object]:
         return [*self.base, *self.plugin, *self.services, *self.configurations]
 
 
-def overlay(kubectl: Kubectl, platform: str) -> list[Json]:
+def overlay(kubectl: Kubectl, platform: str) -> list[Object]:
     """The manifests of a platform as they are in the checkout.
 
     Raises ConfigurationError where this is not run from a checkout, KubectlError where kustomize fails.
@@ -112,7 +113,7 @@ def _version(kubectl: Kubectl) -> str:
     return str(version.get("gitVersion") or "of an unknown version")
 
 
-def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) -> list[Json]:
+def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]) -> list[Object]:
     """``documents`` of an overlay, and what an API server of this version wants besides.
 
     Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
@@ -132,22 +133,22 @@ def fitting(documents: Sequence[Json], platform: str, version: tuple[int, int]) 
     return [*documents, *budgets]
 
 
-def ignored(namespace: Mapping[str, Any] | None) -> bool:
+def ignored(namespace: Namespace | None) -> bool:
     """Whether the API server is told by a label not to ask about the pods of this namespace."""
     labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
     return bool(labels.get(IGNORED) == "ignore")
 
 
-def build(documents: Iterable[Json], values: Values) -> Stages:
+def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
     made = [substituted(document, values) for document in documents]
     return stages([*made, *([_client_ca_map(values.client_ca)] if values.client_ca else [])])
 
 
-def stages(documents: list[Json]) -> Stages:
+def stages(documents: list[Object]) -> Stages:
     """What pods need (accounts, ConfigMaps, priority classes) comes before what makes pods."""
 
-    def of(*kinds: str) -> list[Json]:
+    def of(*kinds: str) -> list[Object]:
         return [each for each in documents if each["kind"] in kinds]
 
     later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
@@ -155,9 +156,9 @@ def stages(documents: list[Json]) -> Stages:
     return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
 
 
-def substituted(document: Json, values: Values) -> Json:
+def substituted(document: Object, values: Values) -> Object:
     """``document`` with our images, the variables and files as ``values`` has them."""
-    result: Json = _images(document, values)
+    result: Object = _images(document, values)
     variable = _VARIABLE_OF.get(result["kind"])
     if variable is not None:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
@@ -190,18 +191,18 @@ def _trust(values: Values) -> Iterator[tuple[str, str]]:
         yield CLIENT_CA, f"{_CONFIGURATION}/{CLIENT_CA_KEY}"
 
 
-def _client_ca_map(pem: str) -> Json:
+def _client_ca_map(pem: str) -> Object:
     metadata = {"name": CLIENT_CA_MAP.name, "namespace": CLIENT_CA_MAP.namespace, "labels": dict([PART_OF])}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CLIENT_CA_KEY: pem}}
 
 
-def _mount_client_ca(deployment: Json) -> None:
+def _mount_client_ca(deployment: Object) -> None:
     """Beside the other files, in the volume that projects them."""
     (volume,) = (each for each in deployment["spec"]["template"]["spec"]["volumes"] if "projected" in each)
     volume["projected"]["sources"].append({"configMap": {"name": CLIENT_CA_MAP.name}})
 
 
-def _from_api_servers(ingress: Sequence[Json], addresses: Iterable[str]) -> list[Json]:
+def _from_api_servers(ingress: Sequence[Object], addresses: Iterable[str]) -> list[Object]:
     """Each port in a rule of its own: the one of the webhook for these alone.
 
     The other one stays open: kubelets probe it, Prometheus reads it.
@@ -218,7 +219,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_variable(variables: list[Json], name: str, value: str) -> list[Json]:
+def with_variable(variables: list[EnvVar], name: str, value: str) -> list[EnvVar]:
     """A container's ``env`` with this variable, in its place or at the end."""
     ours = {"name": name, "value": value}
     if all(each["name"] != name for each in variables):
@@ -233,7 +234,7 @@ def _images(value: Any, values: Values) -> Any:
     if isinstance(value, list):
         return [_images(each, values) for each in value]
     if isinstance(value, str):
-        return _OUR_IMAGE.sub(lambda found: f"{values.image_repo}/{found[1]}:{values.image_tag}", value)
+        return _OUR_IMAGE.sub(lambda match: f"{values.image_repo}/{match[1]}:{values.image_tag}", value)
     return value
 
 
@@ -249,27 +250,26 @@ def catalogue_text(path: Path) -> str:
     return text
 
 
-def containers(document: Mapping[str, Any]) -> Iterator[Json]:
-    """The containers of a workload."""
-    yield from document["spec"]["template"]["spec"]["containers"]
+def containers(workload: Workload) -> Iterator[Container]:
+    yield from workload["spec"]["template"]["spec"]["containers"]
 
 
-def option(document: Mapping[str, Any] | None, name: str) -> str | None:
+def option(workload: Workload | None, name: str) -> str | None:
     """The value of an option of the daemon in a workload, by its argument or by its variable, or None."""
     flag = "--" + name.removeprefix("BITFUSIOND_").replace("_", "-").lower()
-    for container in containers(document) if document else ():
+    for container in containers(workload) if workload else ():
         words: list[str] = [*(container.get("command") or []), *(container.get("args") or [])]
         for word, following in zip(words, [*words, ""][1:], strict=True):
             if word == flag:
                 return following
             if word.startswith(f"{flag}="):
                 return word.removeprefix(f"{flag}=")
-    return variable(document, name)
+    return variable(workload, name)
 
 
-def variable(document: Mapping[str, Any] | None, name: str) -> str | None:
+def variable(workload: Workload | None, name: str) -> str | None:
     """The value of an environment variable in a workload's containers, or None."""
-    for container in containers(document) if document else ():
+    for container in containers(workload) if workload else ():
         for each in container.get("env") or []:
             if each["name"] == name:
                 value: str | None = each.get("value")

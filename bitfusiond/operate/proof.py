@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.fields import Json, mapping
+from bitfusiond.core.objects import ConfigMap, Pod
 from bitfusiond.core.text import one_line
 from bitfusiond.files.read import CATALOGUE, load_yaml
 from bitfusiond.operate import waiting
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
+from bitfusiond.operate.kubectl import Kubectl, KubectlError
 
 # An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
 SETTLE_SECONDS = 30.0
@@ -55,7 +55,7 @@ class Proof:
         )
 
 
-def pod(namespace: str, client: tuple[str, str]) -> Json:
+def pod(namespace: str, client: tuple[str, str]) -> Pod:
     """A pod that asks for 1 % of one GPU and would do nothing; as strict as Pod Security ``restricted`` wants it."""
     os, version = client
     security: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -94,10 +94,10 @@ def pod(namespace: str, client: tuple[str, str]) -> Json:
     }
 
 
-def client_of(configmap: Mapping[str, Any] | None) -> tuple[str, str]:
+def client_of(configmap: ConfigMap | None) -> tuple[str, str]:
     """The first client of the catalogue in ``configmap``, as (os, version)."""
     try:
-        text = ((configmap or {}).get("data") or {})[CATALOGUE]
+        text = mapping(configmap, "data")[CATALOGUE]
         return next(iter(catalogue.parse(load_yaml(text)).clients))
     except (KeyError, ValueError):
         return "ubuntu18", "450"
@@ -112,9 +112,9 @@ def ask(kubectl: Kubectl, namespace: str, client: tuple[str, str]) -> Proof:
     return judge(stored[0])
 
 
-def judge(stored: Mapping[str, Any]) -> Proof:
+def judge(stored: Pod) -> Proof:
     """From the pod that the API server would store."""
-    annotations = stored["metadata"].get("annotations") or {}
+    annotations = mapping(stored, "metadata", "annotations")
     if annotations.get(names.STATUS) != names.STATUS_INJECTED:
         return Proof(
             Outcome.NOT_ASKED, "the API server did not ask the webhook, and would have stored the pod as it is"
@@ -126,13 +126,13 @@ def judge(stored: Mapping[str, Any]) -> Proof:
 def judge_error(message: str) -> Proof:
     """From the words of the API server."""
     message = one_line(message)
-    if (found := _INVALID.search(message)) and OPTED_IN in found["why"]:
-        causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(found["why"])]
+    if (match := _INVALID.search(message)) and OPTED_IN in match["why"]:
+        causes = [cause.strip().removeprefix(f"{OPTED_IN}: ") for cause in _LISTED.split(match["why"])]
         return Proof(Outcome.REFUSED, f"asked, refused by bitfusiond: {'; '.join(filter(None, causes))}")
-    if (found := _DENIED.search(message)) and _OURS.search(found[0]):
-        return Proof(Outcome.REFUSED, f"asked, refused by {found['webhook']}: {found['why']}")
-    if (found := _FAILED.search(message)) and _OURS.search(found[0]):
-        return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {found['webhook']}: {found['why']}")
+    if (match := _DENIED.search(message)) and _OURS.search(match[0]):
+        return Proof(Outcome.REFUSED, f"asked, refused by {match['webhook']}: {match['why']}")
+    if (match := _FAILED.search(message)) and _OURS.search(match[0]):
+        return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {match['webhook']}: {match['why']}")
     return Proof(Outcome.OTHER, f"refused, not by bitfusiond: {message}")
 
 

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Event, Node, Object, Pod, ReplicaSet, Workload
+from bitfusiond.core.text import one_line
 from bitfusiond.errors import Failure
 from bitfusiond.operate import waiting
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 
 POLL_SECONDS = 2.0
 _REVISION = "deployment.kubernetes.io/revision"
 
 
-def progress(workload: Mapping[str, Any]) -> tuple[int, int, bool]:
-    """Of a Deployment or DaemonSet: pods that are up to date and available, pods there should be, whether all is done.
-
-    A status that is older than the spec says nothing.
+class Progress(NamedTuple):
+    """How many pods of a Deployment or DaemonSet are up to date and available, how many there should be, and whether
+    that is all.
     """
-    status: Mapping[str, Any] = workload.get("status") or {}
-    wanted, updated = _wanted(workload), _updated(workload)
-    if workload["kind"] == "DaemonSet":
-        available, surplus = status.get("numberAvailable", 0), False
-    else:
-        available, surplus = status.get("availableReplicas", 0), status.get("replicas", 0) > wanted
-    seen = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
-    ready = min(updated, available) if seen else 0
-    return ready, wanted, seen and ready >= wanted and not surplus
+
+    ready: int
+    wanted: int
+    done: bool
 
 
-def _wanted(workload: Mapping[str, Any]) -> int:
-    daemons: int = (workload.get("status") or {}).get("desiredNumberScheduled", 0)
-    replicas: int = workload["spec"].get("replicas", 1)
-    return daemons if workload["kind"] == "DaemonSet" else replicas
+def progress(workload: Workload) -> Progress:
+    """By the status of ``workload``. One that is older than the spec says nothing."""
+    status, wanted = mapping(workload, "status"), _wanted(workload)
+    is_current = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+    available = status.get("numberAvailable" if _is_daemon_set(workload) else "availableReplicas", 0)
+    ready = min(_updated(workload), available) if is_current else 0
+    surplus = not _is_daemon_set(workload) and status.get("replicas", 0) > wanted
+    return Progress(ready, wanted, is_current and ready >= wanted and not surplus)
 
 
-def _updated(workload: Mapping[str, Any]) -> int:
-    key = "updatedNumberScheduled" if workload["kind"] == "DaemonSet" else "updatedReplicas"
-    updated: int = (workload.get("status") or {}).get(key, 0)
-    return updated
+def _is_daemon_set(workload: Workload) -> bool:
+    return bool(workload["kind"] == "DaemonSet")
+
+
+def _wanted(workload: Workload) -> int:
+    if _is_daemon_set(workload):
+        return int(mapping(workload, "status").get("desiredNumberScheduled", 0))
+    return int(workload["spec"].get("replicas", 1))
+
+
+def _updated(workload: Workload) -> int:
+    key = "updatedNumberScheduled" if _is_daemon_set(workload) else "updatedReplicas"
+    return int(mapping(workload, "status").get(key, 0))
 
 
 def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
@@ -48,7 +58,7 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
 
     Raises Failure after ``timeout`` seconds that names each pod in the way and its reason.
     """
-    told = None
+    last = None
     for expired in waiting.rounds(timeout, POLL_SECONDS):
         workload = kubectl.get(what)
         if workload is None:
@@ -57,17 +67,17 @@ def wait(kubectl: Kubectl, what: Ref, timeout: float, say: Say) -> None:
         if done:
             say(f"{what}: {ready}/{wanted} ready")
             return
-        if (ready, wanted) != told:
-            told = (ready, wanted)
+        if (ready, wanted) != last:
+            last = (ready, wanted)
             say(f"{what}: {ready}/{wanted} ready, waiting")
-        if expired or workload["kind"] == "DaemonSet":
-            seen = look(kubectl, workload)
-            excused = absent_nodes(seen.pods, kubectl.all("Node") if workload["kind"] == "DaemonSet" else [])
+        if expired or _is_daemon_set(workload):
+            state = snapshot(kubectl, workload)
+            excused = absent_nodes(state.pods, kubectl.all("Node") if _is_daemon_set(workload) else [])
             if excused and wanted and ready + len(excused) >= wanted:
                 say(f"{what}: {ready}/{wanted} ready; not waiting for nodes that are not ready: {', '.join(excused)}")
                 return
             if expired:
-                raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, seen)))
+                raise Failure(_too_late(what, ready, wanted, timeout, explain(workload, state)))
 
 
 def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Sequence[str]) -> str:
@@ -79,17 +89,17 @@ def _too_late(what: Ref, ready: int, wanted: int, timeout: float, reasons: Seque
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Snapshot:
     """Of a Deployment or DaemonSet: its pods but those that are ending, the warnings about them and about what makes
     them, and the name of what makes the pods of today's template: the DaemonSet, or a ReplicaSet (empty: none yet).
     """
 
-    pods: list[Json]
-    events: list[Json]
+    pods: list[Pod]
+    events: list[Event]
     maker: str
 
 
-def look(kubectl: Kubectl, workload: Json) -> Seen:
+def snapshot(kubectl: Kubectl, workload: Workload) -> Snapshot:
     """What there is of a workload now."""
     name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
     labels = ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
@@ -107,91 +117,92 @@ def look(kubectl: Kubectl, workload: Json) -> Seen:
         for each in events
         if each["involvedObject"].get("name") in about or each["involvedObject"].get("name", "").startswith(f"{name}-")
     ]
-    return Seen(pods, sorted(concerning, key=_when), maker)
+    return Snapshot(pods, sorted(concerning, key=_when), maker)
 
 
-def is_ending(document: Mapping[str, Any]) -> bool:
+def is_ending(document: Object) -> bool:
     return "deletionTimestamp" in document["metadata"]
 
 
-def newest(deployment: Json, replica_sets: Iterable[Json]) -> str:
+def newest(deployment: Workload, replica_sets: Iterable[ReplicaSet]) -> str:
     """The name of the ReplicaSet of the Deployment's template, by the revision that the controller writes into both."""
-    today = (deployment["metadata"].get("annotations") or {}).get(_REVISION)
+    today = mapping(deployment, "metadata", "annotations").get(_REVISION)
     for each in replica_sets:
-        if today is not None and (each["metadata"].get("annotations") or {}).get(_REVISION) == today:
+        if today is not None and mapping(each, "metadata", "annotations").get(_REVISION) == today:
             name: str = each["metadata"]["name"]
             return name
     return ""
 
 
-def absent_nodes(pods: Iterable[Json], nodes: Iterable[Json]) -> list[str]:
+def absent_nodes(pods: Iterable[Pod], nodes: Iterable[Node]) -> list[str]:
     """The nodes that are not ready and have a pod that is not: nothing that a deploy can wait for."""
     away = {node["metadata"]["name"] for node in nodes if not condition(node, "Ready")}
     return sorted({pod["spec"].get("nodeName", "") for pod in pods if not condition(pod, "Ready")} & away)
 
 
-def condition(document: Mapping[str, Any], kind: str) -> bool:
-    conditions = (document.get("status") or {}).get("conditions") or []
+def condition(document: Object, kind: str) -> bool:
+    conditions = mapping(document, "status").get("conditions") or []
     return any(each["type"] == kind and each["status"] == "True" for each in conditions)
 
 
-def explain(workload: Mapping[str, Any], seen: Seen) -> list[str]:
+def explain(workload: Workload, state: Snapshot) -> list[str]:
     """Why pods are not ready, one line each: what the containers say, else the last warning about the pod.
 
     Where there are fewer pods than there should be: the last word of what makes them (a quota, a policy), and how many
     pods of an earlier template serve meanwhile.
     """
     lines = []
-    for pod in seen.pods:
+    for pod in state.pods:
         if condition(pod, "Ready"):
             continue
         name = pod["metadata"]["name"]
-        last = [each for each in seen.events if each["involvedObject"].get("name") == name]
+        last = [each for each in state.events if each["involvedObject"].get("name") == name]
         reason = _waiting(pod) or (_event(last[-1]) if last else f"{_phase(pod)}, no container says why")
         node = pod["spec"].get("nodeName")
         lines.append(f"pod {name}{f' on {node}' if node else ''}: {reason}")
     if _updated(workload) < _wanted(workload):
         failed = [
             each
-            for each in seen.events
-            if each.get("reason") == "FailedCreate" and each["involvedObject"].get("name") == seen.maker
+            for each in state.events
+            if each.get("reason") == "FailedCreate" and each["involvedObject"].get("name") == state.maker
         ]
         lines += [_event(each) for each in failed[-1:]]
-    if not seen.pods and not lines:
-        lines += [_event(each) for each in seen.events[-1:]]
-    if old := sum(condition(pod, "Ready") and not _made_by(pod, seen.maker) for pod in seen.pods):
+    if not state.pods and not lines:
+        lines += [_event(each) for each in state.events[-1:]]
+    if old := sum(condition(pod, "Ready") and not _made_by(pod, state.maker) for pod in state.pods):
         lines.append(f"{old} old pod{'s still serve' if old > 1 else ' still serves'}")
     return lines
 
 
-def _made_by(pod: Json, maker: str) -> bool:
+def _made_by(pod: Pod, maker: str) -> bool:
     return any(owner["name"] == maker for owner in pod["metadata"].get("ownerReferences") or [])
 
 
-def _waiting(pod: Json) -> str | None:
-    status = pod.get("status") or {}
+def _waiting(pod: Pod) -> str | None:
+    """The reason that a container of ``pod``, or the scheduler, gives in its status."""
+    status = mapping(pod, "status")
     for each in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        state = each.get("state") or {}
-        last = ((each.get("lastState") or {}).get("terminated")) or {}
+        last = mapping(each, "lastState", "terminated")
         for kind in ("waiting", "terminated"):
-            found = state.get(kind) or {}
-            if found.get("reason") and found["reason"] not in {"ContainerCreating", "PodInitializing", "Completed"}:
+            details = mapping(each, "state", kind)
+            reason = details.get("reason")
+            if reason and reason not in {"ContainerCreating", "PodInitializing", "Completed"}:
                 ended = f", its last exit status was {last['exitCode']}" if "exitCode" in last else ""
-                return " ".join(f"{found['reason']}{ended}: {found.get('message', '')}".rstrip(": ").split())
+                return one_line(f"{reason}{ended}: {details.get('message', '')}".rstrip(": "))
     for each in status.get("conditions") or []:
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return f"{each.get('reason', 'Unschedulable')}: {each.get('message', '')}"
     return None
 
 
-def _phase(pod: Json) -> str:
-    phase: str = (pod.get("status") or {}).get("phase", "Pending")
+def _phase(pod: Pod) -> str:
+    phase: str = mapping(pod, "status").get("phase", "Pending")
     return phase
 
 
-def _when(event: Json) -> str:
+def _when(event: Event) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def _event(event: Json) -> str:
-    return " ".join(f"{event.get('reason', '')}: {event.get('message', '')}".split())
+def _event(event: Event) -> str:
+    return one_line(f"{event.get('reason', '')}: {event.get('message', '')}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitfusiond import pki, settings
 from bitfusiond.core import names
@@ -93,20 +93,28 @@ def _yes(value: str) -> bool:
     return value == "yes"
 
 
-VARIABLES: dict[str, tuple[str, str | None, Callable[[str], Any]]] = {
-    "image_repo": ("IMAGE_REPO", None, _repo),
-    "image_tag": ("IMAGE_TAG", None, _tag),
-    "platform": ("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
-    "total_gpu_memory": ("TOTAL_GPU_MEMORY", None, settings.integer(0)),
-    "resource_nums": ("RESOURCE_NUMS", None, settings.device_count),
-    "clients": ("CLIENTS", None, _file),
-    "allow_namespaces": ("ALLOW_NAMESPACES", None, _globs),
-    "token_namespace": ("TOKEN_NAMESPACE", None, _namespace),
-    "client_ca": ("CLIENT_CA", None, _client_ca),
-    "api_server_only": ("API_SERVER_ONLY", None, _yes),
-    "adopt": ("ADOPT", "no", _yes),
-    "timeout": ("TIMEOUT", "300", settings.seconds(1, 3600)),
-    "kubectl": ("KUBECTL", "kubectl", settings.text),
+class Variable(NamedTuple):
+    """How one field of :class:`Settings` is given in the environment."""
+
+    name: str
+    default: str | None
+    parse: settings.Parser
+
+
+VARIABLES = {
+    "image_repo": Variable("IMAGE_REPO", None, _repo),
+    "image_tag": Variable("IMAGE_TAG", None, _tag),
+    "platform": Variable("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
+    "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
+    "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
+    "clients": Variable("CLIENTS", None, _file),
+    "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
+    "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
+    "client_ca": Variable("CLIENT_CA", None, _client_ca),
+    "api_server_only": Variable("API_SERVER_ONLY", None, _yes),
+    "adopt": Variable("ADOPT", "no", _yes),
+    "timeout": Variable("TIMEOUT", "300", settings.seconds(1, 3600)),
+    "kubectl": Variable("KUBECTL", "kubectl", settings.text),
 }
 
 
@@ -117,12 +125,12 @@ def resolve(environment: Mapping[str, str]) -> Settings:
     """
     chosen: dict[str, Any] = {}
     problems = []
-    for field, (variable, default, parse) in VARIABLES.items():
-        value = environment.get(variable) or default
+    for field, each in VARIABLES.items():
+        value = environment.get(each.name) or each.default
         try:
-            chosen[field] = None if value is None else parse(value)
+            chosen[field] = None if value is None else each.parse(value)
         except ValueError as error:
-            problems.append(f"{variable}: {value!r} is not {error}")
+            problems.append(f"{each.name}: {value!r} is not {error}")
     if problems:
         lines = problems if len(problems) == 1 else ["wrong variables:", *(f"  - {problem}" for problem in problems)]
         raise ConfigurationError("\n".join(lines))

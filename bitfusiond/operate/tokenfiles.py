@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 
 from cryptography import x509
@@ -35,17 +34,13 @@ def servers(content: bytes) -> list[tuple[str, int]]:
         raise ValueError("it is not UTF-8 text") from None
 
 
-def decoded(data: str) -> bytes:
-    """The content of a Secret's key, which the API server keeps in base64."""
-    return base64.b64decode(data)
-
-
 def end(content: bytes) -> datetime:
     """When the first of the certificates ends. Raises ValueError where there is none."""
     return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(content))
 
 
 def _certificates(content: bytes, now: datetime) -> str | None:
+    """What is wrong with a ca.crt at ``now``."""
     try:
         until = end(content)
     except ValueError:
@@ -54,6 +49,7 @@ def _certificates(content: bytes, now: datetime) -> str | None:
 
 
 def _client(content: bytes) -> str | None:
+    """What is wrong with a client.yaml."""
     try:
         document = load_yaml(content.decode())
     except UnicodeDecodeError:
@@ -65,6 +61,7 @@ def _client(content: bytes) -> str | None:
 
 
 def _servers(content: bytes) -> str | None:
+    """What is wrong with a servers.conf."""
     try:
         servers(content)
     except servers_conf.ServersError as error:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens import copies, marks
 from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, Missing, Token
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref
 
 MARK_KEY = Ref("Secret", names.MARK_SECRET, names.NAMESPACE)
 EXEMPT = names.EXEMPT_NAMESPACES | {names.NAMESPACE}
@@ -23,18 +24,18 @@ class TokenPlace:
 
     namespace: str
     allowed: tuple[str, ...] = ("*",)
-    sources: Mapping[str, Json] | None = None
+    sources: Mapping[str, Object] | None = None
     key: bytes | None = None
 
     def content(self, token: Token) -> Content | Missing:
         return copies.content(token, self.sources or {}, self.namespace)
 
-    def mark(self, secret: Json) -> str | None:
+    def mark(self, secret: Object) -> str | None:
         """What a copy of ours carries in the place of ``secret``."""
         metadata = secret["metadata"]
         return None if self.key is None else marks.mark(self.key, metadata["namespace"], metadata["name"])
 
-    def copy(self, secret: Json) -> Copy:
+    def copy(self, secret: Object) -> Copy:
         """A Secret of a token's name, and all that decides what it is to us."""
         token = BY_SECRET[secret["metadata"]["name"]]
         stored = copies.summarize(secret, token)

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, current, report, tokenfiles
-from bitfusiond.operate.kubectl import Json, Kubectl, ref
+from bitfusiond.operate.kubectl import Kubectl, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.upgrade04 import adoption
@@ -40,7 +42,7 @@ def run(settings: Settings, directory: Path, say: Say) -> None:
     webhook = kubectl.get(current.WEBHOOK)
     if webhook is None:
         say("bitfusiond is not installed yet: `just deploy`")
-    elif changed and not (webhook.get("status") or {}).get("availableReplicas"):
+    elif changed and not mapping(webhook, "status").get("availableReplicas"):
         say("No webhook runs that would bring the copies up to date: `just verify` says why")
     elif changed:
         say("Running webhooks bring all copies up to date within seconds; `just verify` shows any that is not.")
@@ -78,11 +80,11 @@ def read(directory: Path) -> dict[str, bytes]:
 
 def _deeper(directory: Path) -> Path | None:
     """Where the files are, if not in ``directory`` but in one that lies in it."""
-    found = [each for each in directory.iterdir() if all((each / name).is_file() for name in names.TOKEN_FILES)]
-    return found[0] if len(found) == 1 else None
+    whole = [each for each in directory.iterdir() if all((each / name).is_file() for name in names.TOKEN_FILES)]
+    return whole[0] if len(whole) == 1 else None
 
 
-def secret(namespace: str, name: str, file: str, content: bytes) -> Json:
+def secret(namespace: str, name: str, file: str, content: bytes) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",

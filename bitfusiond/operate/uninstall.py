@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.tokenplace import MARK_KEY
@@ -153,12 +154,12 @@ def _labelled(kubectl: Kubectl, kinds: str) -> list[Ref]:
     return [ref(each) for each in kubectl.all(kinds, "-l", LABEL) if not _owned(each)]
 
 
-def _owned(document: Json) -> bool:
+def _owned(document: Object) -> bool:
     """It goes with its owner."""
     return bool(document["metadata"].get("ownerReferences"))
 
 
-def copies_of(secrets: Iterable[Json], token_namespace: str) -> list[Ref]:
+def copies_of(secrets: Iterable[Object], token_namespace: str) -> list[Ref]:
     """Those of ``secrets`` that bitfusiond copied from our token namespace: not people's own, not another's copies."""
     chosen = []
     for each in secrets:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from grpclib.protocol import H2Protocol
 
 ResultT = TypeVar("ResultT")
-_log = logs.Log("bridge")
+_log = logs.Log("grpc")
 
 # How long the streams may take to end by themselves, and how long closing may take after that. A kubelet that does
 # not read holds up both, and neither may hold up the end of a process that its own kubelet kills after 30 s.

@@ -58,6 +58,7 @@ class Prober:
             await trio.sleep(self._interval)
 
     def _read(self) -> None:
+        """Read the file again if it changed; log it once where it cannot be used."""
         try:
             text = self._path.read_text("utf-8")
             if text == self._text and self._problem is None:
@@ -86,6 +87,7 @@ class Prober:
             )
 
     async def _round(self) -> None:
+        """Probe all servers once, at most PROBES_AT_ONCE at a time, and judge by the answers."""
         answers: list[bool] = []
         limit = trio.CapacityLimiter(PROBES_AT_ONCE)
 
@@ -99,6 +101,7 @@ class Prober:
         self._judge(sum(answers))
 
     async def _answers(self, host: str, port: int) -> bool:
+        """Whether the server accepts a connection within PROBE_SECONDS."""
         try:
             with trio.fail_after(PROBE_SECONDS):
                 stream = await self._connect(host, port)
@@ -108,6 +111,7 @@ class Prober:
         return True
 
     def _judge(self, reachable: int) -> None:
+        """Report what a round with so many ``reachable`` servers means."""
         self._metrics.show_servers(reachable, len(self._servers) - reachable)
         if reachable:
             self._failed_rounds = 0

@@ -54,8 +54,8 @@ class Servicer(DevicePluginBase):
         """How many ListAndWatch streams are open. The kubelet keeps one for as long as it knows of this plugin."""
         return self._streams
 
-    def seen(self) -> None:
-        """The kubelet has just shown that it is there."""
+    def note_kubelet(self) -> None:
+        """Note that the kubelet has just shown that it is there."""
         self._last_seen = time.monotonic()
 
     def change_health(self, health: Health, reason: str) -> None:
@@ -82,7 +82,7 @@ class Servicer(DevicePluginBase):
 
     def _unseen_seconds(self) -> float:
         if self._streams:
-            self.seen()
+            self.note_kubelet()
         return time.monotonic() - self._last_seen
 
     async def GetDevicePluginOptions(self, stream: Stream[api.Empty, api.DevicePluginOptions]) -> None:  # noqa: N802
@@ -106,14 +106,14 @@ class Servicer(DevicePluginBase):
                 sent = self._table
                 await stream.send_message(_list(sent))
         finally:
-            self.seen()
+            self.note_kubelet()
             self._streams -= 1
 
     async def GetPreferredAllocation(  # noqa: N802
         self, stream: Stream[api.PreferredAllocationRequest, api.PreferredAllocationResponse]
     ) -> None:
         request = await _received(stream)
-        self.seen()
+        self.note_kubelet()
         response = api.PreferredAllocationResponse()
         for each in request.container_requests:
             try:
@@ -126,7 +126,7 @@ class Servicer(DevicePluginBase):
     async def Allocate(self, stream: Stream[api.AllocateRequest, api.AllocateResponse]) -> None:  # noqa: N802
         """How many shares each container has. Nothing is kept: the kubelet does the accounting, and may ask twice."""
         request = await _received(stream)
-        self.seen()
+        self.note_kubelet()
         shares = [len(set(each.devices_ids)) for each in request.container_requests]
         unknown = self._table.unknown(chain.from_iterable(each.devices_ids for each in request.container_requests))
         if unknown:

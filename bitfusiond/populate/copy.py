@@ -75,7 +75,7 @@ class Copier:
             self._error = error
             raise
         # Last, since each name made inside sets a directory's time; children first, as a directory may be closed to us.
-        self._each(_carry, reversed(directories))
+        self._each(_copy_metadata, reversed(directories))
         if self._error:
             raise self._error
 
@@ -94,11 +94,12 @@ class Copier:
                 self._error = error
 
     def _make(self, info: os.stat_result, source: str, staged: str) -> None:
+        """Make one directory, link or file under its hidden name. Raises OSError."""
         if stat.S_ISDIR(info.st_mode):
             os.mkdir(staged, stat.S_IRWXU)
         elif stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(source), staged)
-            _carry(info, source, staged)
+            _copy_metadata(info, source, staged)
         elif not self._linked(info, source, staged):
             reader = os.open(source, _READ)
             try:
@@ -106,13 +107,14 @@ class Copier:
                 writer = os.open(staged, _WRITE, info.st_mode & _KEPT_BITS | stat.S_IWUSR)
                 try:
                     self._content(info, reader, writer)
-                    _carry(info, reader, writer)
+                    _copy_metadata(info, reader, writer)
                 finally:
                     os.close(writer)
             finally:
                 os.close(reader)
 
     def _linked(self, info: os.stat_result, source: str, staged: str) -> bool:
+        """Whether the file could be made as a further name of one that is there, so that no byte is copied."""
         if self._link:
             if _link(source, staged):
                 return True
@@ -125,6 +127,7 @@ class Copier:
         return first != staged and _link(first, staged)
 
     def _content(self, info: os.stat_result, reader: int, writer: int) -> None:
+        """Copy the bytes of a file, its holes as holes; log ``copying`` once a second."""
         sparse = info.st_blocks * 512 < info.st_size
         for start, end in _data(reader, info.st_size) if sparse else [(0, info.st_size)]:
             at = start
@@ -186,6 +189,7 @@ def _mb(count: int) -> str:
 
 
 def _link(source: str, target: str) -> bool:
+    """Whether ``target`` could be made a further name of ``source``."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # another filesystem or mount, one without links, too many of them: a copy does
@@ -208,7 +212,7 @@ def _data(reader: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _carry(info: os.stat_result, source: int | str, target: int | str) -> None:
+def _copy_metadata(info: os.stat_result, source: int | str, target: int | str) -> None:
     """Give ``target`` what ``info`` says and the extended attributes of ``source``; each a path or a descriptor.
 
     What is right already stays: a look is cheaper than a change. A change of owner comes first, since it changes the
@@ -223,14 +227,15 @@ def _carry(info: os.stat_result, source: int | str, target: int | str) -> None:
             if error.errno not in _NO_OWNER:
                 raise
     if follow:
-        _carry_attributes(source, target)
+        _copy_attributes(source, target)
         mode = info.st_mode & _KEPT_BITS
         if stat.S_IMODE(made.st_mode) != mode:
             os.chmod(target, mode)
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=follow)
 
 
-def _carry_attributes(source: int | str, target: int | str) -> None:
+def _copy_attributes(source: int | str, target: int | str) -> None:
+    """Give ``target`` the extended attributes of ``source``, but for those in _LEFT_OUT and any it cannot have."""
     try:
         names = os.listxattr(source)
     except OSError as error:

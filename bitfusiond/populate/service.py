@@ -18,7 +18,7 @@ from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
 from bitfusiond.populate.copy import Tree
-from bitfusiond.settings import Init
+from bitfusiond.settings import Populate
 
 _log = logs.Log("populate")
 
@@ -27,7 +27,7 @@ class _Stopped(BaseException):
     """A signal came. Not an Exception: logging, for one, would take that for an error of its own and go on."""
 
 
-def run(settings: Init) -> int:
+def run(settings: Populate) -> int:
     """Fill the volumes; return 0. It is the last thing that this process does.
 
     Raises ConfigurationError for a client that the catalogue does not have, Failure for anything that is missing, full
@@ -61,12 +61,13 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Stopped(signal.Signals(number).name)
 
 
-def _populate(settings: Init) -> None:
+def _populate(settings: Populate) -> None:
+    """Look at everything first, then copy. Raises as :func:`run` says, and OSError."""
     client = _client(settings)
     linked = _may_be_link(settings.opt_target, settings.distro_target)
-    problems = _volume_problems(settings, linked=linked)
-    tree = _distro(settings, client, problems)
-    token_files = tokens.read(settings.tokens, problems, wants_reachable=client.wants_reachable)
+    tree = trees.listed(str(settings.distros), client.package)
+    token_files, token_problems = tokens.read(settings.tokens, wants_reachable=client.wants_reachable)
+    problems = [*_volume_problems(settings, linked=linked), *_distro_problems(settings, client, tree), *token_problems]
     if problems:
         raise Failure("; ".join(problems))
     opt_volume = settings.opt_target.parent if linked else settings.opt_target
@@ -87,7 +88,7 @@ def _populate(settings: Init) -> None:
     tokens.write(token_files, settings.client_dir)
 
 
-def _client(settings: Init) -> Client:
+def _client(settings: Populate) -> Client:
     """The entry of the catalogue: the one given, else the one that lies with the distros, else the packaged one.
 
     Distros that an operator adds to the image are in no packaged catalogue. Raises ConfigurationError where the
@@ -106,7 +107,7 @@ def _client(settings: Init) -> Client:
         ) from None
 
 
-def _volume_problems(settings: Init, *, linked: bool) -> list[str]:
+def _volume_problems(settings: Populate, *, linked: bool) -> list[str]:
     """What is wrong with the volumes' directories.
 
     Distro and opt may be two directories of one volume, still to be made; in ``/`` itself they would be the container's
@@ -130,30 +131,30 @@ def _volume_problems(settings: Init, *, linked: bool) -> list[str]:
     return problems
 
 
-def _distro(settings: Init, client: Client, problems: list[str]) -> Tree:
-    """The client's tree in the image."""
+def _distro_problems(settings: Populate, client: Client, tree: Tree) -> list[str]:
+    """What is wrong with ``tree``, the client's in the image."""
     where = settings.distros / client.package
-    tree = trees.listed(str(settings.distros), client.package)
     if not where.is_dir() or where.is_symlink():
-        problems.append(
+        problem = (
             f"--distros: there is no distro {client.package} (for os {client.os}, version {client.version}) "
-            f"in {settings.distros}: {_there(settings.distros)}"
+            f"in {settings.distros}: {_distros_in(settings.distros)}"
         )
-        return tree
+        return [problem]
     needed = {name: tree.get(f"{client.package}/{name}") for name in (packages.PROGRAM, packages.OPT)}
-    found = {name: (info.st_mode, info.st_size) for name, info in needed.items() if info}
-    problems += [f"--distros: {where} is not a whole client: {problem}" for problem in packages.shortcomings(found)]
+    present = {name: (info.st_mode, info.st_size) for name, info in needed.items() if info}
+    problems = [f"--distros: {where} is not a whole client: {problem}" for problem in packages.shortcomings(present)]
     if strange := trees.uncopyable(tree):
         problems.append(f"{settings.distros}: cannot copy the distro: {'; '.join(strange)}")
-    return tree
+    return problems
 
 
-def _there(distros: Path) -> str:
+def _distros_in(directory: Path) -> str:
+    """The distros that there are, in words."""
     try:
-        there = sorted(each.name for each in os.scandir(distros) if each.is_dir() and not each.name.startswith("."))
+        names = sorted(each.name for each in os.scandir(directory) if each.is_dir() and not each.name.startswith("."))
     except OSError as error:
         return error.strerror or "it cannot be read"
-    return "there are " + ", ".join(there) if there else "there is none at all"
+    return "there are " + ", ".join(names) if names else "there is none at all"
 
 
 def _lock(directory: Path) -> None:

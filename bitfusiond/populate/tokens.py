@@ -20,21 +20,22 @@ _MODE = 0o644
 _log = logs.Log("populate")
 
 
-def read(directory: Path, problems: list[str], *, wants_reachable: bool) -> dict[str, bytes]:
-    """The content of each token file, as the client is to find it.
+def read(directory: Path, *, wants_reachable: bool) -> tuple[dict[str, bytes], list[str]]:
+    """The content of each token file as the client is to find it, by name, and the problems.
 
-    Each file that is missing, empty or cannot be read, or that the client could not use, is added to ``problems``.
+    A problem is a file that is missing, empty or cannot be read, or that the client could not use.
     """
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
+    problems: list[str] = []
     for name in names.TOKEN_FILES:
         try:
             content = _content(directory / name)
-            found[name] = (
-                _servers_conf(content, wants_reachable=wants_reachable) if name == names.SERVERS_CONF else content
-            )
+            if name == names.SERVERS_CONF:
+                content = _servers_conf(content, wants_reachable=wants_reachable)
+            contents[name] = content
         except ValueError as error:
             problems.append(f"--tokens: {directory / name}: {error}")
-    return found
+    return contents, problems
 
 
 def write(contents: Mapping[str, bytes], directory: Path) -> None:
@@ -130,6 +131,7 @@ def _put(content: bytes, path: Path, mode: int) -> bool:
 
 
 def _holds(content: bytes, path: Path, mode: int) -> bool:
+    """Whether ``path`` is a file with this content and mode already."""
     try:
         return path.lstat().st_mode == stat.S_IFREG | mode and path.read_bytes() == content
     except (FileNotFoundError, PermissionError):

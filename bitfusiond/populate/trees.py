@@ -18,19 +18,19 @@ _log = logs.Log("populate")
 def listed(directory: str, top: str) -> Tree:
     """What there is at ``top`` in ``directory``, by path from there; empty if nothing is. Raises OSError."""
     try:
-        found = {top: os.lstat(f"{directory}/{top}")}
+        tree = {top: os.lstat(f"{directory}/{top}")}
     except FileNotFoundError:
         return {}
-    pending = [top] if stat.S_ISDIR(found[top].st_mode) else []
+    pending = [top] if stat.S_ISDIR(tree[top].st_mode) else []
     while pending:
         parent = pending.pop()
         with os.scandir(f"{directory}/{parent}") as names:
             for each in names:
                 path = f"{parent}/{each.name}"
-                found[path] = info = each.stat(follow_symlinks=False)
+                tree[path] = info = each.stat(follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode):
                     pending.append(path)
-    return found
+    return tree
 
 
 def uncopyable(tree: Tree) -> list[str]:
@@ -97,14 +97,15 @@ def _shortfalls(tree: Tree, source: str, target: str) -> dict[str, str]:
 
 
 def _shortfall(info: os.stat_result, source: str, target: str) -> str | None:
+    """How ``target`` falls short of ``source``, of which ``info`` is the lstat; None if it does not."""
     try:
-        there = os.lstat(target)
+        present = os.lstat(target)
     except OSError:  # not there, or the workload closed what it is in
         return "is missing"
-    if stat.S_IFMT(there.st_mode) != stat.S_IFMT(info.st_mode):
+    if stat.S_IFMT(present.st_mode) != stat.S_IFMT(info.st_mode):
         return "is of another kind"
-    if stat.S_ISREG(info.st_mode) and there.st_size != info.st_size:
-        return f"has {there.st_size} bytes instead of {info.st_size}"
+    if stat.S_ISREG(info.st_mode) and present.st_size != info.st_size:
+        return f"has {present.st_size} bytes instead of {info.st_size}"
     if stat.S_ISLNK(info.st_mode) and os.readlink(target) != os.readlink(source):
         return "points elsewhere"
     return None

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import socket
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import trio
 
 
 def free_port() -> int:
@@ -32,6 +38,43 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def logged(log: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """The whole lines of a daemon's log so far: all of them, or those of one event."""
+    lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if event in {None, line["event"]}]
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    """The status and body of an answer over plain HTTP; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+@contextmanager
+def repeating(action: Callable[[], object], pause: float) -> Iterator[None]:
+    """``action()`` again and again in a thread, for as long as the block lasts."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            action()
+            over.wait(pause)
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -65,3 +108,10 @@ def wait_until(ready: Callable[[], bool], what: str, seconds: float = 30) -> Non
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.05)
+
+
+async def until(ready: Callable[[], object], seconds: float = 20) -> None:
+    """Look until ``ready()`` is true. Raises trio.TooSlowError."""
+    with trio.fail_after(seconds):
+        while not ready():
+            await trio.sleep(0.01)

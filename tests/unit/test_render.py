@@ -95,7 +95,7 @@ def test_the_items_of_a_list_are_rendered_in_it() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_example_is_rendered_from_its_file(path: Path) -> None:
-    """B34 among them: the quota of the documentation, which could not be pasted."""
+    """Among them the quota of the documentation, which could not be pasted."""
     result = rendered(b"", file=str(path))
     assert (result.err, result.status) == ("", 0)
     before = list(yaml.safe_load_all(path.read_text()))
@@ -228,7 +228,7 @@ def test_an_operators_own_files_are_used(tmp_path: Path) -> None:
         pytest.param("a: [", "not YAML: while parsing a flow", id="malformed"),
         pytest.param("a:\n\tb: 1", "found character that cannot start any token", id="a tab"),
         pytest.param("kind: Pod\nkind: Pod\n", "the key 'kind' is there twice", id="a key twice"),
-        pytest.param("spec:\n\u00a0 hard: 1\n", "line 2: indented with U+00A0 (no-break space)", id="B34"),
+        pytest.param("spec:\n\u00a0 hard: 1\n", "line 2: indented with U+00A0 (no-break space)", id="no-break space"),
         pytest.param(b"a: caf\xe9", "it is not UTF-8 text", id="Latin-1"),
         pytest.param("a: b".encode("utf-16"), "it is not UTF-8 text", id="UTF-16"),
         pytest.param("[" * 100_000, "nested too deeply", id="nested deeply"),
@@ -298,6 +298,7 @@ def test_the_executable_speaks_utf_8_whatever_the_locale_says() -> None:
     assert (result.stdout.decode(), result.stderr) == ("a: größe\n", b"")
 
 
+@pytest.mark.slow
 def test_the_executable_ends_quietly_when_nobody_reads_on() -> None:
     program = f"{sys.executable} -m bitfusiond --role render | head -1"
     text = "---\n".join(["a: xxxxxxxxxxxxxxxx\n"] * 20_000)

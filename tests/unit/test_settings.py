@@ -216,7 +216,7 @@ def test_observe_none_is_off() -> None:
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         settings.resolve(
-            settings.Init, {"client_os": "", "log_format": "x", "distros": " "}, {"BITFUSIOND_TOKENS": "\t"}
+            settings.Populate, {"client_os": "", "log_format": "x", "distros": " "}, {"BITFUSIOND_TOKENS": "\t"}
         )
     assert str(caught.value).split("; ") == [
         "--client-os: '' is not a value: it must not be blank",

@@ -97,6 +97,7 @@ def test_what_was_installed_for_another_python_is_installed_anew(venv: Path) -> 
     assert not (venv / "asked").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -106,6 +107,7 @@ def test_what_was_installed_for_another_python_is_installed_anew(venv: Path) -> 
         ["manifests", "TOTAL_GPU_MEMORY={}"],
         ["uninstall", "NAMESPACE={}"],
         ["test", "--no-such-option={}"],
+        ["test-fast", "--no-such-option={}"],
     ],
     ids=lambda words: words[0],
 )

@@ -143,6 +143,7 @@ def _one_string(line: str, args: Sequence[str], variables: Iterable[str]) -> Pro
 
 
 def _argument_list(argv: list[str], variables: Iterable[str]) -> Program:
+    """What a list of words runs: a shell with its script, or any other program. Raises CommandError."""
     words = tuple(argv)
     if call := calls.in_words(argv):
         return Program(words, Place.NOWHERE, calls=(call,), renamed=(call,))

@@ -111,6 +111,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _amount(given: dict[str, Field], resources: Field) -> int | None:
+    """The number of GPUs, under either of its two names; None, with a problem, where there is none."""
     both = [given[key] for key in (names.GPU_AMOUNT, names.GPU_NUM) if key in given]
     if len(both) > 1:
         resources.problem(f"{names.GPU_NUM} is the earlier name of {names.GPU_AMOUNT}: give one of them")
@@ -123,6 +124,7 @@ def _amount(given: dict[str, Field], resources: Field) -> int | None:
 
 
 def _whole(field: Field, lowest: int, highest: int | None = None) -> int | None:
+    """The value as an integer from ``lowest`` to ``highest``; None, with a problem, where it is none."""
     try:
         number = quantity.integer(field.value)
     except ValueError:
@@ -135,6 +137,7 @@ def _whole(field: Field, lowest: int, highest: int | None = None) -> int | None:
 
 
 def _memory(field: Field, total_megabytes: int) -> int | None:
+    """Bytes of each GPU, at most what one has; None, with a problem, for anything else."""
     value = shown(field.value)
     try:
         memory = quantity.integer(field.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
 from bitfusiond.core import names
@@ -19,11 +18,20 @@ _KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
 
 
 def check_mounts(containers: Sequence[GpuContainer], template: Template) -> None:
-    """Note a problem with each mount of the user's where one of the template's goes."""
+    """Note a problem with each mount of the user's where one of the template's goes, or that leaves it no place."""
     for container in containers:
-        for path in container.mounts:
-            if posixpath.normpath(path.value) in template.mount_paths:
-                path.problem(f"{shown(path.value)} is where the Bitfusion client goes: mount yours elsewhere")
+        for mount in container.mounts:
+            if mount.path in template.mount_paths:
+                mount.field.problem(
+                    f"{shown(mount.field.value)} is where the Bitfusion client goes: mount yours elsewhere"
+                )
+            elif mount.holds_nothing_below:
+                above = mount.path.rstrip("/") + "/"
+                if below := min((path for path in template.mount_paths if path.startswith(above)), default=None):
+                    mount.field.problem(
+                        f"{shown(mount.field.value)} {mount.holds_nothing_below} and lies above {below}, where the"
+                        " Bitfusion client goes: the container could not start, so mount yours elsewhere"
+                    )
 
 
 def volume_names(template: Template, volumes: list[Json]) -> dict[str, str]:
@@ -92,6 +100,7 @@ def _resources(container: GpuContainer) -> list[Operation]:
 
 
 def _env(container: GpuContainer, client: Client, template: Template) -> list[Operation]:
+    """The library directory, and the template's variables that the container does not set itself."""
     path, present = f"{container.pointer}/env", container.env
     taken = names_of(present)
     added = [each for each in template.env if each["name"] != names.LD_LIBRARY_PATH and each["name"] not in taken]
@@ -115,9 +124,18 @@ def _library_path(variable: Json, here: str, behind: str, client: Client, taken:
     if variable.get("valueFrom") is not None:
         name = unused_name(_KEPT_LIBRARY_PATH, taken, "_") if _KEPT_LIBRARY_PATH in taken else _KEPT_LIBRARY_PATH
         value = f"{client.library_path}:$({name})"
-        return [
+        operations = [
             patch.replace(f"{here}/name", name),
             patch.add(behind, {"name": names.LD_LIBRARY_PATH, "value": value}),
         ]
+        if _is_optional(variable["valueFrom"]):
+            # Without its key the kubelet would leave $(...) as it stands; then the variable before counts.
+            operations.append(patch.add(here, {"name": name, "value": client.library_path}))
+        return operations
     own = variable.get("value")
     return [patch.add(f"{here}/value", f"{client.library_path}:{own}" if own else client.library_path)]
+
+
+def _is_optional(source: object) -> bool:
+    references = source.values() if isinstance(source, dict) else ()
+    return any(isinstance(each, dict) and each.get("optional") is True for each in references)

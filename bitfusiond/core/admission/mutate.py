@@ -31,8 +31,8 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
         return Untouched("exempt namespace")
     root = Field(document)
     asked = pod.opt_in(root, namespace)
-    if asked.is_injected:
-        return Untouched("already injected")
+    if asked.is_mirror or asked.is_injected:
+        return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     given = pod.read(root, asked.mode, rules.total_gpu_memory)
@@ -94,6 +94,7 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
 
 
 def _warnings(given: Pod, rules: Rules) -> list[str]:
+    """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
             f"{each.field.path}: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand
+from bitfusiond.core.admission import calls, command, demand, mounts
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
 from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
@@ -22,7 +22,6 @@ from bitfusiond.core.text import shown
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
 MOST_GPU_CONTAINERS = 64  # each makes the answer some kilobytes longer
 _MOST_VOLUMES = 1024
-_MOST_MOUNTS = 1024
 _MOST_VARIABLES = 4096
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
 _LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
@@ -62,10 +61,14 @@ _ARCHITECTURE_LABELS = ("kubernetes.io/arch", "beta.kubernetes.io/arch")
 
 @dataclass(frozen=True, slots=True)
 class OptIn:
-    """Whether and how a pod opted in. ``mode`` is None where the annotation says something unknown."""
+    """Whether and how a pod opted in. ``mode`` is None where the annotation says something unknown.
+
+    ``is_mirror``: the kubelet shows a pod that it runs from a file, and nothing said of it changes what runs.
+    """
 
     mode: Mode | None
     is_injected: bool
+    is_mirror: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,7 @@ class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
-    ``calls`` are those of the client that the user wrote. ``mounts`` are the paths where something is mounted or a
-    block device is put.
+    ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
     """
 
     field: Field
@@ -83,7 +85,7 @@ class GpuContainer:
     program: command.Program | None
     calls: Sequence[Call]
     env: list[Json]
-    mounts: list[Field]
+    mounts: list[mounts.Mount]
 
     @property
     def raw(self) -> Json:
@@ -127,10 +129,12 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
     ):
         _is_short(field, longest)
     status = annotations.entry(names.STATUS).value
-    return OptIn(_mode(annotations.entry(names.MANAGEMENT)), status == names.STATUS_INJECTED)
+    is_mirror = annotations.entry(names.MIRROR).value is not None
+    return OptIn(_mode(annotations.entry(names.MANAGEMENT)), status == names.STATUS_INJECTED, is_mirror)
 
 
 def _mode(field: Field) -> Mode | None:
+    """What the annotation says; None, with a problem, for an unknown word."""
     if field.value is None:
         return Mode.NONE
     text = _string(field)
@@ -148,26 +152,14 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    asking: list[tuple[str, Field, Resources]] = []
-    for group, containers in groups.items():
-        for index, container in enumerate(containers):
-            resources = demand.resources(container)
-            if resources.asks_for_gpus:
-                asking.append((f"/spec/{group}/{index}", container, resources))
-            else:
-                resources.refuse_shares("ask for")
+    asking = list(_asking(groups))
     reads_commands = check_length(spec, (container for _, container, _ in asking))
-    gpu_containers = [_gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes) for each in asking]
-    is_read = not any(problem.startswith(spec.path) for problem in spec.problems)
-    if not asking and is_read:
-        spec["containers"].problem(
-            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
-            " set the annotation to none"
-        )
-    if len(asking) > MOST_GPU_CONTAINERS:
-        spec["containers"].problem(
-            f"{len(asking)} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
-        )
+    volumes = spec["volumes"].objects(_MOST_VOLUMES)
+    by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
+    gpu_containers = [
+        _gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes, by_name) for each in asking
+    ]
+    _check_number(spec, len(asking))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -175,15 +167,45 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
         _client_name(annotations.entry(names.CLIENT_OS)),
         _client_name(annotations.entry(names.CLIENT_VERSION)),
         _filters(annotations.entry(names.CLIENT_FILTER)),
-        spec["volumes"].objects(_MOST_VOLUMES),
+        volumes,
         groups["initContainers"],
         groups["containers"],
         gpu_containers,
     )
 
 
+def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
+    """The containers that ask for GPUs: what a patch calls each, the container, and its resources."""
+    for group, containers in groups.items():
+        for index, container in enumerate(containers):
+            resources = demand.resources(container)
+            if resources.asks_for_gpus:
+                yield f"/spec/{group}/{index}", container, resources
+            else:
+                resources.refuse_shares("ask for")
+
+
+def _check_number(spec: Field, asking: int) -> None:
+    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may."""
+    # What is wrong already may be what would have asked.
+    if not asking and not any(problem.startswith(spec.path) for problem in spec.problems):
+        spec["containers"].problem(
+            f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
+            " set the annotation to none"
+        )
+    if asking > MOST_GPU_CONTAINERS:
+        spec["containers"].problem(
+            f"{asking} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
+        )
+
+
 def _gpu_container(
-    pointer: str, container: Field, resources: Resources, mode: Mode | None, total_megabytes: int
+    pointer: str,
+    container: Field,
+    resources: Resources,
+    mode: Mode | None,
+    total_megabytes: int,
+    volumes: Mapping[str, Json],
 ) -> GpuContainer:
     program = None if mode in {Mode.INJECTION, Mode.NONE} else command.read(container)
     return GpuContainer(
@@ -193,7 +215,7 @@ def _gpu_container(
         program,
         calls.anywhere(argv(container)) if mode is Mode.INJECTION else (program.calls if program else ()),
         container["env"].objects(_MOST_VARIABLES),
-        _mounts(container),
+        mounts.read(container, volumes),
     )
 
 
@@ -215,15 +237,6 @@ def containers_of(spec: Field) -> dict[str, list[Field]]:
     return {group: spec[group].items(MOST_CONTAINERS) for group in ("initContainers", "containers")}
 
 
-def _mounts(container: Field) -> list[Field]:
-    return [
-        mount[key]
-        for list_name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath"))
-        for mount in container[list_name].items(_MOST_MOUNTS)
-        if isinstance(mount[key].value, str)
-    ]
-
-
 def _string(field: Field) -> str | None:
     """An annotation's text. YAML reads ``450`` as a number and ``yes`` as a boolean; an annotation is neither."""
     if field.value is None or isinstance(field.value, str):
@@ -233,6 +246,7 @@ def _string(field: Field) -> str | None:
 
 
 def _is_short(field: Field, longest: int) -> bool:
+    """Whether a text has at most ``longest`` characters; a problem where it has more."""
     if isinstance(field.value, str) and len(field.value) > longest:
         field.problem(f"has {len(field.value)} characters: at most {longest} are allowed")
         return False
@@ -240,6 +254,7 @@ def _is_short(field: Field, longest: int) -> bool:
 
 
 def _client_name(field: Field) -> str | None:
+    """An OS or a version of the client as the annotation names it; None where it names none."""
     text = _string(field)
     if text is None and field.value is None:
         return None
@@ -266,6 +281,7 @@ def _filters(field: Field) -> tuple[str, ...]:
 
 
 def _wrong_filter(key: str, equals: str, wanted: str) -> str:
+    """What is wrong with one word of the filter, ``KEY=VALUE`` cut at the first ``=``; empty for nothing."""
     if not equals:
         return f"{shown(key)} is not of the form key=value"
     if not wanted:

@@ -42,11 +42,13 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     """The template's initContainers, in front of the pod's own: a GPU container among those needs the client too."""
     first, *others = ({**each} for each in template.init_containers)
     first["args"] = [*(first.get("args") or []), "--client-os", client.os, "--client-version", client.version]
-    largest = largest_resources([each.value for each in (*pod.init_containers, *pod.containers)])
-    resources = _with_own(largest, first.get("resources") or {})
+    largest = largest_resources(
+        [each.value for each in (*pod.init_containers, *pod.containers)], [each.raw for each in pod.gpu_containers]
+    )
+    resources = _with_own(largest, mapping(first, "resources"))
     if resources:
         first["resources"] = resources
-    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **(first.get("securityContext") or {})}
+    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(first, "securityContext")}
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -63,7 +65,7 @@ def warnings(pod: Pod) -> list[str]:
     found = []
     if len(users) > 1:
         found.append(f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only")
-    if user and not all(_HOME in [path.value for path in each.mounts] for each in pod.gpu_containers):
+    if user and not all(_HOME in [mount.path for mount in each.mounts] for each in pod.gpu_containers):
         # Most images let nobody but root into /root, and whether this one does cannot be seen.
         found.append(
             f"user {user} must get into {_HOME} for the client's token: if the image closes it, mount an emptyDir there"
@@ -73,16 +75,22 @@ def warnings(pod: Pod) -> list[str]:
     return found
 
 
-def largest_resources(containers: Sequence[Json]) -> dict[str, Json]:
+def largest_resources(containers: Sequence[Json], gpu_containers: Sequence[Json]) -> dict[str, Json]:
     """Requests and limits, each the largest that a single one of ``containers`` has.
 
     The pod's effective request is the larger of its init containers' and the sum of its containers', so it does not
-    grow. A limit below the request (of a container that has no limit itself) is raised to it, as the API server
-    refuses it otherwise.
+    grow. There is a limit only for what each of ``gpu_containers`` limits: what those need to run is enough to copy
+    their client, and a sidecar's would not be. A limit below the request (of a container that has no limit itself) is
+    raised to it, as the API server refuses it otherwise.
     """
+    limited = set.intersection(
+        *({key for part, key, _ in _amounts(each) if part == "limits"} for each in gpu_containers)
+    )
     largest: dict[str, dict[str, _Amount]] = {"limits": {}, "requests": {}}
     for container in containers:
         for section, resource, amount in _amounts(container):
+            if section == "limits" and resource not in limited:
+                continue
             if resource not in largest[section] or amount[0] > largest[section][resource][0]:
                 largest[section][resource] = amount
     for resource, limit in largest["limits"].items():
@@ -97,8 +105,8 @@ def largest_resources(containers: Sequence[Json]) -> dict[str, Json]:
 
 def _with_own(largest: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:
     """``largest`` with what the template's container itself says on top; a request is never above its limit."""
-    limits = {**largest.get("limits", {}), **(own.get("limits") or {})}
-    requests = {**largest.get("requests", {}), **(own.get("requests") or {})}
+    limits = {**mapping(largest, "limits"), **mapping(own, "limits")}
+    requests = {**mapping(largest, "requests"), **mapping(own, "requests")}
     for resource, limit in limits.items():
         if resource in requests and quantity.parse(requests[resource]) > quantity.parse(limit):
             requests[resource] = limit

@@ -66,18 +66,8 @@ class Review:
 
 def parse(body: bytes) -> Review:
     """The request in the body of a POST. Raises BadRequestError with one line that says what is wrong."""
-    try:
-        document = json.loads(body)
-        # So few brackets are never that deep: for most pods this is all.
-        deep = body.count(b"[") + body.count(b"{") > _DEEPEST and _is_deep(document)
-    except RecursionError:
-        deep = True
-    except ValueError as error:
-        reason = one_line(str(error))
-        raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
-    if deep:
-        raise BadRequestError(f"the body is nested too deeply (more than {_DEEPEST} levels)")
-    if not isinstance(document, dict) or document.get("kind") != "AdmissionReview":
+    document = _document(body)
+    if document.get("kind") != "AdmissionReview":
         raise BadRequestError("the body is not an AdmissionReview")
     if document.get("apiVersion") not in _VERSIONS:
         raise BadRequestError(f"apiVersion {document.get('apiVersion')!r} is not one of {', '.join(_VERSIONS)}")
@@ -112,6 +102,22 @@ def parse(body: bytes) -> Review:
     return review
 
 
+def _document(body: bytes) -> Json:
+    """The JSON object in ``body``, of a depth that all here can work on; empty for another value of JSON."""
+    try:
+        document = json.loads(body)
+        # So few brackets are never that deep: for most pods this is all.
+        deep = body.count(b"[") + body.count(b"{") > _DEEPEST and _is_deep(document)
+    except RecursionError:
+        deep = True
+    except ValueError as error:
+        reason = one_line(str(error))
+        raise BadRequestError(f"the body is not JSON: {reason}" if body else "the body is empty") from None
+    if deep:
+        raise BadRequestError(f"the body is nested too deeply (more than {_DEEPEST} levels)")
+    return document if isinstance(document, dict) else {}
+
+
 def _is_deep(document: Any) -> bool:
     """Whether ``document`` has more levels of lists and objects than anything here can work on."""
     level: list[Any] = [[document]]
@@ -128,6 +134,7 @@ def _is_deep(document: Any) -> bool:
 
 
 def _text(parent: Json, key: str) -> str:
+    """A string of the request, empty where it is absent. Raises BadRequestError."""
     value = parent.get(key)
     if value is not None and not isinstance(value, str):
         raise BadRequestError(f"request.{key} must be a string")
@@ -143,6 +150,7 @@ def _name(pod: Json | None) -> str:
 
 
 def _owner(pod: Json | None) -> Owner | None:
+    """The controller among the owners of the pod, its fields cut to what Kubernetes allows."""
     for each in objects(mapping(pod, "metadata").get("ownerReferences")):
         fields = [value for key in _OWNER if isinstance(value := each.get(key), str)]
         if each.get("controller") is True and len(fields) == len(_OWNER):
@@ -193,8 +201,8 @@ def _first(problems: Sequence[str]) -> tuple[Sequence[str], str]:
 
 def _cause(problem: str) -> dict[str, str]:
     """A StatusCause of Kubernetes' API. With its field before it, kubectl prints a ``problem`` word for word."""
-    found = _OF_A_FIELD.fullmatch(problem)
-    field, text = found.group("field", "message") if found else (OPTED_IN, problem)
+    match = _OF_A_FIELD.fullmatch(problem)
+    field, text = match.group("field", "message") if match else (OPTED_IN, problem)
     return {"reason": "FieldValueInvalid", "field": field, "message": text}
 
 

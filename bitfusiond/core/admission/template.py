@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections import Counter
 from dataclasses import dataclass
 
 from bitfusiond.core import names, quantity
+from bitfusiond.core.admission.mounts import mount_path
 from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
@@ -62,7 +62,7 @@ def parse(document: object) -> Template:
         container["volumeMounts"].problem("the client must be mounted somewhere")
     if file.problems:
         raise TemplateError("; ".join(file.problems))
-    paths = frozenset(posixpath.normpath(mount["mountPath"].value) for mount in mounts)
+    paths = frozenset(mount_path(mount["mountPath"].value) for mount in mounts)
     return Template(_values(init_containers), _values(env), _values(mounts), _values(volumes), paths)
 
 
@@ -71,6 +71,7 @@ def _values(items: list[Field]) -> tuple[Json, ...]:
 
 
 def _check_init_container(container: Field, volumes: set[str]) -> None:
+    """Note what would keep the container from filling the volumes, or a pod from being admitted."""
     image = container["image"]
     if not isinstance(image.value, str) or not image.value:
         image.problem("must name an image")
@@ -80,11 +81,11 @@ def _check_init_container(container: Field, volumes: set[str]) -> None:
     container["resources"].mapping()
     for section in (container["resources"]["limits"], container["resources"]["requests"]):
         for resource in section.mapping():
-            _check_amount(section.entry(resource), resource)
+            _check_quantity(section.entry(resource), resource)
     _mounts(container, volumes)
 
 
-def _check_amount(amount: Field, resource: str) -> None:
+def _check_quantity(amount: Field, resource: str) -> None:
     if resource.startswith(names.DOMAIN):
         amount.problem("this container must not hold GPU shares")
     try:
@@ -94,6 +95,7 @@ def _check_amount(amount: Field, resource: str) -> None:
 
 
 def _mounts(container: Field, volumes: set[str]) -> list[Field]:
+    """The mounts of a container: each of one of ``volumes``, at an absolute path of its own."""
     mounts = container["volumeMounts"].items()
     paths: Counter[str] = Counter()
     for mount in mounts:
@@ -103,7 +105,7 @@ def _mounts(container: Field, volumes: set[str]) -> list[Field]:
         if not isinstance(path.value, str) or not path.value.startswith("/"):
             path.problem(f"{shown(path.value)} is not an absolute path")
         else:
-            paths[posixpath.normpath(path.value)] += 1
+            paths[mount_path(path.value)] += 1
     for each, count in sorted(paths.items()):
         if count > 1:
             container["volumeMounts"].problem(f"{shown(each)} is there twice")
@@ -111,6 +113,7 @@ def _mounts(container: Field, volumes: set[str]) -> list[Field]:
 
 
 def _names(items: list[Field], *, label: bool = True) -> set[str]:
+    """The names of ``items``, each of which needs one of its own; ``label``: as Kubernetes wants it."""
     found: set[str] = set()
     for item in items:
         name = item["name"]

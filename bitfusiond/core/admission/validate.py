@@ -30,6 +30,8 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Untouched("exempt namespace")
     root = Field(document)
     asked = pod.opt_in(root, namespace)
+    if asked.is_mirror:
+        return Untouched("mirror pod")
     if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     root["spec"].mapping()

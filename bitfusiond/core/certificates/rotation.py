@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 DAY = 86400.0
 RENEW_AT = 2 / 3
-# How many CAs are taken over into a new start. Reached only where Secrets break again and again, or clocks disagree.
-CARRIED = 7
+# CAs that a new start takes over. Reached only where Secrets break again and again, or clocks disagree.
+MOST_TAKEN_OVER = 7
 
 Bundles = Mapping[str, frozenset[str] | None]
 """Which CAs the ``caBundle`` of each configuration holds; None for a configuration that does not exist."""
@@ -231,6 +231,6 @@ def distrust(leaf: Leaf | None, now: float, bundles: Bundles) -> str | None:
     return f"the CA of the serving certificate is not in the caBundle of {' and '.join(missing)}" if missing else None
 
 
-def carried(known: Collection[Authority]) -> tuple[Authority, ...]:
+def taken_over(known: Collection[Authority]) -> tuple[Authority, ...]:
     """Which CAs stay trusted over a new start: the newest."""
-    return tuple(sorted(known, key=lambda each: (-each.span.not_before, each.id))[:CARRIED])
+    return tuple(sorted(known, key=lambda each: (-each.span.not_before, each.id))[:MOST_TAKEN_OVER])

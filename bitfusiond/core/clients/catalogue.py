@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bitfusiond.core.text import shown
 
@@ -75,17 +75,18 @@ def parse(document: object) -> Catalogue:
     if not isinstance(entries, list) or not entries:
         raise CatalogueError("BitfusionClients must be a list with at least one client")
     wheres = [f"BitfusionClients[{index}]" for index in range(len(entries))]
-    problems = [problem for entry, where in zip(entries, wheres, strict=True) for problem in _wrong(entry, where)]
+    faults = [_faults(entry, where) for entry, where in zip(entries, wheres, strict=True)]
+    problems = [*itertools.chain.from_iterable(faults)]
     clients: dict[tuple[str, str], Client] = {}
-    for entry, where in zip(entries, wheres, strict=True):
-        if any(_wrong(entry, where)):
+    for entry, where, wrong in zip(entries, wheres, faults, strict=True):
+        if wrong:
             continue
         version, os, binary, library = (str(entry[field]) for field in _FIELDS)
         if (os, version) in clients:
             problems.append(f"{where}: a second client for {shown(f'{os}/{version}')}: keep one of them")
         clients[os, version] = Client(os, version, binary, library)
     default = document.get("Default")
-    problems += _wrong_default(default, clients)
+    problems += _faults_of_default(default, clients)
     problems += [
         f"unknown key {key!r}: allowed are BitfusionClients, Default"
         for key in document
@@ -96,29 +97,25 @@ def parse(document: object) -> Catalogue:
     return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None)
 
 
-def _wrong(entry: Any, where: str) -> Iterator[str]:
-    """What is wrong with one entry."""
+def _faults(entry: object, where: str) -> list[str]:
+    """What is wrong with one entry; ``where`` is its place in the file."""
     if not isinstance(entry, dict):
-        yield f"{where} must be a mapping of {', '.join(_FIELDS)}"
-        return
-    fine = True
-    for field in _FIELDS:
-        value = entry.get(field)
-        # YAML reads an unquoted 450 as a number: operators leave the quotes out, and it means the same.
-        number = field == "BitfusionVersion" and isinstance(value, int) and not isinstance(value, bool)
-        if not number and not (isinstance(value, str) and value.strip()):
-            fine = False
-            yield f"{where}.{field} must be a string that is not empty, not {value!r}"
-        elif field in _NAMES and len(str(value)) > LONGEST_CLIENT_NAME:
-            fine = False
-            yield f"{where}.{field} has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed"
-    for key in entry:
-        if key not in _FIELDS:
-            fine = False
-            yield f"{where}: unknown key {key!r}"
-    if not fine:
-        return
-    binary, library = entry["BinaryPath"], entry["EnvVariable"]
+        return [f"{where} must be a mapping of {', '.join(_FIELDS)}"]
+    faults = [fault for field in _FIELDS for fault in _faults_of_field(entry.get(field), field, where)]
+    faults += [f"{where}: unknown key {key!r}" for key in entry if key not in _FIELDS]
+    return faults or [*_faults_of_paths(entry["BinaryPath"], entry["EnvVariable"], where)]
+
+
+def _faults_of_field(value: object, field: str, where: str) -> Iterator[str]:
+    # YAML reads an unquoted 450 as a number: operators leave the quotes out, and it means the same.
+    number = field == "BitfusionVersion" and isinstance(value, int) and not isinstance(value, bool)
+    if not number and not (isinstance(value, str) and value.strip()):
+        yield f"{where}.{field} must be a string that is not empty, not {value!r}"
+    elif field in _NAMES and len(str(value)) > LONGEST_CLIENT_NAME:
+        yield f"{where}.{field} has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed"
+
+
+def _faults_of_paths(binary: str, library: str, where: str) -> Iterator[str]:
     tree = binary.removesuffix(BINARY)
     if tree == binary or not tree.startswith("/") or posixpath.basename(tree) in {"", ".", ".."}:
         yield f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}"
@@ -126,7 +123,7 @@ def _wrong(entry: Any, where: str) -> Iterator[str]:
         yield f"{where}.EnvVariable must be a directory below {shown(tree)}, not {library!r}"
 
 
-def _wrong_default(value: Any, clients: Mapping[tuple[str, str], Client]) -> Iterator[str]:
+def _faults_of_default(value: object, clients: Mapping[tuple[str, str], Client]) -> Iterator[str]:
     if value is None:
         return
     if not isinstance(value, dict) or set(value) != {"os", "version"}:

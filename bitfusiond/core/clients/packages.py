@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.fields import Json
 from bitfusiond.core.text import shown
 
 SUFFIXES = (".deb", ".rpm")
@@ -81,16 +82,16 @@ def library_directory(file: str, directories: Iterable[str]) -> str:
     The place of the known versions, or else the only directory below ``opt/bitfusion`` that is called
     ``bitfusion/lib``. Raises PackageError.
     """
-    found = sorted(path for path in directories if _LIKE_LIBRARIES.fullmatch(path))
-    if _LIBRARIES in found:
+    candidates = sorted(path for path in directories if _LIKE_LIBRARIES.fullmatch(path))
+    if _LIBRARIES in candidates:
         return _LIBRARIES
-    if len(found) == 1:
-        return found[0]
-    there = f"there are {', '.join(found)}" if found else "there is none like it"
+    if len(candidates) == 1:
+        return candidates[0]
+    there = f"there are {', '.join(candidates)}" if candidates else "there is none like it"
     raise PackageError(f"{file}: the library directory {_LIBRARIES} is not in the package, and {there}")
 
 
-def document(libraries: Mapping[Package, str], default: Any = None) -> dict[str, Any]:
+def document(libraries: Mapping[Package, str], default: object = None) -> Json:
     """``bitfusion-client-config.yaml`` for packages and the library directories in their trees.
 
     ``default`` is the operator's ``Default``, if there is one; ``catalogue.parse`` says whether it fits.
@@ -109,17 +110,17 @@ def _entry(package: Package, libraries: str) -> dict[str, str]:
     }
 
 
-def shortcomings(found: Mapping[str, tuple[int, int]]) -> list[str]:
-    """What of PROGRAM and OPT a tree lacks: ``found`` has the mode and the size in bytes of what is there of them.
+def shortcomings(present: Mapping[str, tuple[int, int]]) -> list[str]:
+    """What of PROGRAM and OPT a tree lacks: ``present`` has the mode and the size in bytes of what is there of them.
 
     The program may be a link, such as one into OPT; where it leads to is the package's affair.
     """
-    problems = [f"{name} is missing in it" for name in (PROGRAM, OPT) if name not in found]
-    mode, size = found.get(PROGRAM, (stat.S_IFLNK, 0))
+    problems = [f"{name} is missing in it" for name in (PROGRAM, OPT) if name not in present]
+    mode, size = present.get(PROGRAM, (stat.S_IFLNK, 0))
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         problems.append(f"{PROGRAM} is not a file")
     elif stat.S_ISREG(mode) and size == 0:
         problems.append(f"{PROGRAM} is empty")
-    if not stat.S_ISDIR(found.get(OPT, (stat.S_IFDIR, 0))[0]):
+    if not stat.S_ISDIR(present.get(OPT, (stat.S_IFDIR, 0))[0]):
         problems.append(f"{OPT} is not a directory")
     return problems

@@ -11,7 +11,11 @@ The documented form (README of the 0.4 integration, section 2.2, Option B)::
 from __future__ import annotations
 
 import re
-from typing import Any
+
+from bitfusiond.core.fields import Json
+from bitfusiond.core.text import cut
+
+Server = Json  # an entry of servers
 
 _ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:56001 or [2001:db8::1]:56001"
 # The README prints the field without the blank after the colon, which YAML does not read as a key, and users pasted it.
@@ -27,14 +31,14 @@ def addresses(document: object) -> list[tuple[str, int]]:
 
     ``document`` is the parsed servers.conf. An IPv6 host comes without its brackets. Raises ServersError.
     """
-    found: dict[tuple[str, int], None] = {}
+    unique: dict[tuple[str, int], None] = {}
     for index, server in enumerate(_servers(document)):
         for field, value in _addresses_of(server, f"servers[{index}]"):
-            found[_address(value, field)] = None
-    return list(found)
+            unique[_address(value, field)] = None
+    return list(unique)
 
 
-def with_reachable(document: object) -> dict[str, Any] | None:
+def with_reachable(document: object) -> Json | None:
     """The parsed servers.conf with ``reachable: <its first address>`` put first in each server that has none.
 
     Everything else is as it was; ``document`` is not changed. None: each server has the field already. Raises
@@ -52,7 +56,8 @@ def repaired(text: str) -> str:
     return _MISPRINT.sub(r"\1 ", text)
 
 
-def _servers(document: object) -> list[dict[str, Any]]:
+def _servers(document: object) -> list[Server]:
+    """The entries of the file, which must be mappings. Raises ServersError."""
     if not isinstance(document, dict):
         raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
     servers = document.get("servers")
@@ -64,7 +69,7 @@ def _servers(document: object) -> list[dict[str, Any]]:
     return servers
 
 
-def _addresses_of(server: dict[str, Any], where: str) -> list[tuple[str, object]]:
+def _addresses_of(server: Server, where: str) -> list[tuple[str, object]]:
     """The fields of one server that hold an address, and what they hold."""
     listed = server.get("addresses")
     if not isinstance(listed, list) or not listed:
@@ -73,17 +78,18 @@ def _addresses_of(server: dict[str, Any], where: str) -> list[tuple[str, object]
     return reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
 
 
-def _given(server: dict[str, Any], field: str) -> bool:
+def _given(server: Server, field: str) -> bool:
     return server.get(field) is not None
 
 
-def _reachable_first(server: dict[str, Any]) -> dict[str, Any]:
+def _reachable_first(server: Server) -> Server:
     if _given(server, "reachable"):
         return server
     return {"reachable": server["addresses"][0]} | {key: value for key, value in server.items() if key != "reachable"}
 
 
 def _address(value: object, field: str) -> tuple[str, int]:
+    """(host, port) of ``HOST:PORT``; ``field`` is its path in messages. Raises ServersError."""
     wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
     if not isinstance(value, str):
         raise wrong
@@ -119,5 +125,4 @@ def _shown(value: object) -> str:
     """What stands where an address belongs, cut so that the message can be read."""
     if isinstance(value, (dict, list)) or value is None:
         return _kind(value)
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return cut(repr(value), 80)

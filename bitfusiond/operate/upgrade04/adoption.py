@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Object, Secret
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content, State
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.tokenplace import TokenPlace
 
 _UNKNOWN = frozenset({State.UNMANAGED, State.UNPROVEN})
@@ -23,12 +25,12 @@ _UNKNOWN = frozenset({State.UNMANAGED, State.UNPROVEN})
 class Unknown:
     """Secrets of a token's name in other namespaces that bitfusiond does not manage, or cannot know that it wrote."""
 
-    same: list[Json]  # content of the source
-    other: list[Json]
+    same: list[Secret]  # content of the source
+    other: list[Secret]
     fixed: list[Ref]  # immutable, or of another type: nobody can bring them up to date
 
 
-def find(kubectl: Kubectl, token_namespace: str) -> list[Json]:
+def find(kubectl: Kubectl, token_namespace: str) -> list[Object]:
     """Every Secret of a token's name outside the token namespace."""
     return [
         each
@@ -38,7 +40,7 @@ def find(kubectl: Kubectl, token_namespace: str) -> list[Json]:
     ]
 
 
-def sort(secrets: Iterable[Json], place: TokenPlace) -> Unknown:
+def sort(secrets: Iterable[Object], place: TokenPlace) -> Unknown:
     """A token without a source has no copies, nor has a namespace that may not receive any."""
     unknown = Unknown([], [], [])
     for secret in secrets:
@@ -50,14 +52,14 @@ def sort(secrets: Iterable[Json], place: TokenPlace) -> Unknown:
             continue
         if stored.immutable or stored.type != "Opaque":
             unknown.fixed.append(ref(secret))
-        elif stored.digest == source.digest and set(secret.get("data") or {}) == {token.file}:
+        elif stored.digest == source.digest and set(mapping(secret, "data")) == {token.file}:
             unknown.same.append(secret)
         else:
             unknown.other.append(secret)
     return unknown
 
 
-def adopted(secret: Json, place: TokenPlace) -> Json:
+def adopted(secret: Object, place: TokenPlace) -> Object:
     """What to apply so that bitfusiond knows ``secret`` as its copy: nothing of the content.
 
     With its mark, as the operator says that it is one. With ``uid`` the apply fails where the Secret was deleted

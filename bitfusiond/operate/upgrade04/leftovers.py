@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError, Ref, ref
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Object, Pod
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 
 NAMESPACE = names.NAMESPACE
 PLUGIN = Ref("DaemonSet", "bitfusion-cli-device-plugin", names.KUBE_SYSTEM)
@@ -38,7 +39,7 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Leftovers:
     """What of 0.4 is there."""
 
     removals: list[Removal]
@@ -53,15 +54,15 @@ _SINGLE = {
 }
 
 
-def find(kubectl: Kubectl) -> Left:
+def find(kubectl: Kubectl) -> Leftovers:
     """What of 0.4 is in the cluster now."""
     workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
     workloads += kubectl.all("Pod", "-l", "=".join(PLUGIN_LABEL), namespace=PLUGIN.namespace)
     single = kubectl.existing([*_SINGLE, POLICY_ROLE])
-    return left(workloads, single | _policy(kubectl))
+    return among(workloads, single | _policy(kubectl))
 
 
-def _policy(kubectl: Kubectl) -> dict[Ref, Json]:
+def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
     """Of a kind that Kubernetes has no longer; who may not read it misses a note."""
     try:
         policy = kubectl.get(POLICY)
@@ -72,7 +73,7 @@ def _policy(kubectl: Kubectl) -> dict[Ref, Json]:
     return {POLICY: policy} if policy else {}
 
 
-def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
+def among(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Leftovers:
     """From the ReplicaSets and pods of its webhook and plugin, and the objects it made one of.
 
     A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
@@ -83,24 +84,24 @@ def left(workloads: Iterable[Json], single: Mapping[Ref, Json]) -> Left:
         if not _controlled(each) and (each["metadata"]["namespace"] == NAMESPACE or _is_plugin(each))
     ]
     removals += [Removal(what, why) for what, why in _SINGLE.items() if what in single and _is_04(what, single[what])]
-    return Left(removals, _notes(single))
+    return Leftovers(removals, _notes(single))
 
 
-def _controlled(document: Mapping[str, Any]) -> bool:
+def _controlled(document: Object) -> bool:
     return any(owner.get("controller") for owner in document["metadata"].get("ownerReferences") or [])
 
 
-def _is_plugin(pod: Json) -> bool:
+def _is_plugin(pod: Pod) -> bool:
     """A pod that an earlier DaemonSet left: one of our name with another selector is deleted without its pods."""
     return any(each["name"] == PLUGIN_CONTAINER for each in pod["spec"].get("containers") or [])
 
 
-def _is_04(what: Ref, document: Mapping[str, Any]) -> bool:
+def _is_04(what: Ref, document: Object) -> bool:
     """An operator may have bound that name to something of theirs."""
-    return what != BINDING or (document.get("roleRef") or {}).get("name") == "cluster-admin"
+    return what != BINDING or mapping(document, "roleRef").get("name") == "cluster-admin"
 
 
-def _notes(single: Mapping[Ref, Json]) -> list[str]:
+def _notes(single: Mapping[Ref, Object]) -> list[str]:
     """Names that are too common to be removed as 0.4's."""
     return [
         f"{what} may be of 0.4 (K8S_PLATFORM=tkgi) and is not needed any more: kubectl delete {what.words}"

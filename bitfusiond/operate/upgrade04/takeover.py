@@ -6,27 +6,28 @@ selector instead of replacing it, and keeps webhooks in a configuration for the 
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from bitfusiond import pki
 from bitfusiond.core import names
+from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.certificates.rotation import Lives, StartOver
-from bitfusiond.operate.kubectl import Json, Ref
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import Object, Secret, Service, WebhookConfiguration, Workload
+from bitfusiond.core.text import from_base64
+from bitfusiond.operate.kubectl import Ref
 
 CERTIFICATES = Ref("Secret", names.WEBHOOK_CERTIFICATES, names.NAMESPACE)
 
 
-def must_be_made_anew(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def selector_changed(current: Workload, wanted: Object) -> bool:
     """Whether a workload has another selector than it should have."""
     if wanted["kind"] not in {"Deployment", "DaemonSet"}:
         return False
     return bool(current["spec"]["selector"] != wanted["spec"]["selector"])
 
 
-def operations(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Json]:
+def operations(current: Object, wanted: Object) -> list[Operation]:
     """The JSON Patch that takes away what an apply of ``wanted`` would leave in the way."""
     match wanted["kind"]:
         case "Service":
@@ -36,7 +37,7 @@ def operations(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Js
     return []
 
 
-def _service(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Json]:
+def _service(current: Service, wanted: Service) -> list[Operation]:
     """In one step with the ports: a Service never has one of the old and the other of the new."""
     selector, ports = current["spec"].get("selector") or {}, current["spec"].get("ports") or []
     if selector == wanted["spec"]["selector"]:
@@ -47,10 +48,10 @@ def _service(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Json
     return patch
 
 
-def _configuration(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Json]:
+def _configuration(current: WebhookConfiguration, wanted: WebhookConfiguration) -> list[Operation]:
     """The last first, so that each index holds when its turn comes; the test makes a change in between a failure."""
     kept = {each["name"] for each in wanted["webhooks"]}
-    patch: list[Json] = []
+    patch: list[Operation] = []
     for index, each in reversed(list(enumerate(current.get("webhooks") or []))):
         if each["name"] not in kept:
             patch.append({"op": "test", "path": f"/webhooks/{index}/name", "value": each["name"]})
@@ -58,19 +59,16 @@ def _configuration(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
     return patch
 
 
-def bundles(configurations: Iterable[Mapping[str, Any]]) -> bytes:
+def bundles(configurations: Iterable[WebhookConfiguration]) -> bytes:
     """The CAs by which the API server trusts the webhooks of these configurations, PEM."""
-    found = []
-    for configuration in configurations:
-        for webhook in configuration.get("webhooks") or []:
-            try:
-                found.append(base64.b64decode((webhook.get("clientConfig") or {}).get("caBundle") or "", validate=True))
-            except (binascii.Error, ValueError, TypeError):
-                continue
-    return b"\n".join(found)
+    return b"\n".join(
+        from_base64(mapping(webhook, "clientConfig").get("caBundle"))
+        for configuration in configurations
+        for webhook in configuration.get("webhooks") or []
+    )
 
 
-def certificate_secret(secret: Mapping[str, Any] | None, pem: bytes, now: float) -> Json | None:
+def certificate_secret(secret: Secret | None, pem: bytes, now: float) -> Secret | None:
     """The Secret of our CA, made before its first replica starts, where somebody else's webhook is being asked.
 
     Our replicas write their Secret's CAs into the configurations of that name as soon as they start, and the pods that
@@ -79,7 +77,7 @@ def certificate_secret(secret: Mapping[str, Any] | None, pem: bytes, now: float)
     None: the CA is ours already, or nobody else's is in use.
     """
     try:
-        pki.decode((secret or {}).get("data") or {})
+        pki.decode(mapping(secret, "data"))
     except pki.BrokenError:
         foreign = [each for each in pki.certificates_of(pem) if not pki.is_ours(each)]
     else:

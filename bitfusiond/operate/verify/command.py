@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
@@ -55,7 +56,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     ]
 
 
-def _installation(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
+def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     rows = installation.look(kubectl, wanted, found)
     rows += installation.version(wanted, found)
     secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(current.WEBHOOK)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.objects import ConfigMap, Namespace, Object, Service, Workload
 from bitfusiond.files.read import load_yaml
 from bitfusiond.operate import endpoints, manifests, rollout
 from bitfusiond.operate.endpoints import Endpoint
-from bitfusiond.operate.kubectl import Json, Kubectl, Ref, ref
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.manifests import CATALOGUE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 
@@ -30,7 +30,7 @@ _WORKLOADS = ("Deployment", "DaemonSet")
 _ELSEWHERE = names.CONFIGURATION_KINDS
 
 
-def ending(namespace: Mapping[str, Any] | None) -> list[Row]:
+def ending(namespace: Namespace | None) -> list[Row]:
     """A namespace that is being deleted: nothing in it can be mended, and no deploy goes before it is gone."""
     if namespace is None or not rollout.is_ending(namespace):
         return []
@@ -39,14 +39,14 @@ def ending(namespace: Mapping[str, Any] | None) -> list[Row]:
     return [Row(str(ref(namespace)), WRONG, "it is being deleted", fix)]
 
 
-def absent(found: Mapping[Ref, Json]) -> list[Row]:
+def absent(found: Mapping[Ref, Object]) -> list[Row]:
     """One row where nothing is installed; ``found`` are the objects of the manifests that are there."""
     if any(what.kind != "Namespace" for what in found):
         return []
     return [Row("bitfusiond", WRONG, "it is not installed", DEPLOY)]
 
 
-def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
+def look(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     """A row for each object of the manifests but the webhook configurations."""
     rows = []
     for document in wanted:
@@ -57,7 +57,7 @@ def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) ->
         if current is None:
             rows.append(Row(str(what), WRONG, "it is not there", DEPLOY))
         elif document["kind"] in _WORKLOADS:
-            rows += workload(current, rollout.look(kubectl, current))
+            rows += workload(current, rollout.snapshot(kubectl, current))
         elif what == SERVICE:
             rows.append(service(current, endpoints.find(kubectl, what)))
         else:
@@ -65,7 +65,7 @@ def look(kubectl: Kubectl, wanted: Sequence[Json], found: Mapping[Ref, Json]) ->
     return rows
 
 
-def compared(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
+def compared(wanted: Object, current: Object) -> Row:
     """Permissions must be those of the manifests; a ConfigMap must be one that the webhook takes up."""
     what = ref(wanted)
     differing = [field for field in _COMPARED.get(wanted["kind"], ()) if wanted.get(field) != current.get(field)]
@@ -85,7 +85,7 @@ def compared(wanted: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
     return Row(str(what), OK)
 
 
-def _configmap(what: Ref, current: Mapping[str, Any]) -> str | None:
+def _configmap(what: Ref, current: ConfigMap) -> str | None:
     checks = {
         CATALOGUE_MAP: ("bitfusion-client-config.yaml", catalogue.parse),
         TEMPLATE_MAP: ("sidecarconfig.yaml", template.parse),
@@ -103,7 +103,7 @@ def _configmap(what: Ref, current: Mapping[str, Any]) -> str | None:
     return None
 
 
-def workload(current: Json, seen: rollout.Seen) -> list[Row]:
+def workload(current: Workload, seen: rollout.Snapshot) -> list[Row]:
     """How many pods are ready, why others are not, and whether all run the image that they should."""
     what = ref(current)
     ready, wanted, done = rollout.progress(current)
@@ -128,7 +128,7 @@ def workload(current: Json, seen: rollout.Seen) -> list[Row]:
     return rows
 
 
-def service(current: Mapping[str, Any], leads_to: Sequence[Endpoint]) -> Row:
+def service(current: Service, leads_to: Sequence[Endpoint]) -> Row:
     what = ref(current)
     ready = sum(each.ready for each in leads_to)
     if not ready:
@@ -139,7 +139,7 @@ def service(current: Mapping[str, Any], leads_to: Sequence[Endpoint]) -> Row:
     return Row(str(what), OK, f"{ready} ready endpoint{'s' if ready > 1 else ''}")
 
 
-def version(wanted: Sequence[Json], found: Mapping[Ref, Json]) -> list[Row]:
+def version(wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     """A note where the cluster runs another version than this checkout would deploy."""
     rows = []
     for document in wanted:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bitfusiond.core import names
-from bitfusiond.operate.kubectl import Json, Kubectl, KubectlError
+from bitfusiond.core.objects import Node, Pod
+from bitfusiond.operate.kubectl import Kubectl, KubectlError
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.rollout import condition
 
@@ -22,10 +23,10 @@ Samples = dict[tuple[str, str], float]
 """(metric, value of its first label or empty) -> value"""
 
 
-def ask(kubectl: Kubectl, pods: Sequence[Json]) -> dict[str, str | None]:
+def ask(kubectl: Kubectl, pods: Sequence[Pod]) -> dict[str, str | None]:
     """The metrics of each plugin by node, through the API server's proxy; None where it may not or cannot."""
 
-    def metrics(pod: Json) -> str | None:
+    def metrics(pod: Pod) -> str | None:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
         try:
             return kubectl.raw(f"/api/v1/namespaces/{namespace}/pods/{name}:9090/proxy/metrics")
@@ -49,7 +50,7 @@ def samples(text: str) -> tuple[Samples, str]:
     return found, reason
 
 
-def look(nodes: Iterable[Json], pods: Sequence[Json], metrics: Mapping[str, str | None]) -> list[Row]:
+def look(nodes: Iterable[Node], pods: Sequence[Pod], metrics: Mapping[str, str | None]) -> list[Row]:
     """A row for each node that has something wrong, and one for all that have not."""
     by_node = {pod["spec"].get("nodeName"): pod for pod in pods}
     good, silent, rows = 0, [], []
@@ -72,7 +73,7 @@ def look(nodes: Iterable[Json], pods: Sequence[Json], metrics: Mapping[str, str 
     return rows
 
 
-def _node(node: Json, pod: Json | None, text: str | None) -> Row | None:
+def _node(node: Node, pod: Pod | None, text: str | None) -> Row | None:
     name = node["metadata"]["name"]
     what = f"node {name}"
     if not condition(node, "Ready"):
@@ -86,7 +87,7 @@ def _node(node: Json, pod: Json | None, text: str | None) -> Row | None:
     return Row(what, WRONG, *problem) if problem else None
 
 
-def _plugin(pod: Json, text: str | None) -> tuple[str, str] | None:
+def _plugin(pod: Pod, text: str | None) -> tuple[str, str] | None:
     """What the plugin's pod and its metrics say is wrong, and the next command."""
     name = pod["metadata"]["name"]
     if not condition(pod, "Ready"):
@@ -107,7 +108,7 @@ def _plugin(pod: Json, text: str | None) -> tuple[str, str] | None:
     return None
 
 
-def _registration(pod: Json, shares: str | None) -> tuple[str, str] | None:
+def _registration(pod: Pod, shares: str | None) -> tuple[str, str] | None:
     """What the node says of its devices."""
     name = pod["metadata"]["name"]
     if shares is None:

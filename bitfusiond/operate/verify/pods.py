@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from bitfusiond.core import names, quantity
-from bitfusiond.operate.kubectl import Json, ref
+from bitfusiond.core.objects import Pod, ResourceQuota
+from bitfusiond.operate.kubectl import ref
 from bitfusiond.operate.report import OK, WRONG, Row
 
 _SHARES = f"requests.{names.GPU}"
 _USELESS = f"limits.{names.GPU}"
 
 
-def pending(pods: Iterable[Json]) -> list[Row]:
+def pending(pods: Iterable[Pod]) -> list[Row]:
     """Pods that still ask for gpu-*: created while the webhook was not asked. No node will ever have that resource."""
     rows = []
     for pod in pods:
@@ -27,13 +27,13 @@ def pending(pods: Iterable[Json]) -> list[Row]:
     return rows
 
 
-def _resources(pod: Mapping[str, Any]) -> Iterable[str]:
+def _resources(pod: Pod) -> Iterable[str]:
     for container in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
         resources = container.get("resources") or {}
         yield from [*(resources.get("limits") or {}), *(resources.get("requests") or {})]
 
 
-def quotas(found: Iterable[Json]) -> list[Row]:
+def quotas(found: Iterable[ResourceQuota]) -> list[Row]:
     """Quotas on GPU shares that are used up or cannot work, and a note for each of the others."""
     rows = []
     for quota in found:

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Object
+from bitfusiond.core.text import from_base64
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Copy, State, Token
 from bitfusiond.operate import checks, tokenfiles
-from bitfusiond.operate.kubectl import Json, Ref
+from bitfusiond.operate.kubectl import Ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 from bitfusiond.operate.verify.webhooks import LOGS
@@ -31,7 +33,7 @@ def _source(token: Token, place: TokenPlace, now: datetime) -> Row:
     source = place.content(token)
     assert isinstance(source, Content)  # noqa: S101 - no source is a problem
     detail = f"from {source.origin}" if source.origin != here else ""
-    content = tokenfiles.decoded(source.data)
+    content = from_base64(source.data)
     if token.file == names.SERVERS_CONF:
         listed = ", ".join(f"{host}:{port}" for host, port in tokenfiles.servers(content))
         return Row(what, OK, f"servers: {listed}")
@@ -40,7 +42,7 @@ def _source(token: Token, place: TokenPlace, now: datetime) -> Row:
     return Row(what, OK, detail)
 
 
-def copied(found: Iterable[Json], place: TokenPlace) -> list[Row]:
+def copied(found: Iterable[Object], place: TokenPlace) -> list[Row]:
     """Copies that do not hold what their source holds, or may not be there, and one row for all others."""
     current = 0
     rows = []

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bitfusiond import pki
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate.current import WEBHOOK
-from bitfusiond.operate.kubectl import Json, Ref
+from bitfusiond.operate.kubectl import Ref
 from bitfusiond.operate.manifests import CLIENT_CA, CLIENT_CA_MAP, NETWORK_POLICY, Values, option
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.installation import DEPLOY
 
 
-def look(values: Values, found: Mapping[Ref, Json], addresses: Callable[[], tuple[str, ...]]) -> list[Row]:
+def look(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], tuple[str, ...]]) -> list[Row]:
     """A row for each choice. ``found`` is what is installed; ``addresses()`` are those of the API servers today."""
     place = values.tokens
     tokens = f"from {place.namespace}, into namespaces {','.join(place.allowed)}"

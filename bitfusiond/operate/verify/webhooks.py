@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from cryptography import x509
 
 from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.certificates.rotation import Lives
+from bitfusiond.core.objects import Namespace, Object, Secret, Webhook, WebhookConfiguration, Workload
 from bitfusiond.operate import manifests
-from bitfusiond.operate.kubectl import Json, Ref, ref
+from bitfusiond.operate.kubectl import Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.upgrade04 import takeover
 from bitfusiond.operate.verify.installation import DEPLOY
@@ -22,7 +22,7 @@ _KINDS = names.CONFIGURATION_KINDS
 
 
 def look(
-    wanted: Iterable[Json], found: Mapping[Ref, Json], secret: Json | None, now: float, webhook: Json | None
+    wanted: Iterable[Object], found: Mapping[Ref, Object], secret: Secret | None, now: float, webhook: Workload | None
 ) -> list[Row]:
     """``secret`` is that of the CA, ``webhook`` the Deployment; ``now`` in seconds."""
     rows = []
@@ -35,7 +35,7 @@ def look(
     return rows + [configuration(each, found.get(ref(each)), signing, fix) for each in configurations]
 
 
-def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x509.Certificate | None]:
+def certificates(secret: Secret | None, now: float) -> tuple[Row, x509.Certificate | None]:
     """The CA that signs: there, readable, alive; and the certificate for the comparison with every caBundle."""
     what = str(takeover.CERTIFICATES)
     if secret is None:
@@ -58,7 +58,7 @@ def certificates(secret: Mapping[str, Any] | None, now: float) -> tuple[Row, x50
 
 
 def configuration(
-    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None, bundles: str
+    wanted: WebhookConfiguration, current: WebhookConfiguration | None, signing: x509.Certificate | None, bundles: str
 ) -> Row:
     """Every webhook of the manifests is there, calls our Service, and trusts the CA that signs.
 
@@ -75,9 +75,7 @@ def configuration(
     return Row(str(what), WRONG, "; ".join(problems), bundles if only_bundles else DEPLOY)
 
 
-def _webhook(
-    wanted: Mapping[str, Any], current: Mapping[str, Any] | None, signing: x509.Certificate | None
-) -> list[str]:
+def _webhook(wanted: Webhook, current: Webhook | None, signing: x509.Certificate | None) -> list[str]:
     name = wanted["name"]
     if current is None:
         return [f"{name}: it is not there"]
@@ -97,18 +95,18 @@ def _webhook(
     return problems
 
 
-def _failure_policies(webhooks: Sequence[Mapping[str, Any]]) -> str:
+def _failure_policies(webhooks: Sequence[Webhook]) -> str:
     return ", ".join(f"{each['name']} {each.get('failurePolicy')}" for each in webhooks)
 
 
-def self_managed(webhook: Mapping[str, Any]) -> bool:
+def self_managed(webhook: Workload) -> bool:
     """Whether the webhook makes its own certificates, by the arguments of its Deployment."""
     spec = webhook["spec"]["template"]["spec"]
     words = [word for each in spec["containers"] for word in [*(each.get("command") or []), *(each.get("args") or [])]]
     return not any(word.startswith("--tls-cert") for word in words)
 
 
-def ignored(namespace: Mapping[str, Any] | None) -> list[Row]:
+def ignored(namespace: Namespace | None) -> list[Row]:
     """A namespace in which the API server is told not to ask."""
     if namespace is None or not manifests.ignored(namespace):
         return []

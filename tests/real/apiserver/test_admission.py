@@ -21,7 +21,7 @@ from tests import DATA, EXAMPLES
 from tests.fakes.processes import running, wait_until
 from tests.pods import NAMESPACE, container, example, pod
 from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import write_kubeconfig
+from tests.real.harness.webhook import Replica
 
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
@@ -43,25 +43,20 @@ def webhook(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         *["--tls-cert", str(directory / "cert.pem"), "--tls-key", str(directory / "key.pem")],
     ]
     bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
-    with running(arguments, log):
-        wait_until(lambda: b'"listening"' in log.read_bytes(), "the webhook")
-        api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    with running(arguments, log) as process:
+        address = Replica(process, log).address
+        api.namespace(NAMESPACE)
         for kind, name, path in (
             ("Mutating", "bwkimua.bitfusion.io", "mutate"),
             ("Validating", "bwkival.bitfusion.io", "validate"),
         ):
             api.create(
                 f"{WEBHOOKS}/{kind.lower()}webhookconfigurations",
-                _configuration(kind, name, f"https://{_address(log)}/{path}", bundle),
+                _configuration(kind, name, f"https://{address}/{path}", bundle),
             )
         # The API server takes up a new configuration a moment later.
         wait_until(lambda: names.STATUS in _annotations(api.create(f"{PODS}?dryRun=All", pod())), "the configurations")
         yield log
-
-
-def _address(log: Path) -> str:
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    return next(str(event["address"]) for event in events if event["event"] == "listening")
 
 
 def _configuration(kind: str, name: str, url: str, bundle: str) -> dict[str, Any]:
@@ -115,7 +110,7 @@ def test_the_documented_pods_are_admitted_and_stored(
     [pytest.param(path, id=path.stem) for path in sorted((DATA / "pods").glob("*.yaml"))],
 )
 def test_every_pod_of_the_golden_files_is_valid_for_the_api_server(api: APIServer, webhook: Path, given: Path) -> None:
-    """B24: no clash of names, paths or resources makes a pod that the API server then refuses."""
+    """No clash of names, paths or resources makes a pod that the API server then refuses."""
     document = yaml.safe_load(given.read_text())
     for volume in ("code", "download"):
         document["spec"].setdefault("volumes", [])
@@ -153,7 +148,7 @@ def test_kubectl_prints_every_problem(
     kubectl = shutil.which("kubectl", path=os.environ[where])
     if kubectl is None:
         pytest.skip(f"put a kubectl into {where} to run this")
-    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api)
+    kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
     document = json.dumps({"apiVersion": "v1", "kind": "Pod", **given})
     command = [kubectl, "--kubeconfig", str(kubeconfig), "create", "-n", NAMESPACE, "-f", "-"]
     done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)

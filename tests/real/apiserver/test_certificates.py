@@ -24,7 +24,8 @@ from bitfusiond.settings import Address
 from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from tests.fakes.handshakes import ca_bundle, ca_bundles, shake
-from tests.real.harness.apiserver import APIServer, Refused
+from tests.fakes.processes import until
+from tests.real.harness.apiserver import APPLY, APIServer, Refused
 
 NAMESPACE = "certificates"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/bwki-webhook-certs"
@@ -34,8 +35,6 @@ TARGETS = (
 )
 LONG = Lives(settle=1)
 SHORT = Lives(ca=15, leaf=8, backdate=1, settle=1.5)
-APPLY = "application/apply-patch+yaml"
-MERGE = "application/merge-patch+json"
 # The API server reaches the webhook by a URL here, and a Service of this name makes a certificate for that host.
 SERVICE = "localhost"
 
@@ -43,10 +42,7 @@ SERVICE = "localhost"
 @pytest.fixture(autouse=True)
 def scene(api: APIServer) -> Iterator[None]:
     """A namespace of our own; no Secret and no configuration before and after."""
-    try:
-        api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    except Refused as refused:
-        assert refused.code == 409  # noqa: PT017 - from the test before
+    api.namespace(NAMESPACE)
     clean(api)
     yield
     clean(api)
@@ -54,10 +50,7 @@ def scene(api: APIServer) -> Iterator[None]:
 
 def clean(api: APIServer) -> None:
     for path in (SECRET, *(target.resource.path(None, target.name) for target in TARGETS)):
-        try:
-            api.request("DELETE", path)
-        except Refused as refused:
-            assert refused.code == 404  # noqa: PT017
+        api.delete(path)
 
 
 def manifest(target: Target, url: str = "https://localhost:1/", **more: Any) -> dict[str, Any]:
@@ -84,6 +77,11 @@ def git(api: APIServer, target: Target, **more: Any) -> dict[str, Any]:
     return applied
 
 
+def git_all(api: APIServer) -> None:
+    for target in TARGETS:
+        git(api, target)
+
+
 def stored(api: APIServer, resource: Resource, name: str) -> dict[str, Any]:
     found: dict[str, Any] = api.request("GET", resource.path(None, name))
     return found
@@ -97,19 +95,7 @@ def bundles(api: APIServer) -> list[bytes]:
 async def running(
     api: APIServer, tmp_path: Path, count: int = 1, lives: Lives = LONG
 ) -> AsyncIterator[list[SelfManagedCertificate]]:
-    kubeconfig = tmp_path / "kubeconfig"
-    cluster = {"server": api.url, "certificate-authority": str(api.ca)}
-    context = {"cluster": "tests", "user": "tests"}
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "tests", "cluster": cluster}],
-                "users": [{"name": "tests", "user": {"token": api.token}}],
-                "contexts": [{"name": "tests", "context": context}],
-                "current-context": "tests",
-            }
-        )
-    )
+    kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
     replicas = [
         SelfManagedCertificate(
             apiserver.connect(str(kubeconfig)),
@@ -130,10 +116,7 @@ async def running(
 
 
 async def ready(*replicas: SelfManagedCertificate) -> None:
-    with trio.fail_after(10):
-        while reasons := [reason for replica in replicas if (reason := replica.ready_reason())]:
-            assert reasons
-            await trio.sleep(0.05)
+    await until(lambda: not any(replica.ready_reason() for replica in replicas), 10)
 
 
 async def has_bundles(api: APIServer, old: bytes = b"") -> bytes:
@@ -150,8 +133,7 @@ def accepted(bundle: bytes, *replicas: SelfManagedCertificate) -> None:
 
 
 async def test_two_replicas_that_start_at_the_same_moment_end_with_one_ca(api: APIServer, tmp_path: Path) -> None:
-    for target in TARGETS:
-        git(api, target)
+    git_all(api)
     async with running(api, tmp_path, 2) as replicas:
         await ready(*replicas)
         bundle = await has_bundles(api)
@@ -160,8 +142,7 @@ async def test_two_replicas_that_start_at_the_same_moment_end_with_one_ca(api: A
 
 
 async def test_only_the_ca_bundle_is_ours_and_git_never_drifts(api: APIServer, tmp_path: Path) -> None:
-    for target in TARGETS:
-        git(api, target)
+    git_all(api)
     async with running(api, tmp_path) as (replica,):
         await ready(replica)
         bundle = await has_bundles(api)
@@ -192,8 +173,7 @@ async def test_a_configuration_is_neither_made_nor_filled_by_us(api: APIServer, 
 async def test_a_configuration_that_is_deleted_and_applied_again_has_its_ca_bundle_within_seconds(
     api: APIServer, tmp_path: Path
 ) -> None:
-    for target in TARGETS:
-        git(api, target)
+    git_all(api)
     async with running(api, tmp_path, 2) as replicas:
         await ready(*replicas)
         bundle = await has_bundles(api)
@@ -209,8 +189,7 @@ async def test_a_configuration_that_is_deleted_and_applied_again_has_its_ca_bund
 async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
     api: APIServer, tmp_path: Path, what: str
 ) -> None:
-    for target in TARGETS:
-        git(api, target)
+    git_all(api)
     async with running(api, tmp_path, 2) as replicas:
         await ready(*replicas)
         old = await has_bundles(api)
@@ -220,7 +199,7 @@ async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
             issuer = pki.make_ca(0, LONG)  # of 1970
             data = pki.Vault((issuer.certificate,), issuer, None, 0).data()
             body = {"data": data if what == "expired" else {"ca.key": "AAAA"}}
-            api.request("PATCH", SECRET, body, "application/merge-patch+json")
+            api.merge(SECRET, body)
         bundle = await has_bundles(api, old)
         assert old in bundle
         with trio.fail_after(10):
@@ -229,7 +208,7 @@ async def test_a_secret_that_is_no_use_is_made_anew_and_nobody_is_refused(
                 shown = {shake(each.context, bundle, each._clock(), SERVICE).issuer for each in replicas}
                 if shown == {pki.certificates_of(bundle)[0].subject}:
                     break
-                api.request("PATCH", SECRET, {"metadata": {"labels": {"seen": str(id(shown))}}}, MERGE)
+                api.merge(SECRET, {"metadata": {"labels": {"seen": str(id(shown))}}})
                 await trio.sleep(0.3)
 
 
@@ -243,15 +222,13 @@ async def test_a_webhook_that_is_added_to_a_configuration_has_its_ca_bundle_with
         await ready(replica)
         bundle = await has_bundles(api)
         git(api, TARGETS[0])
-        with trio.fail_after(3):
-            while ca_bundles(stored(api, MUTATING, first.name)) != [bundle, bundle]:
-                await trio.sleep(0.05)
+        await until(lambda: ca_bundles(stored(api, MUTATING, first.name)) == [bundle, bundle], 3)
         await ready(replica)
 
 
 async def test_rotations_lose_no_call_of_the_api_server(api: APIServer, tmp_path: Path) -> None:
     """The API server itself asks the webhook, over the connections and with the trust that it chooses."""
-    api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}", {"metadata": {"labels": {"certificates": "tested"}}}, MERGE)
+    api.merge(f"/api/v1/namespaces/{NAMESPACE}", {"metadata": {"labels": {"certificates": "tested"}}})
     async with running(api, tmp_path, 2, SHORT) as replicas, trio.open_nursery() as nursery:
         sock = server.listen(Address("127.0.0.1", 0), "--listen")
         url = f"https://localhost:{server.bound_address(sock).port}/"

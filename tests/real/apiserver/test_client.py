@@ -14,7 +14,6 @@ import trio
 from bitfusiond.kube import NODES, SECRETS, Change, Object, UnavailableError
 from bitfusiond.kube.apiserver import connect
 from bitfusiond.kube.follow import WatchState, follow
-from tests.real.apiserver.test_cluster_contract import kubeconfig
 from tests.real.harness.apiserver import APIServer
 
 SECRET_PATH = "/api/v1/namespaces/default/secrets"
@@ -40,7 +39,7 @@ class View:
 
 
 async def test_a_follower_survives_the_restart_of_the_api_server(api: APIServer, tmp_path: Path) -> None:
-    cluster = connect(str(kubeconfig(api, tmp_path)))
+    cluster = connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
     view = View()
     run = partial(follow, cluster, SECRETS, namespace="default", state=view.state)
     async with trio.open_nursery() as nursery:
@@ -57,7 +56,7 @@ async def test_a_follower_survives_the_restart_of_the_api_server(api: APIServer,
 
 
 async def test_a_watch_that_is_cancelled_ends_at_once_and_its_thread_too(api: APIServer, tmp_path: Path) -> None:
-    cluster = connect(str(kubeconfig(api, tmp_path)))
+    cluster = connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
     version = (await cluster.list(NODES)).resource_version
     before = threading.active_count()
     async with trio.open_nursery() as nursery:
@@ -81,7 +80,7 @@ async def test_a_watch_that_is_cancelled_ends_at_once_and_its_thread_too(api: AP
 
 
 async def test_an_api_server_that_answers_nothing_costs_a_request_its_deadline(api: APIServer, tmp_path: Path) -> None:
-    cluster = connect(str(kubeconfig(api, tmp_path)))
+    cluster = connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
     await cluster.list(NODES)
     with api.frozen():
         began = time.monotonic()
@@ -98,7 +97,7 @@ async def test_an_api_server_that_answers_nothing_costs_a_request_its_deadline(a
 
 
 async def test_an_api_server_that_is_away_is_named_with_the_reason(api: APIServer, tmp_path: Path) -> None:
-    path = kubeconfig(api, tmp_path)
+    path = api.write_kubeconfig(tmp_path / "kubeconfig")
     path.write_text(path.read_text().replace(api.url, "https://127.0.0.1:1"))
     with pytest.raises(UnavailableError, match=r"^the API server at https://127.0.0.1:1: Connection refused$"):
         await connect(str(path)).list(NODES)
@@ -108,7 +107,7 @@ async def test_a_long_list_comes_in_pages(api: APIServer, tmp_path: Path, monkey
     monkeypatch.setattr("bitfusiond.kube.apiserver.PAGE_ITEMS", 2)
     for index in range(5):
         api.create("/api/v1/nodes", {"metadata": {"name": f"page-{index}"}})
-    listing = await connect(str(kubeconfig(api, tmp_path))).list(NODES)
+    listing = await connect(str(api.write_kubeconfig(tmp_path / "kubeconfig"))).list(NODES)
     assert [item["metadata"]["name"] for item in listing.items] == [f"page-{index}" for index in range(5)]
     for index in range(5):
         api.request("DELETE", f"/api/v1/nodes/page-{index}")

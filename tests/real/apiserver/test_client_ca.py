@@ -19,7 +19,7 @@ from bitfusiond.core import names
 from tests.fakes.processes import wait_until
 from tests.pods import pod
 from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import Installation, Replica, copies, installed, namespace, routed
+from tests.real.harness.webhook import Installation, Replica, copies, installed, routed
 
 PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 PLACE = "/etc/kubernetes/admission"  # of the page
@@ -79,7 +79,7 @@ def test_the_api_server_shows_its_certificate_and_nobody_else_gets_tokens_anywhe
     api: APIServer, webhook: tuple[Installation, Replica], files: Path
 ) -> None:
     installation, replica = webhook
-    team, victim = namespace(api, "team"), namespace(api, "victim")
+    team, victim = api.namespace("team"), api.namespace("victim")
     path = f"/api/v1/namespaces/{team}/pods"
     wait_until(lambda: installation.admits(path, pod()), "a pod that is admitted")
     document = pod()
@@ -114,7 +114,7 @@ def test_an_api_server_without_one_is_told_apart_and_pods_are_refused(
         first.process.wait()
         wait_until(lambda: not first.ready(), "the end of the first one")
         installation.publish()
-        path = f"/api/v1/namespaces/{namespace(api, 'refused')}/pods"
+        path = f"/api/v1/namespaces/{api.namespace('refused')}/pods"
         wait_until(lambda: _refused(api, path) and bool(replica.said("client certificate refused")), "words about it")
     assert copies(api, "refused") == []
 

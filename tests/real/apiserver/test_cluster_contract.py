@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,20 +28,6 @@ from tests.real.harness.apiserver import APIServer, Refused
 SPACES = ("contract-a", "contract-b")
 
 
-def kubeconfig(api: APIServer, directory: Path) -> Path:
-    """An administrator's kubeconfig for ``api``."""
-    path = directory / "kubeconfig"
-    cluster = {"server": api.url, "certificate-authority": str(api.ca)}
-    document = {
-        "current-context": "tests",
-        "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "admin"}}],
-        "clusters": [{"name": "tests", "cluster": cluster}],
-        "users": [{"name": "admin", "user": {"token": api.token}}],
-    }
-    path.write_text(json.dumps(document))
-    return path
-
-
 @pytest.fixture(params=["fake", "real"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
     if request.param == "fake":
@@ -55,7 +40,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
         _ignoring_refusal(api, "DELETE", path)
     for space in SPACES:
         _ignoring_refusal(api, "POST", "/api/v1/namespaces", {"metadata": {"name": space}})
-    return connect(str(kubeconfig(api, tmp_path)))
+    return connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
 
 
 def _ignoring_refusal(api: APIServer, method: str, path: str, body: object = None) -> None:

@@ -6,7 +6,6 @@ Kubernetes 1.20 is the oldest, and has PodSecurityPolicy; 1.37 is the newest tha
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from bitfusiond.core import names
 from bitfusiond.operate import checks
 from tests import DATA
 from tests.fakes.processes import wait_until
+from tests.real.harness import programs
 from tests.real.harness.apiserver import APIServer, Refused, started
-from tests.real.harness.webhook import write_kubeconfig
 from tests.unit.manifests import overlays
 from tests.unit.manifests.overlays import Json
 from tests.unit.manifests.test_conditions import NONES, annotated, asks_for_cpu
@@ -60,14 +59,11 @@ class Cluster:
 @contextmanager
 def one(directory: Path, **options: int) -> Iterator[Cluster]:
     """With each of ``options`` that an API server of a version below the number has."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver, etcd and kubectl to run this")
-    kubectl = Path(assets) / "kubectl"
-    minor = overlays.minor_version(str(kubectl))
+    kubectl = programs.kubectl()
+    minor = programs.kubectl_minor(str(kubectl))
     plugins = [f"--enable-admission-plugins={name}" for name, end in options.items() if minor < end]
-    with started(Path(assets), directory, *plugins) as api:
-        found = Cluster(api, kubectl, write_kubeconfig(directory / "kubeconfig", api))
+    with started(directory, *plugins) as api:
+        found = Cluster(api, kubectl, api.write_kubeconfig(directory / "kubeconfig"))
         namespace = overlays.one(overlays.overlay("legacy"), "Namespace", "bwki")
         found.apply([namespace])  # a dry run puts nothing into a namespace that is not there
         yield found
@@ -83,7 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def unattended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """With the configurations of its overlay, and no webhook behind them."""
     with one(tmp_path_factory.mktemp("unattended")) as found:
-        found.api.create("/api/v1/namespaces", {"metadata": {"name": "team"}})
+        found.api.namespace("team")
         found.apply([each for each in given(found.overlay) if each["kind"].endswith("WebhookConfiguration")])
         # The API server takes up configurations a moment after they are written.
         wait_until(lambda: refusal(found, "team", **BOTH) != "", "configurations that hold")

@@ -19,7 +19,7 @@ from bitfusiond.webhook.admission import BODY_LIMIT, MOST_VALUES
 from tests.fakes.https_client import HungUpError, connect, head, review
 from tests.pods import container, pod
 from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import Replica, installed, namespace, routed
+from tests.real.harness.webhook import Replica, installed, routed
 
 MEGABYTES = 200  # of 10^6 bytes; the manifest allows 256 Mi
 _CONNECTION_ENDS = (HungUpError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError)
@@ -34,7 +34,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
 @pytest.fixture(scope="module")
 def replica(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     with installed(api, tmp_path_factory.mktemp("webhook")) as (_, replica):
-        namespace(api, "team")
+        api.namespace("team")
         yield replica
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
-import os
 import signal
 import ssl
 import subprocess
@@ -33,8 +31,9 @@ from tests.fakes.handshakes import ca_bundle
 from tests.fakes.processes import running, wait_until
 from tests.pods import container, pod
 from tests.real.harness import grants
-from tests.real.harness.apiserver import APIServer, Refused, started
+from tests.real.harness.apiserver import CORE, APIServer, started
 from tests.real.harness.grants import Grant, Request
+from tests.real.harness.webhook import Replica, put_sources
 
 BASE = MANIFESTS / "base"
 KINDS = ("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
@@ -52,8 +51,6 @@ OBJECTS = _manifests()
 ACCOUNT = "bitfusion-webhook-deployment"
 USER = f"system:serviceaccount:{names.NAMESPACE}:{ACCOUNT}"
 TOKEN_NAMESPACE = "kube-system"
-CORE = "/api/v1"
-APPLY = "application/apply-patch+yaml"
 ROUNDS = 40
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "train", "uid": "0001", "controller": True}
 
@@ -66,43 +63,15 @@ class Cluster:
     audit_log: Path
     directory: Path
 
-    def apply(self, document: dict[str, Any]) -> None:
-        namespace = document["metadata"].get("namespace")
-        group = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else CORE
-        place = f"{group}/namespaces/{namespace}" if namespace else group
-        path = f"{place}/{document['kind'].lower()}s/{document['metadata']['name']}"
-        self.api.request("PATCH", f"{path}?fieldManager=kubectl&force=true", document, APPLY)
-
-    def namespace(self, name: str) -> str:
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        return name
-
-    def put(self, namespace: str, name: str, **data: bytes) -> None:
-        metadata = {"name": name, "namespace": namespace}
-        encoded = {key.replace("_", "."): base64.b64encode(value).decode() for key, value in data.items()}
-        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded})
-
-    def put_tokens(self, value: bytes) -> None:
-        for token in TOKENS:
-            self.put(TOKEN_NAMESPACE, token.secret, **{token.file: value})
-
     def tokens(self, namespace: str) -> list[bytes]:
         """The contents of the copies that are there."""
-        return [value for token in TOKENS for value in self.secret(namespace, token.secret).values()]
-
-    def secret(self, namespace: str, name: str) -> dict[str, bytes]:
-        try:
-            data = self.api.request("GET", f"{CORE}/namespaces/{namespace}/secrets/{name}")["data"]
-        except Refused as refused:
-            assert refused.code == 404  # noqa: PT017
-            return {}
-        return {key: base64.b64decode(value) for key, value in data.items()}
+        return [value for token in TOKENS for value in self.api.secret(namespace, token.secret).values()]
 
     def node(self, name: str, shares: int) -> None:
         self.api.create(f"{CORE}/nodes", {"metadata": {"name": name}})
         # The kubelet, which is not here, writes the status.
         status = {"status": {"capacity": {names.GPU: str(shares)}, "allocatable": {names.GPU: str(shares)}}}
-        self.api.request("PATCH", f"{CORE}/nodes/{name}/status", status, "application/merge-patch+json")
+        self.api.merge(f"{CORE}/nodes/{name}/status", status)
 
     def configure(self, target: Target) -> None:
         """A configuration without a caBundle. The API server calls nobody: the tests create no pod in it."""
@@ -114,14 +83,14 @@ class Cluster:
         }
         kind = {"apiVersion": f"{target.resource.group}/v1", "kind": target.resource.kind}
         webhooks = [{"name": name, **webhook} for name in target.webhooks]
-        self.apply({**kind, "metadata": {"name": target.name}, "webhooks": webhooks})
+        self.api.put({**kind, "metadata": {"name": target.name}, "webhooks": webhooks})
 
     def bundles(self) -> list[bytes]:
         return [ca_bundle(self.api.request("GET", target.resource.path(None, target.name))) for target in TARGETS]
 
     def trusted(self, than: bytes = b"") -> bool:
         """Whether both configurations hold what the Secret holds, and that is not ``than``."""
-        authorities = self.secret(names.NAMESPACE, SECRET).get("ca.crt", than)
+        authorities = self.api.secret(names.NAMESPACE, SECRET).get("ca.crt", than)
         return authorities != than and self.bundles() == [authorities] * 2
 
     def asked(self) -> list[Request]:
@@ -129,109 +98,79 @@ class Cluster:
 
     def kubeconfig(self) -> Path:
         """With a token of the ServiceAccount that the manifests bring."""
-        path = f"{CORE}/namespaces/{names.NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
-        token = self.api.create(path, {"spec": {}})["status"]["token"]
-        cluster = {"server": self.api.url, "certificate-authority": str(self.api.ca)}
-        document = {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "webhook"}}],
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "webhook", "user": {"token": token}}],
-        }
-        file = self.directory / "kubeconfig"
-        file.write_text(json.dumps(document))
-        return file
+        return self.api.write_kubeconfig(self.directory / "kubeconfig", self.api.token_of(names.NAMESPACE, ACCOUNT))
 
 
-class Replica:
-    """A webhook as a process."""
+class Asked(Replica):
+    """A replica that is asked over HTTPS, trusting what the Secret holds and nothing else."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, cluster: Cluster) -> None:
-        self.process = process
-        self._log = log
+        super().__init__(process, log)
         self._cluster = cluster
 
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
-
     def says(self, event: str, words: str = "") -> bool:
-        return any(line["event"] == event and words in json.dumps(line) for line in self.log())
+        return any(words in json.dumps(line) for line in self.said(event))
 
-    def request(self, path: str, body: object = None) -> bytes:
-        """Over HTTPS, trusting what the Secret holds and nothing else."""
-        context = ssl.create_default_context(cadata=self._cluster.secret(names.NAMESPACE, SECRET)["ca.crt"].decode())
+    def context(self) -> ssl.SSLContext:
+        authorities = self._cluster.api.secret(names.NAMESPACE, SECRET)["ca.crt"].decode()
+        context = ssl.create_default_context(cadata=authorities)
         context.check_hostname = False  # it is made for the Service's name
-        address = next(line["address"] for line in self.log() if line["event"] == "listening")
-        data, headers = (None if body is None else json.dumps(body).encode()), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"https://{address}{path}", data, headers)
-        with urllib.request.urlopen(request, context=context, timeout=15) as answer:
-            return bytes(answer.read())
+        return context
 
     def ready(self) -> bool:
         try:
-            return b"ok" in self.request("/readyz")
-        except (OSError, KeyError, StopIteration):
+            with urllib.request.urlopen(f"https://{self.address}/readyz", context=self.context(), timeout=15) as answer:
+                return b"ok" in answer.read()
+        except (OSError, KeyError):
             return False
 
     def readiness(self) -> bytes:
         try:
-            return self.request("/readyz")
+            urllib.request.urlopen(f"https://{self.address}/readyz", context=self.context(), timeout=15).close()
         except urllib.error.HTTPError as error:
             return error.read()
-        except urllib.error.URLError:  # no certificate yet
-            return b""
+        except (OSError, KeyError):  # no certificate yet
+            pass
+        return b""
 
-    def review(self, path: str, namespace: str, document: dict[str, Any]) -> str:
+    def refusal(self, path: str, namespace: str, document: dict[str, Any]) -> str:
         """Why the pod is refused; empty: it is admitted."""
-        request = {
-            "uid": "1",
-            "kind": {"group": "", "version": "v1", "kind": "Pod"},
-            "operation": "CREATE",
-            "namespace": namespace,
-            "object": document,
-        }
-        answer = self.request(
-            path, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
-        )
-        response = json.loads(answer)["response"]
+        response = self.review(document, namespace, path=path)
         return "" if response["allowed"] else str(response["status"]["message"])
 
     def mutate(self, namespace: str, document: dict[str, Any] | None = None) -> str:
-        return self.review("/mutate", namespace, document or pod())
+        return self.refusal("/mutate", namespace, document or pod())
 
     def validate(self, shares: int) -> str:
         """The verdict on a pod of which only what nodes have decides: status injected, but mode none."""
         limits = {names.GPU: str(shares)}
         given = pod(container(limits), mode="none", annotations={names.STATUS: names.STATUS_INJECTED})
-        return self.review("/validate", "team", given)
+        return self.refusal("/validate", "team", given)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """An API server of our own: what other tests leave behind would be seen by the webhook, and theirs by ours."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd to run this")
     directory = tmp_path_factory.mktemp("permissions")
     policy, audit_log = directory / "audit-policy", directory / "audit.log"
     policy.write_text(json.dumps(grants.POLICY))
-    with started(Path(assets), directory, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
+    with started(directory, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
         made = Cluster(api, audit_log, directory)
-        made.namespace(TOKEN_NAMESPACE)
+        api.namespace(TOKEN_NAMESPACE)
         for document in OBJECTS:
-            made.apply(document)
+            api.put(document)
         yield made
 
 
 @contextmanager
-def replica(cluster: Cluster, name: str) -> Iterator[Replica]:
+def replica(cluster: Cluster, name: str) -> Iterator[Asked]:
     arguments = [
         *[sys.executable, "-m", "bitfusiond", "--role", "webhook", "--kubeconfig", str(cluster.kubeconfig())],
         *["--listen", "127.0.0.1:0", "--observe", "none", "--drain-seconds", "0"],
     ]
     log = cluster.directory / f"{name}.log"
     with running(arguments, log) as process:
-        yield Replica(process, log, cluster)
+        yield Asked(process, log, cluster)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +185,7 @@ def asked(cluster: Cluster) -> list[Request]:
 
 
 def _everything_happens(cluster: Cluster) -> None:
-    team = cluster.namespace("team")
+    team = cluster.api.namespace("team")
     with replica(cluster, "one") as one, replica(cluster, "other") as other:
         # The first start: one CA, whoever is faster; configurations that come later, go, and come again.
         wait_until(lambda: one.ready() and other.ready(), "both replicas")
@@ -265,8 +204,8 @@ def _everything_happens(cluster: Cluster) -> None:
         events = f"{CORE}/namespaces/{team}/events"
         wait_until(lambda: bool(cluster.api.request("GET", events)["items"]), "the Event")
         # A broken Secret is written anew.
-        before = cluster.secret(names.NAMESPACE, SECRET)["ca.crt"]
-        cluster.put(names.NAMESPACE, SECRET, ca_key=b"no key")
+        before = cluster.api.secret(names.NAMESPACE, SECRET)["ca.crt"]
+        cluster.api.put_secret(names.NAMESPACE, SECRET, {"ca.key": b"no key"})
         wait_until(lambda: cluster.trusted(before), "a new CA")
         wait_until(lambda: one.ready() and other.ready(), "both replicas with the new CA")
         for each in (one, other):
@@ -274,19 +213,19 @@ def _everything_happens(cluster: Cluster) -> None:
             assert each.process.wait(10) == 0
 
 
-def _tokens_come_and_change(cluster: Cluster, one: Replica, other: Replica, team: str) -> None:
+def _tokens_come_and_change(cluster: Cluster, one: Asked, other: Asked, team: str) -> None:
     old = {token.file: b"a: 1" for token in TOKENS}
-    cluster.put(TOKEN_NAMESPACE, names.EARLIER_TOKEN_SECRET, **old)
+    cluster.api.put_secret(TOKEN_NAMESPACE, names.EARLIER_TOKEN_SECRET, old)
     wait_until(lambda: not one.mutate(team), "the earlier Secret as the source")
     assert cluster.tokens(team) == [b"a: 1"] * 3
     for value in (b"b: 2", b"c: 3"):
-        cluster.put_tokens(value)
+        put_sources(cluster.api, TOKEN_NAMESPACE, value.decode())
         wait_until(partial(_arrived, cluster, team, value), "a rotation")
     # Two replicas that copy the same at the same moment: whoever comes second looks again at what is there.
     missing = {token.secret for token in TOKENS}
     with ThreadPoolExecutor(2) as pool:
         for number in range(ROUNDS):
-            space = cluster.namespace(f"race-{number}")
+            space = cluster.api.namespace(f"race-{number}")
             verdicts = [pool.submit(each.mutate, space) for each in (one, other)]
             assert [verdict.result() for verdict in verdicts] == ["", ""]
             missing -= {each.name for each in cluster.asked() if (each.verb, each.resource) == ("get", "secrets")}
@@ -299,7 +238,7 @@ def _arrived(cluster: Cluster, namespace: str, value: bytes) -> bool:
     return cluster.tokens(namespace) == [value] * 3
 
 
-def _nodes_come(cluster: Cluster, one: Replica) -> None:
+def _nodes_come(cluster: Cluster, one: Asked) -> None:
     cluster.node("small", 100)
     wait_until(lambda: "Resource validation failed" in one.validate(200), "the small node")
     cluster.node("large", 400)
@@ -348,28 +287,28 @@ def without(cluster: Cluster, resource: str) -> Iterator[None]:
     less = copy.deepcopy(role)
     *_, last = (rule for rule in less["rules"] if rule["resources"] == [resource])
     less["rules"].remove(last)
-    cluster.apply(less)
+    cluster.api.put(less)
     try:
         yield
     finally:
-        cluster.apply(role)
+        cluster.api.put(role)
 
 
-def copies_told(cluster: Cluster, one: Replica) -> bool:
+def copies_told(cluster: Cluster, one: Asked) -> bool:
     # A new one each time: RBAC takes up a change a moment later, and a copy that is there is not made again.
-    space = cluster.namespace(f"without-copies-{time.monotonic_ns()}")
+    space = cluster.api.namespace(f"without-copies-{time.monotonic_ns()}")
     return "administrator must apply the ClusterRole of bitfusiond again" in one.mutate(space)
 
 
-def nodes_told(cluster: Cluster, one: Replica) -> bool:
+def nodes_told(cluster: Cluster, one: Asked) -> bool:
     return one.says("cannot follow", "nodes is forbidden")
 
 
-def namespaces_told(cluster: Cluster, one: Replica) -> bool:
+def namespaces_told(cluster: Cluster, one: Asked) -> bool:
     return one.says("cannot follow", "namespaces is forbidden") and b"namespaces: not listed yet" in one.readiness()
 
 
-def certificates_told(cluster: Cluster, one: Replica) -> bool:
+def certificates_told(cluster: Cluster, one: Asked) -> bool:
     return one.says("certificates cannot be kept", "is forbidden")
 
 
@@ -383,13 +322,12 @@ def certificates_told(cluster: Cluster, one: Replica) -> bool:
     ],
 )
 def test_a_rule_that_is_missing_is_told_and_in_the_audit_log(
-    cluster: Cluster, asked: list[Request], resource: str, verb: str, told: Callable[[Cluster, Replica], bool]
+    cluster: Cluster, asked: list[Request], resource: str, verb: str, told: Callable[[Cluster, Asked], bool]
 ) -> None:
     def refused() -> bool:
         later = cluster.asked()[len(asked) :]
         return any(request.forbidden and (request.verb, request.resource) == (verb, resource) for request in later)
 
     with without(cluster, resource), replica(cluster, f"without-{resource}") as one:
-        wait_until(lambda: one.says("listening"), "the webhook")
         wait_until(lambda: told(cluster, one), "words about it")
         wait_until(refused, "the refusal in the audit log")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.harness.apiserver import APIServer
+from tests.real.harness.apiserver import APIServer, secret_path
 from tests.real.harness.load import Load, creating_pods
 from tests.real.harness.pair import pair
-from tests.real.harness.webhook import namespace, put_sources, routed, secret_path
+from tests.real.harness.webhook import put_sources, routed
 
 RATE = 50.0
 CERTIFICATES = secret_path("bwki", "bwki-webhook-certs")
@@ -46,17 +46,17 @@ def last(seconds: float, begin: float) -> None:
 
 
 def test_a_rolling_restart_of_both_replicas_under_load_refuses_nothing(api: APIServer, tmp_path: Path) -> None:
-    with pair(api, tmp_path) as both, creating_pods(api.door, namespace(api, next(_names)), RATE) as load:
+    with pair(api, tmp_path) as both, creating_pods(api.door, api.namespace(next(_names)), RATE) as load:
         begin = time.monotonic()
         both.roll()
         both.restart()
-        last(28, begin)
+        last(20, begin)
     report("rolling restarts", load)
 
 
 def test_certificates_that_rotate_under_load_and_a_restart_refuse_nothing(api: APIServer, tmp_path: Path) -> None:
     with pair(api, tmp_path, ("-c", HURRIED)) as both:
-        with creating_pods(api.door, namespace(api, next(_names)), RATE) as load:
+        with creating_pods(api.door, api.namespace(next(_names)), RATE) as load:
             begin = time.monotonic()
             time.sleep(4)
             both.restart()
@@ -71,7 +71,7 @@ def test_certificates_that_rotate_under_load_and_a_restart_refuse_nothing(api: A
 def test_a_certificate_secret_that_is_deleted_and_broken_under_load_and_a_restart_refuse_nothing(
     api: APIServer, tmp_path: Path
 ) -> None:
-    with pair(api, tmp_path) as both, creating_pods(api.door, namespace(api, next(_names)), RATE) as load:
+    with pair(api, tmp_path) as both, creating_pods(api.door, api.namespace(next(_names)), RATE) as load:
         time.sleep(1)
         api.request("DELETE", CERTIFICATES)
         time.sleep(2)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS
 from bitfusiond.kube.apiserver import connect
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
-from tests.real.harness.apiserver import APIServer
+from tests.fakes.processes import until
+from tests.real.harness.apiserver import CORE, RBAC, APIServer, Json
+from tests.real.harness.webhook import put_sources
 
-Rule = dict[str, list[str]]
-CORE = "/api/v1"
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-RULES: list[Rule] = [
+RULES: list[Json] = [
     {
         "apiGroups": [""],
         "resources": ["secrets"],
@@ -36,7 +34,7 @@ RULES: list[Rule] = [
     {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
 ]
-HOME_RULES: list[Rule] = [
+HOME_RULES: list[Json] = [
     {
         "apiGroups": [""],
         "resources": ["secrets"],
@@ -51,57 +49,30 @@ _numbers = itertools.count(1)
 class Scene:
     """A token namespace and a namespace of users, new for each test, and a kubeconfig of the daemon's account."""
 
-    def __init__(self, api: APIServer, directory: Path, rules: list[Rule]) -> None:
+    def __init__(self, api: APIServer, directory: Path, rules: list[Json]) -> None:
         self.api = api
         number = next(_numbers)
         self.home, self.team = f"tokens-home-{number}", f"tokens-team-{number}"
         self._directory = directory
         for namespace in (self.home, self.team):
-            api.create(f"{CORE}/namespaces", {"metadata": {"name": namespace}})
-        account = {"kind": "ServiceAccount", "name": "webhook", "namespace": self.home}
-        api.create(f"{CORE}/namespaces/{self.home}/serviceaccounts", {"metadata": {"name": "webhook"}})
-        self._grant(f"{RBAC}/cluster", "ClusterRole", self.home, rules, account)
-        self._grant(f"{RBAC}/namespaces/{self.home}/", "Role", self.home, HOME_RULES, account)
-        answer = api.create(f"{CORE}/namespaces/{self.home}/serviceaccounts/webhook/token", {"spec": {}})
-        self._token = answer["status"]["token"]
-
-    def _grant(self, path: str, kind: str, name: str, rules: list[Rule], account: dict[str, str]) -> None:
-        self.api.create(f"{path}roles", {"metadata": {"name": name}, "rules": rules})
-        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
-        self.api.create(
-            f"{path}rolebindings", {"metadata": {"name": name}, "roleRef": reference, "subjects": [account]}
-        )
+            api.namespace(namespace)
+        self._token = api.account(self.home, self.home, rules)  # named as the cluster's role for it
+        at_home = f"{RBAC}/namespaces/{self.home}"
+        api.create(f"{at_home}/roles", {"metadata": {"name": "home"}, "rules": HOME_RULES})
+        api.bind(f"{at_home}/rolebindings", "home", ("Role", "home"), (self.home, self.home))
 
     def kubeconfig(self) -> str:
-        document = {
-            "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "webhook"}}],
-            "clusters": [{"name": "c", "cluster": {"server": self.api.url, "certificate-authority": str(self.api.ca)}}],
-            "users": [{"name": "webhook", "user": {"token": self._token}}],
-        }
-        path = self._directory / "kubeconfig"
-        path.write_text(json.dumps(document))
-        return str(path)
+        return str(self.api.write_kubeconfig(self._directory / "kubeconfig", self._token))
 
     def put(self, namespace: str, name: str, **data: str) -> None:
-        encoded = {key.replace("_", "."): base64.b64encode(value.encode()).decode() for key, value in data.items()}
-        self.api.request(
-            "PATCH",
-            f"{CORE}/namespaces/{namespace}/secrets/{name}?fieldManager=admin&force=true",
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded},
-            "application/apply-patch+yaml",
-        )
+        self.api.put_secret(namespace, name, {key.replace("_", "."): value.encode() for key, value in data.items()})
 
     def put_sources(self, value: str) -> None:
-        for token in TOKENS:
-            self.put(self.home, token.secret, **{token.file: value})
+        put_sources(self.api, self.home, value)
 
     def value(self, namespace: str, name: str = CA.secret) -> str | None:
         """The one thing in the copy, None where there is no copy."""
-        found = self.api.request("GET", f"{CORE}/namespaces/{namespace}/secrets?fieldSelector=metadata.name={name}")
-        contents = [
-            base64.b64decode(each).decode() for item in found["items"] for each in item.get("data", {}).values()
-        ]
+        contents = [each.decode() for each in self.api.secret(namespace, name).values()]
         return contents[0] if contents else None
 
     def values(self, namespace: str) -> list[str | None]:
@@ -140,12 +111,6 @@ class Scene:
             nursery.cancel_scope.cancel()
 
 
-async def until(true: Callable[[], object], seconds: float = 20) -> None:
-    with trio.fail_after(seconds):
-        while not true():
-            await trio.sleep(0.05)
-
-
 @pytest.fixture
 def scene(api: APIServer, tmp_path: Path) -> Scene:
     made = Scene(api, tmp_path, RULES)
@@ -158,7 +123,7 @@ async def test_copies_are_there_before_the_admission_and_the_next_ones_ask_the_a
 ) -> None:
     async with scene.running() as tokens:
         assert await tokens.ensure(scene.team, dry_run=True) == []
-        assert scene.values(scene.team) == [None] * 3  # B21
+        assert scene.values(scene.team) == [None] * 3
         assert await tokens.ensure(scene.team, dry_run=False) == []
         assert scene.values(scene.team) == ["a: 1"] * 3
         await trio.sleep(1)
@@ -262,7 +227,7 @@ async def test_the_earlier_single_secret_serves_and_a_missing_source_is_named(ap
 
 
 async def test_a_namespace_that_is_being_deleted_or_not_there_is_told(scene: Scene) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+    """The 0.4 integration admitted such pods without their Secrets."""
     scene.api.request("DELETE", f"{CORE}/namespaces/{scene.team}")
     await trio.sleep(1)
     async with scene.running() as tokens:
@@ -273,7 +238,7 @@ async def test_a_namespace_that_is_being_deleted_or_not_there_is_told(scene: Sce
 
 
 async def test_a_quota_on_secrets_is_told(scene: Scene) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+    """The 0.4 integration admitted such pods without their Secrets."""
     path = f"{CORE}/namespaces/{scene.team}/resourcequotas"
     hard = {"count/secrets": "0"}
     quota = scene.api.create(path, {"metadata": {"name": "few"}, "spec": {"hard": hard}})
@@ -295,8 +260,8 @@ async def test_a_quota_on_secrets_is_told(scene: Scene) -> None:
         (RULES[:2], "not ready yet, namespaces: not listed yet (namespaces is forbidden"),
     ],
 )
-async def test_a_missing_permission_is_told(api: APIServer, tmp_path: Path, rules: list[Rule], words: str) -> None:
-    """B19: the 0.4 integration admitted such pods without their Secrets."""
+async def test_a_missing_permission_is_told(api: APIServer, tmp_path: Path, rules: list[Json], words: str) -> None:
+    """The 0.4 integration admitted such pods without their Secrets."""
     scene = Scene(api, tmp_path, rules)
     scene.put_sources("a: 1")
     scene.put(scene.home, names.MARK_SECRET, key="of an earlier replica, 32 bytes.")
@@ -311,7 +276,7 @@ async def test_a_missing_permission_is_told(api: APIServer, tmp_path: Path, rule
 async def test_an_api_server_that_is_away_refuses_pods_with_try_again_and_all_is_well_when_it_is_back(
     scene: Scene, how: str
 ) -> None:
-    """B19: the 0.4 integration gave no answer within 12 s."""
+    """The 0.4 integration gave no answer within 12 s."""
     other = f"{scene.team}-other"
     scene.api.create(f"{CORE}/namespaces", {"metadata": {"name": other}})
     async with scene.running() as tokens:

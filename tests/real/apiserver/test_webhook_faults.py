@@ -14,8 +14,8 @@ import pytest
 
 from tests.fakes.processes import wait_until
 from tests.pods import pod
-from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import Installation, Json, Replica, copies, namespace, put_sources, routed
+from tests.real.harness.apiserver import APIServer, Json
+from tests.real.harness.webhook import Installation, Replica, copies, put_sources, routed
 
 ADMISSION_SECONDS = 6.0  # less than the 10 s that the API server gives a webhook
 
@@ -36,15 +36,14 @@ def installation(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> In
 
 def failures(replica: Replica) -> Counter[tuple[object, ...]]:
     """What went wrong, by how often it was said: each watch, and the certificates, are things of their own."""
-    lines = [line for line in replica.logged() if line["level"] in {"warning", "error"}]
+    lines = [line for line in replica.said() if line["level"] in {"warning", "error"}]
     return Counter((line["event"], line.get("resource"), line.get("name")) for line in lines)
 
 
 def test_without_an_api_server_it_runs_says_so_once_and_is_ready_when_there_is_one(
     api: APIServer, installation: Installation
 ) -> None:
-    """B19, B31"""
-    team = namespace(api, "early")
+    team = api.namespace("early")
     with ExitStack() as stack:
         with api.stopped():
             replica = stack.enter_context(installation.replica())
@@ -57,7 +56,7 @@ def test_without_an_api_server_it_runs_says_so_once_and_is_ready_when_there_is_o
             said = failures(replica)
             assert said
             assert set(said.values()) == {1}, said
-            assert any("refused" in line.get("message", "") for line in replica.logged())
+            assert any("refused" in line.get("message", "") for line in replica.said())
         wait_until(replica.ready, "the webhook, once there is an API server")
         assert replica.review(pod(), team)["allowed"] is True
         assert len(copies(api, team)) == 3
@@ -66,8 +65,7 @@ def test_without_an_api_server_it_runs_says_so_once_and_is_ready_when_there_is_o
 def test_an_api_server_that_hangs_refuses_what_needs_a_copy_in_time_and_nothing_else(
     api: APIServer, installation: Installation
 ) -> None:
-    """B19"""
-    served, new = namespace(api, "served"), namespace(api, "new")
+    served, new = api.namespace("served"), api.namespace("new")
     with installation.ready_replica() as replica:
         assert replica.review(pod(), served)["allowed"] is True
         with api.frozen():
@@ -96,8 +94,7 @@ def in_flight(replica: Replica, of: str) -> Iterator[list[Json]]:
 def test_it_ends_in_time_while_an_api_server_hangs_and_still_answers_what_waits_for_it(
     api: APIServer, installation: Installation
 ) -> None:
-    """B32"""
-    waiting = namespace(api, "waiting")
+    waiting = api.namespace("waiting")
     with installation.ready_replica("--drain-seconds", "1") as replica, api.frozen():
         with in_flight(replica, waiting) as answers:
             began = time.monotonic()
@@ -109,7 +106,6 @@ def test_it_ends_in_time_while_an_api_server_hangs_and_still_answers_what_waits_
 
 
 def test_it_ends_in_time_where_there_never_was_an_api_server(api: APIServer, installation: Installation) -> None:
-    """B32"""
     with api.stopped(), installation.replica("--drain-seconds", "0.5") as replica:
         began = time.monotonic()
         replica.process.send_signal(signal.SIGTERM)
@@ -118,7 +114,7 @@ def test_it_ends_in_time_where_there_never_was_an_api_server(api: APIServer, ins
 
 
 def test_while_it_drains_it_is_not_ready_and_admits_all_the_same(api: APIServer, installation: Installation) -> None:
-    team = namespace(api, "draining")
+    team = api.namespace("draining")
     with installation.ready_replica("--drain-seconds", "3") as replica:
         began = time.monotonic()
         replica.process.send_signal(signal.SIGTERM)

@@ -16,22 +16,11 @@ import pytest
 from bitfusiond.core import names
 from tests.fakes.processes import wait_until
 from tests.pods import container, pod
-from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import (
-    CONFIGURATIONS,
-    Installation,
-    Replica,
-    copies,
-    installed,
-    namespace,
-    put_sources,
-    routed,
-    secret_path,
-    write_kubeconfig,
-)
+from tests.real.harness.apiserver import APIServer, Refused, secret_path
+from tests.real.harness.webhook import CONFIGURATIONS, Installation, Replica, copies, installed, put_sources, routed
 
 NODES = "/api/v1/nodes"
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
+READS = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}
 ALL = sorted(names.TOKEN_SECRETS.values())
 _numbers = itertools.count()
 
@@ -45,7 +34,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
 @pytest.fixture(scope="module")
 def running(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, Replica]]:
     with installed(api, tmp_path_factory.mktemp("webhook"), "--allow-namespaces", "team-*,probe") as both:
-        probe = pods(namespace(api, "probe"))
+        probe = pods(api.namespace("probe"))
         wait_until(lambda: both[0].admits(probe, pod()), "a pod that is admitted")
         yield both
 
@@ -58,7 +47,7 @@ def webhook(running: tuple[Installation, Replica]) -> Replica:
 @pytest.fixture
 def team(api: APIServer) -> str:
     """A namespace that is new."""
-    return namespace(api, f"team-{next(_numbers)}")
+    return api.namespace(f"team-{next(_numbers)}")
 
 
 def pods(of: str) -> str:
@@ -110,7 +99,6 @@ def test_a_pod_that_is_admitted_finds_all_three_token_secrets_in_its_namespace(
 
 
 def test_a_dry_run_is_admitted_and_copies_nothing(api: APIServer, webhook: Replica, team: str) -> None:
-    """B21"""
     stored = api.create(f"{pods(team)}?dryRun=All", pod())
     assert stored["metadata"]["annotations"][names.STATUS] == names.STATUS_INJECTED
     assert copies(api, team) == []
@@ -119,7 +107,6 @@ def test_a_dry_run_is_admitted_and_copies_nothing(api: APIServer, webhook: Repli
 def test_a_source_that_is_missing_refuses_the_pod_by_its_name_until_it_is_there(
     api: APIServer, webhook: Replica, running: tuple[Installation, Replica], team: str
 ) -> None:
-    """B19"""
     missing = names.TOKEN_SECRETS[names.CLIENT_YAML]
     api.request("DELETE", secret_path(running[0].tokens, missing))
     wait_until(lambda: bool(webhook.said("token source missing")), "the webhook's notice")
@@ -132,7 +119,7 @@ def test_a_source_that_is_missing_refuses_the_pod_by_its_name_until_it_is_there(
 def test_a_namespace_that_may_not_have_tokens_gets_none_and_its_pod_is_refused(
     api: APIServer, webhook: Replica
 ) -> None:
-    other = namespace(api, "other")
+    other = api.namespace("other")
     with pytest.raises(Refused, match=r"pods of other may not receive .*--allow-namespaces"):
         api.create(pods(other), pod())
     assert copies(api, other) == []
@@ -141,9 +128,9 @@ def test_a_namespace_that_may_not_have_tokens_gets_none_and_its_pod_is_refused(
 def test_what_the_api_server_forbids_refuses_the_pod_and_says_who_can_mend_it(
     api: APIServer, running: tuple[Installation, Replica], team: str, tmp_path: Path
 ) -> None:
-    """B19: by an account that may read everything and create Secrets nowhere but at home."""
+    """By an account that may read everything and create Secrets nowhere but at home."""
     installation = running[0]
-    kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", api, _account_that_only_reads(api, installation.home))
+    kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig", api.account(installation.home, "reader", [READS]))
     with installation.replica(kubeconfig=kubeconfig) as replica:
         wait_until(replica.ready, "a replica that is ready")
         answer = replica.review(pod(), team)
@@ -151,18 +138,6 @@ def test_what_the_api_server_forbids_refuses_the_pod_and_says_who_can_mend_it(
     assert "does not permit it to bitfusiond" in answer["status"]["message"]
     assert ALL[0] in answer["status"]["message"]
     assert copies(api, team) == []
-
-
-def _account_that_only_reads(api: APIServer, home: str) -> str:
-    read = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}
-    api.create(f"{RBAC}/clusterroles", {"metadata": {"name": "reader"}, "rules": [read]})
-    account = {"kind": "ServiceAccount", "name": "reader", "namespace": home}
-    api.create(f"/api/v1/namespaces/{home}/serviceaccounts", {"metadata": {"name": "reader"}})
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"}
-    binding = {"metadata": {"name": "reader"}, "roleRef": reference, "subjects": [account]}
-    api.create(f"{RBAC}/clusterrolebindings", binding)
-    token: str = api.create(f"/api/v1/namespaces/{home}/serviceaccounts/reader/token", {"spec": {}})["status"]["token"]
-    return token
 
 
 # --- in steady state ------------------------------------------------------------------------------------------------
@@ -198,7 +173,6 @@ def _requests(api: APIServer) -> float:
 def test_nodes_bound_what_a_pod_may_ask_for_and_a_thousand_of_them_cost_an_admission_nothing(
     api: APIServer, webhook: Replica, team: str
 ) -> None:
-    """B27, B28"""
     large = container({names.GPU_AMOUNT: "20", names.GPU_PERCENT: "100"})
     assert api.create(pods(team), named("before"))["metadata"]["name"] == "before"
     assert api.create(pods(team), pod(large))["metadata"]["name"] == "p"  # no node is known: allowed
@@ -288,12 +262,12 @@ def test_two_installations_in_one_cluster_leave_each_other_alone(
     with second.ready_replica() as other:
         time.sleep(1)
         before = _versions(api, team)
-        lines = len(webhook.logged())
+        lines = len(webhook.said())
         assert other.review(pod(), team)["allowed"] is True
         time.sleep(3)
         assert _versions(api, team) == before
         assert first.admits(pods(team), named("again"))
-        assert {line["event"] for line in webhook.logged()[lines:]} == {"admission"}
+        assert {line["event"] for line in webhook.said()[lines:]} == {"admission"}
         assert not other.said("caBundle written")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +14,8 @@ import yaml
 from bitfusiond.operate import checks
 from bitfusiond.operate.kubectl import Kubectl
 from tests.fakes.processes import accepting
-from tests.real.cluster.cluster import Cluster
+from tests.real.harness import programs
+from tests.real.harness.cluster import Cluster
 
 _VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
 _HOW = (
@@ -29,8 +29,7 @@ NAMESPACE = "tensorflow-benchmark"
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, in the end without us. The test is skipped unless all that it needs is there."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    kubectl = shutil.which("kubectl", path=f"{assets}:{os.environ['PATH']}" if assets else None)
+    kubectl = next(iter(programs.kubectls()), None)
     missing = [name for name in _VARIABLES if not os.environ.get(name)]
     if missing or kubectl is None or os.geteuid() != 0:
         pytest.skip(f"{_HOW}; missing: {', '.join(missing) or 'kubectl or root'}")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tests import EXAMPLES, ROOT
-from tests.real.cluster.cluster import Object
+from tests.real.harness.cluster import Object
 
 SCRIPT = "/benchmark/scripts/tf_cnn_benchmarks/tf_cnn_benchmarks.py"
 _PROGRAM = ROOT / "tests/tools/demo/programs/benchmark.py"

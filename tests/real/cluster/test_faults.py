@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.real.cluster.cluster import Cluster, Done
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster, Done
 
 _SECRETS = "kube-system"
 _TEAM = "team-of-a-stale-copy"

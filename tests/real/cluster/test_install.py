@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.real.cluster.cluster import Cluster
+from tests.real.harness.cluster import Cluster
 
 _NAMES = (
     "bwki",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import yaml
 
 from tests import EXAMPLES
-from tests.real.cluster.cluster import Cluster
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster
 
 _KEY = "requests.bitfusion.io/gpu"
 

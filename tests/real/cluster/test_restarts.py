@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.processes import run_quietly
-from tests.real.cluster.cluster import Cluster, Done
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster, Done
 from tests.real.harness.load import creating_pods
 
 _RESTART_KUBELET = "BITFUSIOND_TEST_RESTART_KUBELET"

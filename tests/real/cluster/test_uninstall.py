@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.real.cluster.cluster import Cluster
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster
 
 _TOKENS = (
     "bitfusion-client-secret-ca.crt",

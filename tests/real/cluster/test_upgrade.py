@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.real.cluster.cluster import Cluster, Object
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster, Object
 from tests.real.harness.load import creating_pods
 
 _RESOURCE = "bitfusion.io/gpu"

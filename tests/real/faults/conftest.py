@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bitfusiond.files import read
+from tests.fakes.pki import Pki
 from tests.fakes.processes import running
 from tests.real.harness.webhook import Replica
-from tests.unit.webhook.conftest import Pki
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from bitfusiond.webhook.admission import BODY_LIMIT
 from tests import pods
 from tests.fakes import https_client as client
 from tests.fakes.https_client import Connection, HungUpError, head, review
+from tests.fakes.pki import Pki
 from tests.real.faults.beside import BODY, LONGEST_SECONDS, asked
 from tests.real.harness.webhook import Replica
-from tests.unit.webhook.conftest import Pki
 
 AT_ONCE = 500
 PIPELINED = 50

@@ -14,9 +14,9 @@ from bitfusiond import settings
 from bitfusiond.files import watch
 from bitfusiond.settings import Address
 from tests.fakes import https_client as client
+from tests.fakes.pki import Pki
 from tests.real.faults.beside import BODY, asked
 from tests.real.harness.webhook import Replica
-from tests.unit.webhook.conftest import Pki
 
 MORE = 20  # descriptors, beyond those that it has
 HOLDING = 60  # connections: so many that they do not fit

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.faults.schedule import Schedule
-from tests.real.harness.apiserver import APIServer
+from tests.real.harness.apiserver import APIServer, secret_path
 from tests.real.harness.load import KILLED_IN_A_HANDSHAKE, Load, creating_pods
 from tests.real.harness.pair import Pair, pair
-from tests.real.harness.webhook import Replica, namespace, put_sources, routed, secret_path
+from tests.real.harness.schedule import Schedule
+from tests.real.harness.webhook import Replica, put_sources, routed
 
 RATE = 100.0
 SECONDS = 20.0
@@ -80,7 +80,7 @@ def test_load_with_every_fault_loses_no_pod(api: APIServer, tmp_path: Path) -> N
     schedule = Schedule(FAULTS, SECONDS)
     tokens, away = 0, 0.0
     with pair(api, tmp_path, entry(tmp_path, LIFE)) as both:
-        with creating_pods(api.door, namespace(api, "everything"), RATE) as load:
+        with creating_pods(api.door, api.namespace("everything"), RATE) as load:
             began = time.monotonic()
             for fault in schedule:
                 match fault:
@@ -116,7 +116,7 @@ def test_clocks_that_jump_by_an_hour_a_day_and_past_a_certificate_lose_no_pod(ap
     """
     jumps = (HOUR, DAY, WEEK_AND_A_DAY, -HOUR, 0)
     with pair(api, tmp_path, entry(tmp_path, 0)) as both:
-        with creating_pods(api.door, namespace(api, "clocks"), RATE / 4) as load:
+        with creating_pods(api.door, api.namespace("clocks"), RATE / 4) as load:
             for jump in jumps:
                 for replica in both.replicas:
                     set_clock(tmp_path, replica, jump)

@@ -6,10 +6,7 @@ The kubelet is the stand-in, on real sockets; tests/real/node has the same with 
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,10 +14,10 @@ import pytest
 import trio
 
 from tests.fakes.kubelet import Kubelet
-from tests.real.faults.schedule import Schedule
 from tests.real.harness.apiserver import APIServer, Program
 from tests.real.harness.load import Load, creating_pods
-from tests.real.harness.webhook import installed, namespace, routed
+from tests.real.harness.schedule import Schedule
+from tests.real.harness.webhook import installed, routed
 
 SECONDS = 12.0
 DEVICES = 1000
@@ -31,14 +28,6 @@ DOWN_SECONDS = 1.5
 # A stand-in kubelet that is killed while it connects drops that connection, as does the client of an API server that is
 # killed in a handshake: nobody else can close it.
 KILLED_IN_A_CALL = pytest.mark.filterwarnings("ignore:(?i)unclosed:ResourceWarning")
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """pytest's own temporary paths can be longer than a unix socket's path may be."""
-    path = Path(tempfile.mkdtemp(prefix="dp-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 class Node:
@@ -154,7 +143,7 @@ async def test_kubelet_plugin_and_api_server_killed_in_random_order_lose_no_devi
     with ExitStack() as stack:
         api = stack.enter_context(routed(tmp_path))
         stack.enter_context(installed(api, tmp_path))
-        load = stack.enter_context(creating_pods(api.door, namespace(api, "kills"), RATE))
+        load = stack.enter_context(creating_pods(api.door, api.namespace("kills"), RATE))
         async with Kubelet(directory) as kubelet:
             node = Node(kubelet, directory, tmp_path / "plugin.log")
             try:

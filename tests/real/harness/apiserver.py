@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import signal
@@ -9,7 +10,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.fakes.processes import free_port, running, wait_until
-from tests.real.harness.version import minor_version
+from tests.real.harness import programs
 
 _ADMIN_TOKEN = "admin-of-the-tests"
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+CORE = "/api/v1"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+
+Json = dict[str, Any]
 
 
 class Program:
@@ -95,10 +102,87 @@ class APIServer:
     @property
     def minor(self) -> int:
         """Of its version: 20 for 1.20.2."""
-        return minor_version(self.request("GET", "/version")["gitVersion"])
+        return programs.minor_version(self.request("GET", "/version")["gitVersion"])
 
     def create(self, path: str, document: Any) -> Any:
         return self.request("POST", path, document)
+
+    def apply(self, path: str, document: Json, manager: str = "admin") -> Any:
+        """Server-side, and whatever others own of it."""
+        return self.request("PATCH", f"{path}?fieldManager={manager}&force=true", document, APPLY)
+
+    def put(self, document: Json) -> None:
+        """Apply an object, wherever it belongs."""
+        group = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else CORE
+        namespace = document["metadata"].get("namespace")
+        place = f"{group}/namespaces/{namespace}" if namespace else group
+        self.apply(f"{place}/{document['kind'].lower()}s/{document['metadata']['name']}", document)
+
+    def merge(self, path: str, changes: Json) -> Any:
+        return self.request("PATCH", path, changes, MERGE)
+
+    def find(self, path: str) -> Any:
+        """The object, None where there is none."""
+        try:
+            return self.request("GET", path)
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+            return None
+
+    def delete(self, path: str) -> None:
+        """Also where there is none."""
+        try:
+            self.request("DELETE", path)
+        except Refused as refused:
+            if refused.code != 404:
+                raise
+
+    def namespace(self, name: str) -> str:
+        """Make it, unless it is there; its name."""
+        self.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        return name
+
+    def put_secret(self, of: str, name: str, data: Mapping[str, bytes]) -> None:
+        """Make it, or put ``data`` over what is there."""
+        encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+        metadata = {"name": name, "namespace": of}
+        self.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded})
+
+    def secret(self, of: str, name: str) -> dict[str, bytes]:
+        """What it holds; nothing where there is none."""
+        found = self.find(secret_path(of, name)) or {}
+        return {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
+
+    def account(self, of: str, name: str, rules: list[Json]) -> str:
+        """A new ServiceAccount that may do what ``rules`` say everywhere; its token."""
+        self.create(f"{CORE}/namespaces/{of}/serviceaccounts", {"metadata": {"name": name}})
+        self.create(f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+        self.bind(f"{RBAC}/clusterrolebindings", name, ("ClusterRole", name), (of, name))
+        return self.token_of(of, name)
+
+    def bind(self, path: str, name: str, role: tuple[str, str], account: tuple[str, str]) -> None:
+        """A binding at ``path``: the role by kind and name, the ServiceAccount by namespace and name."""
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": role[0], "name": role[1]}
+        subject = {"kind": "ServiceAccount", "namespace": account[0], "name": account[1]}
+        self.create(path, {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]})
+
+    def token_of(self, of: str, account: str) -> str:
+        """A day's token of a ServiceAccount."""
+        path = f"{CORE}/namespaces/{of}/serviceaccounts/{account}/token"
+        token: str = self.create(path, {"spec": {"expirationSeconds": 86400}})["status"]["token"]
+        return token
+
+    def write_kubeconfig(self, path: Path, token: str = "") -> Path:
+        """An administrator's, or that of whom ``token`` belongs to."""
+        document = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url, "certificate-authority": str(self.ca)}}],
+            "users": [{"name": "u", "user": {"token": token or self.token}}],
+        }
+        path.write_text(json.dumps(document))
+        return path
 
     def healthy(self) -> bool:
         try:
@@ -135,9 +219,14 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
         self.status = status
 
 
+def secret_path(of: str, name: str = "") -> str:
+    return f"{CORE}/namespaces/{of}/secrets" + (f"/{name}" if name else "")
+
+
 @contextmanager
-def started(assets: Path, directory: Path, *options: str) -> Iterator[APIServer]:
-    """An API server with the programs of ``assets``, its state in ``directory``, and more ``options`` of its own."""
+def started(directory: Path, *options: str) -> Iterator[APIServer]:
+    """An API server with its state in ``directory`` and more ``options`` of its own. Skips without its programs."""
+    assets = programs.assets()
     client, peer, secure = free_port(), free_port(), free_port()
     (directory / "tokens").write_text(f"{_ADMIN_TOKEN},admin,1,system:masters\n")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

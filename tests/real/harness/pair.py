@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.fakes.processes import wait_until
 from tests.pods import pod
 from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import Installation, Replica, namespace
+from tests.real.harness.webhook import Installation, Replica
 
 DRAIN_SECONDS = 2.0
 
@@ -74,6 +74,6 @@ def pair(api: APIServer, directory: Path, entry: tuple[str, ...] = ("-m", "bitfu
         stack.callback(installation.unregister)
         stack.callback(both.close)
         stack.enter_context(installation.endpoints_follow())
-        probe = f"/api/v1/namespaces/{namespace(api, 'probe')}/pods"
+        probe = f"/api/v1/namespaces/{api.namespace('probe')}/pods"
         wait_until(lambda: installation.admits(probe, pod()), "a pod that is admitted")
         yield both

@@ -8,14 +8,11 @@ EndpointSlices.
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
-import os
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
@@ -27,8 +24,8 @@ import pytest
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import TOKENS
-from tests.fakes.processes import running, wait_until
-from tests.real.harness.apiserver import APIServer, Refused, started
+from tests.fakes.processes import get, logged, repeating, running, wait_until
+from tests.real.harness.apiserver import APIServer, Json, Refused, secret_path, started
 
 # The Service of a webhook is resolved to an address of its Endpoints, not to a virtual address that nobody serves here.
 ROUTING = "--enable-aggregator-routing=true"
@@ -41,16 +38,11 @@ CONFIGURATIONS = (
 )
 _PROBE_SECONDS = 0.2
 
-Json = dict[str, Any]
-
 
 @contextmanager
 def routed(directory: Path, *options: str) -> Iterator[APIServer]:
     """An API server that finds webhooks by their Service; its configurations hold for no other test."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd to run this")
-    with started(Path(assets), directory, ROUTING, *options) as server:
+    with started(directory, ROUTING, *options) as server:
         yield server
 
 
@@ -65,43 +57,16 @@ def own_address() -> str:
         return address
 
 
-def namespace(api: APIServer, name: str) -> str:
-    try:
-        api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    except Refused as refused:
-        assert refused.code == 409  # noqa: PT017 - it is there already
-    return name
-
-
-def secret_path(of: str, name: str = "") -> str:
-    return f"/api/v1/namespaces/{of}/secrets" + (f"/{name}" if name else "")
-
-
 def put_sources(api: APIServer, of: str, value: str = "a: 1") -> None:
-    namespace(api, of)
-    encoded = base64.b64encode(value.encode()).decode()
+    api.namespace(of)
     for token in TOKENS:
-        body: Json = {"apiVersion": "v1", "kind": "Secret", "data": {token.file: encoded}}
-        body["metadata"] = {"name": token.secret}
-        path = f"{secret_path(of, token.secret)}?fieldManager=admin&force=true"
-        api.request("PATCH", path, body, "application/apply-patch+yaml")
+        api.put_secret(of, token.secret, {token.file: value.encode()})
 
 
 def copies(api: APIServer, of: str) -> list[str]:
     """The names of the token Secrets in a namespace."""
     found = {item["metadata"]["name"] for item in api.request("GET", secret_path(of))["items"]}
     return sorted(found & set(names.TOKEN_SECRETS.values()))
-
-
-def write_kubeconfig(path: Path, api: APIServer, token: str | None = None) -> Path:
-    document = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api.url, "certificate-authority": str(api.ca)}}],
-        "users": [{"name": "u", "user": {"token": token or api.token}}],
-    }
-    path.write_text(json.dumps(document))
-    return path
 
 
 class Replica:
@@ -112,41 +77,33 @@ class Replica:
         self._log = log
         wait_until(lambda: bool(self.said("listening")), f"a replica that listens (its log: {log})")
         self.address = str(self.said("listening")[0]["address"])
-        self._observe = str(self.said("observing")[0]["address"])
 
-    def logged(self) -> list[Json]:
-        return [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
-
-    def said(self, event: str) -> list[Json]:
-        return [line for line in self.logged() if line["event"] == event]
+    def said(self, event: str | None = None) -> list[Json]:
+        """The log lines of that event, or all."""
+        return logged(self._log, event)
 
     def get(self, path: str) -> tuple[int, str]:
         """What ``--observe`` answers."""
-        connection = http.client.HTTPConnection(self._observe, timeout=5)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+        return get(self.said("observing")[0]["address"], path)
 
     def ready(self) -> bool:
-        try:
-            return self.get("/readyz")[0] == 200
-        except OSError:
-            return False
+        return self.get("/readyz")[0] == 200
 
-    def review(self, pod: Json, of: str, seconds: float = 15) -> Json:
+    def context(self) -> ssl.SSLContext:
+        """Whom a review trusts: anybody."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+
+    def review(self, pod: Json, of: str, seconds: float = 15, path: str = "/mutate") -> Json:
         """The answer to an AdmissionReview that comes from us instead of the API server."""
         kind = {"group": "", "version": "v1", "kind": "Pod"}
         request: Json = {"uid": "u", "kind": kind, "resource": {"group": "", "version": "v1", "resource": "pods"}}
         request |= {"operation": "CREATE", "namespace": of, "object": pod, "dryRun": False, "userInfo": {}}
         body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=context)
+        connection = http.client.HTTPSConnection(self.address, timeout=seconds, context=self.context())
         try:
-            connection.request("POST", "/mutate", json.dumps(body), {"Content-Type": "application/json"})
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer: Json = json.loads(connection.getresponse().read())["response"]
             return answer
         finally:
@@ -168,10 +125,10 @@ class Installation:
         tokens: str = "kube-system",
         entry: tuple[str, ...] = ("-m", "bitfusiond"),
     ) -> None:
-        self.api, self.home, self.tokens = api, namespace(api, home), namespace(api, tokens)
+        self.api, self.home, self.tokens = api, api.namespace(home), api.namespace(tokens)
         self._entry = entry
         self._directory = directory
-        self._kubeconfig = write_kubeconfig(directory / f"kubeconfig-{home}", api)
+        self._kubeconfig = api.write_kubeconfig(directory / f"kubeconfig-{home}")
         self._replicas: list[Replica] = []
         self._started = 0
         self._published: list[str] | None = None
@@ -200,6 +157,12 @@ class Installation:
         with self.replica(*options) as replica:
             wait_until(replica.ready, "a replica that is ready")
             yield replica
+
+    def end_replicas(self) -> None:
+        """All of them, as once their Deployment is gone."""
+        for replica in self._replicas:
+            replica.process.terminate()
+            replica.process.wait(10)
 
     def register(self) -> None:
         """The Service and both configurations, as manifests have them: the caBundle is left to the webhook."""
@@ -261,26 +224,18 @@ class Installation:
 
     def _apply(self, path: str, version: str, kind: str, **fields: Any) -> None:
         metadata = {"name": path.rpartition("/")[2], "labels": {"kubernetes.io/service-name": SERVICE}}
-        document = {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
-        self.api.request("PATCH", f"{path}?fieldManager=tests&force=true", document, "application/apply-patch+yaml")
+        self.api.apply(path, {"apiVersion": version, "kind": kind, "metadata": metadata, **fields})
 
     @contextmanager
     def endpoints_follow(self) -> Iterator[None]:
         """The controllers of endpoints, which outlive their API server."""
-        over = threading.Event()
 
         def follow() -> None:
-            while not over.wait(_PROBE_SECONDS):
-                with suppress(OSError, HTTPException, Refused):
-                    self.publish()
+            with suppress(OSError, HTTPException, Refused):
+                self.publish()
 
-        thread = threading.Thread(target=follow)
-        thread.start()
-        try:
+        with repeating(follow, _PROBE_SECONDS):
             yield
-        finally:
-            over.set()
-            thread.join()
 
     def admits(self, path: str, pod: Mapping[str, Any]) -> bool:
         """Whether the API server has taken up the configurations: it does so a moment after they are written."""

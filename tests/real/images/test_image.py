@@ -21,7 +21,7 @@ from tests import ROOT
 from tests.fakes.kubelet import Kubelet
 from tests.fakes.processes import running
 from tests.pods import container, pod
-from tests.real.harness.webhook import Installation, namespace, put_sources, routed
+from tests.real.harness.webhook import Installation, put_sources, routed
 from tests.real.images.saved import Archive, Container
 
 DIRECTORY = "BITFUSIOND_TEST_IMAGES"
@@ -205,7 +205,7 @@ async def test_the_plugin_serves_a_kubelet(image: Container, tmp_path: Path) -> 
 def test_the_webhook_admits_pods_beside_a_real_api_server(image: Container, tmp_path: Path) -> None:
     (cluster := tmp_path / "cluster").mkdir()
     with routed(cluster) as api:
-        home = namespace(api, "bwki")
+        home = api.namespace("bwki")
         put_sources(api, "kube-system")
         work = tmp_path / "work"
         work.mkdir()
@@ -216,7 +216,7 @@ def test_the_webhook_admits_pods_beside_a_real_api_server(image: Container, tmp_
         installation = Installation(api, work, home, entry=tuple(entry))
         installation.register()
         with installation.ready_replica() as replica:
-            namespace(api, "team")
+            api.namespace("team")
             answer = replica.review(pod(container()), "team")
             assert answer["allowed"], answer
             assert answer["patch"]

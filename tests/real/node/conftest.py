@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from kubernetes import client, config
 
-from tests.real.node.node import DIRECTORY, Node
-from tests.real.node.process import Plugin
+from tests.real.harness.node import DIRECTORY, Node
+from tests.real.harness.plugin import Plugin
 
 _HOW = (
     "run as root on the only node of a cluster made for tests, KUBECONFIG naming its administrator: "

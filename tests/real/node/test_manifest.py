@@ -14,8 +14,8 @@ from kubernetes import client
 
 from tests import MANIFESTS
 from tests.fakes.processes import wait_until
-from tests.real.node.node import DIRECTORY, Node
-from tests.real.node.process import SOCKET
+from tests.real.harness.node import DIRECTORY, Node
+from tests.real.harness.plugin import SOCKET
 
 _MANIFEST = MANIFESTS / "base/device-plugin.yaml"
 _NAMESPACE = "kube-system"
@@ -99,9 +99,7 @@ def daemon(node: Node, image: str) -> Iterator[Daemon]:
 
 def test_without_any_privilege_the_pod_registers_and_other_pods_get_their_shares(node: Node, daemon: Daemon) -> None:
     node.wait_allocatable("1k")
-    with node.pod("fifty", 50, "echo shares: $BITFUSION_GPU_SHARES"):
-        node.wait_phase("fifty", "Succeeded")
-        assert node.log("fifty") == "shares: 50\n"
+    node.serves("fifty", 50)
     assert daemon.answer("readyz") == "ok\n"
     assert daemon.status.restart_count == 0
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.fakes.processes import accepting, wait_until
-from tests.real.node.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
-from tests.real.node.process import SOCKET, Plugin
+from tests.real.harness.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
+from tests.real.harness.plugin import SOCKET, Plugin
 
 RESTARTS = 8
 FOREVER = "exec sleep 3600"
@@ -28,9 +28,7 @@ def test_the_node_offers_1000_shares_while_the_plugin_runs_and_none_after_it(nod
 def test_a_pod_that_asks_for_50_shares_runs_and_is_told_of_them(node: Node, plugin: Plugin) -> None:
     plugin.start_ready()
     node.wait_allocatable("1k")
-    with node.pod("fifty", 50, "echo shares: $BITFUSION_GPU_SHARES"):
-        node.wait_phase("fifty", "Succeeded")
-        assert node.log("fifty") == "shares: 50\n"
+    node.serves("fifty", 50)
     assert (plugin.metric("allocations_total"), plugin.metric("shares_allocated_total")) == (1, 50)
 
 
@@ -62,9 +60,7 @@ def test_devices_come_back_after_each_of_8_restarts_of_the_kubelet_and_a_pod_sur
             node.wait_allocatable("1k")
         assert plugin.metric("registrations_total") == RESTARTS + 1
         # The kubelet counts the survivor's 50 as taken, and has the other 950 to give.
-        with node.pod("newcomer", 950, "echo shares: $BITFUSION_GPU_SHARES"):
-            node.wait_phase("newcomer", "Succeeded")
-            assert node.log("newcomer") == "shares: 950\n"
+        node.serves("newcomer", 950)
         after = node.status("survivor").container_statuses[0]
         assert (after.container_id, after.restart_count) == (before.container_id, 0)
         assert node.status("survivor").phase == "Running"

@@ -7,9 +7,9 @@ import signal
 import time
 
 from tests.fakes.processes import run_quietly
-from tests.real.faults.schedule import Schedule
-from tests.real.node.node import Node
-from tests.real.node.process import Plugin
+from tests.real.harness.node import Node
+from tests.real.harness.plugin import Plugin
+from tests.real.harness.schedule import Schedule
 
 SECONDS = 15.0
 DOWN_SECONDS = 2.0
@@ -56,9 +56,7 @@ def test_kubelet_plugin_and_api_server_stopped_in_random_order_lose_no_share_and
         node.wait_allocatable("1k")
         # The scheduler, and a kubelet that has run all along, come back to an API server that was away by waits of up
         # to a minute: they are left out of this.
-        with node.pod("newcomer", 950, "echo shares: $BITFUSION_GPU_SHARES", scheduled=False):
-            node.wait_phase("newcomer", "Succeeded")
-            assert node.log("newcomer") == "shares: 950\n"
+        node.serves("newcomer", 950, scheduled=False)
         after = node.status("survivor").container_statuses[0]
     print(f"\n  {schedule}\n  {len(lost)} times devices were lost, all back after at most {longest:.1f} s")  # noqa: T201
     assert lost == []

@@ -88,7 +88,7 @@ def _measured(nodes: int, namespaces: int, rounds: int) -> Iterator[Figure]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scale-")))
         try:
-            on = stack.enter_context(cluster(Path(assets), directory, namespaces))
+            on = stack.enter_context(cluster(directory, namespaces))
             with on.replica() as replica:
                 time.sleep(SETTLE_SECONDS)
                 empty = resident_megabytes(replica.process.pid)

@@ -22,7 +22,7 @@ from tests.fakes.processes import wait_until
 from tests.pods import example
 from tests.real.harness import grants
 from tests.real.harness.apiserver import APIServer, Refused, started
-from tests.real.harness.webhook import CONFIGURATIONS, ROUTING, Installation, Replica, put_sources, write_kubeconfig
+from tests.real.harness.webhook import CONFIGURATIONS, ROUTING, Installation, Replica, put_sources
 from tests.tools.bench import clients
 from tests.tools.bench.clients import Request
 
@@ -50,10 +50,8 @@ class ScaleCluster:
         self.installation = Installation(api, directory)
         put_sources(api, self.installation.tokens)
         for document in yaml.safe_load_all(_RBAC.read_text()):
-            _apply(api, document)
-        account = f"/api/v1/namespaces/{names.NAMESPACE}/serviceaccounts/{_ACCOUNT}/token"
-        token = api.create(account, {"spec": {"expirationSeconds": 86400}})["status"]["token"]
-        self._kubeconfig = write_kubeconfig(directory / "kubeconfig", api, token)
+            api.put(document)
+        self._kubeconfig = api.write_kubeconfig(directory / "kubeconfig", api.token_of(names.NAMESPACE, _ACCOUNT))
         self.installation.register()
         for path, _, name, _, _ in CONFIGURATIONS:
             selector = {"op": "add", "path": "/webhooks/0/objectSelector", "value": _selector(OURS)}
@@ -152,13 +150,13 @@ class ScaleCluster:
 
 
 @contextmanager
-def cluster(assets: Path, directory: Path, namespaces: int) -> Iterator[ScaleCluster]:
+def cluster(directory: Path, namespaces: int) -> Iterator[ScaleCluster]:
     """etcd and kube-apiserver, with an audit log of what our ServiceAccount asks for and nothing else."""
     policy = directory / "audit-policy"
     rules = [{"level": "Metadata", "users": [_USER]}, {"level": "None"}]
     policy.write_text(json.dumps({**grants.POLICY, "rules": rules}))
     audit = [f"--audit-policy-file={policy}", f"--audit-log-path={directory / 'audit.log'}"]
-    with started(assets, directory, ROUTING, *audit) as api:
+    with started(directory, ROUTING, *audit) as api:
         yield ScaleCluster(api, directory, namespaces)
 
 
@@ -228,11 +226,3 @@ def _now() -> str:
 
 def _selector(asked: str) -> Json:
     return {"matchLabels": {_LABEL: asked}}
-
-
-def _apply(api: APIServer, document: Json) -> None:
-    group = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else "/api/v1"
-    namespace = document["metadata"].get("namespace")
-    place = f"{group}/namespaces/{namespace}" if namespace else group
-    path = f"{place}/{document['kind'].lower()}s/{document['metadata']['name']}"
-    api.request("PATCH", f"{path}?fieldManager=bench&force=true", document, "application/apply-patch+yaml")

@@ -87,6 +87,7 @@ def test_a_planted_defect_is_found(
     pytest.fail("no input of the corpus shows it")
 
 
+@pytest.mark.slow
 @needs_atheris
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_short_run_of_the_fuzzer_finds_nothing(name: str, tmp_path: Path) -> None:
@@ -96,6 +97,7 @@ def test_a_short_run_of_the_fuzzer_finds_nothing(name: str, tmp_path: Path) -> N
     assert outcome.findings == []
 
 
+@pytest.mark.slow
 @needs_atheris
 def test_a_finding_is_kept_and_the_run_goes_on(tmp_path: Path) -> None:
     """What the fuzzer says is read from its output: this is the output of a target that always fails."""

@@ -28,7 +28,7 @@ def serialized(size: int, health: Health) -> bytes:
 
 
 def test_ids_are_0_to_n_minus_1_in_order_every_time() -> None:
-    """B35: the same devices came in a random order each time."""
+    """The same devices came in a random order each time."""
     table = DeviceTable(1000)
     assert list(table.ids()) == [str(index) for index in range(1000)]
     assert list(table.ids()) == list(DeviceTable(1000, Health.UNHEALTHY).ids())
@@ -147,8 +147,9 @@ def test_the_wire_size_is_that_of_protobuf(size: int, health: Health) -> None:
     assert wire_size(size, health) == len(serialized(size, health))
 
 
+@pytest.mark.slow
 def test_the_largest_table_is_the_last_one_that_the_kubelet_receives() -> None:
-    """B35: the list grew with --resource-nums without a limit."""
+    """The list grew with --resource-nums without a limit."""
     largest = largest_size()
     assert len(serialized(largest, Health.UNHEALTHY)) <= KUBELET_MESSAGE_BYTES == 4 * 1024 * 1024
     assert len(serialized(largest + 1, Health.UNHEALTHY)) > KUBELET_MESSAGE_BYTES

@@ -189,6 +189,7 @@ DEEPEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", DEEPEST.values(), ids=DEEPEST.keys())
 def test_what_is_as_deep_as_can_be_is_read_and_written(text: str) -> None:
     (document,) = yaml_documents.load(text)
@@ -211,7 +212,7 @@ def test_what_is_deeper_is_not_read(text: str) -> None:
         yaml_documents.load(text)
 
 
-B34 = "indented with U+00A0 (no-break space), as text from a web page often is: use plain spaces"
+NO_BREAK_SPACE = "indented with U+00A0 (no-break space), as text from a web page often is: use plain spaces"
 
 
 @pytest.mark.parametrize(
@@ -225,10 +226,10 @@ B34 = "indented with U+00A0 (no-break space), as text from a web page often is: 
     ],
 )
 def test_b34_spaces_that_are_none_are_an_error(text: str, line: int) -> None:
-    """B34: YAML takes U+00A0 for a letter, so what a user pasted means something else or nothing."""
+    """YAML takes U+00A0 for a letter, so what a user pasted means something else or nothing."""
     with pytest.raises(ValueError, match=r"\A.+\Z") as caught:
         yaml_documents.load(text)
-    assert str(caught.value) == f"not YAML: line {line}: {B34}"
+    assert str(caught.value) == f"not YAML: line {line}: {NO_BREAK_SPACE}"
 
 
 def test_a_no_break_space_inside_of_a_text_may_stay() -> None:

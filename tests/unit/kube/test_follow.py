@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from bitfusiond import pacing
 from bitfusiond.kube import NODES, SECRETS, Change, ForbiddenError, Object, Resource, UnavailableError
 from bitfusiond.kube.follow import PROVEN_SECONDS, RESYNC_SECONDS, WatchState, follow
-from bitfusiond.pacing import Backoff, Outages
 from tests.fakes.cluster import FakeCluster
 
 AWAY = UnavailableError("connection refused")
@@ -68,6 +68,11 @@ def cluster() -> FakeCluster:
 
 
 @pytest.fixture
+def view() -> View:
+    return View()
+
+
+@pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
     """What the follower logs; caplog begins a new list when the test itself starts."""
     records: list[logging.LogRecord] = []
@@ -90,9 +95,8 @@ def lists(cluster: FakeCluster) -> int:
 
 
 async def test_it_starts_with_a_list_and_then_tells_every_change(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         assert view.names == {"one"}
         assert view.state.synced
@@ -108,10 +112,8 @@ async def test_it_starts_with_a_list_and_then_tells_every_change(
 
 
 async def test_it_is_not_started_before_the_first_list_however_long_the_api_server_is_away(
-    autojump_clock: trio.testing.MockClock,
-    cluster: FakeCluster,
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     with cluster.failing(AWAY):
         async with trio.open_nursery() as nursery:
             run = partial(follow, cluster, SECRETS, listed=view.listed, changed=view.changed, state=view.state)
@@ -123,9 +125,8 @@ async def test_it_is_not_started_before_the_first_list_however_long_the_api_serv
 
 
 async def test_changes_during_an_outage_are_found_by_watching_on_from_where_it_was(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         with cluster.failing(AWAY):
             cluster.disconnect()
@@ -139,9 +140,8 @@ async def test_changes_during_an_outage_are_found_by_watching_on_from_where_it_w
 
 
 async def test_after_410_everything_is_listed_again_at_once(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         await trio.sleep(PROVEN_SECONDS)
         cluster.remove(SECRETS, "default", "one")
@@ -155,9 +155,8 @@ async def test_after_410_everything_is_listed_again_at_once(
 
 
 async def test_an_api_server_that_answers_410_to_every_watch_is_not_hammered(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         for _ in range(1000):
             cluster.expire()
@@ -166,9 +165,8 @@ async def test_an_api_server_that_answers_410_to_every_watch_is_not_hammered(
 
 
 async def test_a_stalled_watch_is_found_out_by_the_resync(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         cluster.stall()
         cluster.put(SECRETS, secret("unheard"))
@@ -180,9 +178,8 @@ async def test_a_stalled_watch_is_found_out_by_the_resync(
 
 
 async def test_a_watch_that_ends_every_few_minutes_costs_no_pause_and_no_list(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         await trio.sleep(250)
         cluster.disconnect()
@@ -193,9 +190,8 @@ async def test_a_watch_that_ends_every_few_minutes_costs_no_pause_and_no_list(
 
 
 async def test_watches_that_end_as_soon_as_they_begin_are_taken_up_slower_and_slower(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         for _ in range(3000):
             cluster.disconnect()
@@ -205,9 +201,8 @@ async def test_watches_that_end_as_soon_as_they_begin_are_taken_up_slower_and_sl
 
 
 async def test_after_a_bookmark_the_watch_goes_on_from_there(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     async with view.following(cluster):
         cluster.put(NODES, {"metadata": {"name": "elsewhere"}})
         cluster.bookmark()
@@ -217,9 +212,8 @@ async def test_after_a_bookmark_the_watch_goes_on_from_there(
 
 
 async def test_an_outage_is_said_once_then_seldom_then_that_it_is_over(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster, lines: list[logging.LogRecord]
+    autojump_clock: MockClock, cluster: FakeCluster, lines: list[logging.LogRecord], view: View
 ) -> None:
-    view = View()
     with cluster.failing(ForbiddenError("secrets is forbidden")):
         async with view.following(cluster, started=False, namespace="default", name="one"):
             await trio.sleep(1)
@@ -235,9 +229,8 @@ async def test_an_outage_is_said_once_then_seldom_then_that_it_is_over(
 
 
 async def test_a_callback_that_fails_at_the_api_server_is_asked_again_with_a_whole_list(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster
+    autojump_clock: MockClock, cluster: FakeCluster, view: View
 ) -> None:
-    view = View()
     failures = [AWAY]
 
     async def changed(change: Change) -> None:
@@ -255,7 +248,7 @@ async def test_a_callback_that_fails_at_the_api_server_is_asked_again_with_a_who
 
 
 async def test_another_exception_of_a_callback_is_logged_and_does_not_end_it(
-    autojump_clock: trio.testing.MockClock, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, cluster: FakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What somebody puts into the cluster must not end the daemon."""
     calls: list[int] = []
@@ -271,29 +264,9 @@ async def test_another_exception_of_a_callback_is_logged_and_does_not_end_it(
     assert "defect in following the cluster" in caplog.text
 
 
-async def test_only_what_is_kept_is_handed_on(autojump_clock: trio.testing.MockClock, cluster: FakeCluster) -> None:
-    view = View()
+async def test_only_what_is_kept_is_handed_on(autojump_clock: MockClock, cluster: FakeCluster, view: View) -> None:
     async with view.following(cluster, keep=lambda item: {"metadata": {"name": "kept " + item["metadata"]["name"]}}):
         assert view.names == {"kept one"}
         cluster.put(SECRETS, secret("two"))
         await trio.testing.wait_all_tasks_blocked()
         assert view.last == {"metadata": {"name": "kept two"}}
-
-
-def test_pauses_double_up_to_the_longest_and_are_cut_by_up_to_a_half() -> None:
-    longest, shortest = Backoff(chance=lambda: 0.0), Backoff(chance=lambda: 1.0)
-    pauses = [longest.failed() for _ in range(40)]
-    assert pauses[:4] == [0.2, 0.4, 0.8, 1.6]
-    assert pauses[-1] == pacing.LONGEST_SECONDS
-    assert [shortest.failed() for _ in range(40)] == [pause / 2 for pause in pauses]
-    longest.reset()
-    assert longest.failed() == 0.2
-
-
-def test_what_comes_and_goes_every_second_is_one_story() -> None:
-    outages = Outages()
-    said = 0
-    for second in range(120):
-        said += outages.failed(second)
-        said += outages.succeeded(second + 0.5) is not None
-    assert said == 4

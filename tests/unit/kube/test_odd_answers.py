@@ -38,7 +38,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[tuple[_Odd, APIServer]]:
     server = _Odd(("127.0.0.1", 0), _Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     named = {"name": "x", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
     context = {"name": "x", "context": {"cluster": "x", "user": "x"}}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import yaml
 
 from tests import MANIFESTS
-from tests.real.harness import version as kubernetes
 
 OVERLAYS = ("community", "legacy", "tkgi")
 
@@ -68,18 +65,6 @@ def pod(documents: list[Json], kind: str, name: str) -> Json:
     """The pod template of a Deployment or DaemonSet."""
     found: Json = one(documents, kind, name)["spec"]["template"]
     return found
-
-
-def kubectls() -> list[str]:
-    """The one beside a test's API server, and the one that this machine's user has."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    candidates = [str(Path(assets) / "kubectl") if assets else None, shutil.which("kubectl")]
-    return [each for each in candidates if each and os.access(each, os.X_OK)]
-
-
-def minor_version(kubectl: str) -> int:
-    answer = subprocess.run([kubectl, "version", "--client", "--output=json"], capture_output=True, check=True)
-    return kubernetes.minor_version(json.loads(answer.stdout)["clientVersion"]["gitVersion"])
 
 
 def kustomize(kubectl: str, place: Path) -> str:

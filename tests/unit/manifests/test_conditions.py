@@ -85,12 +85,14 @@ def test_and_about_every_example(name: str) -> None:
     assert asked(VALIDATING, pods.admitted(pods.example(name)))
 
 
+@pytest.mark.slow
 @given(strategies.pods())
 def test_and_about_any_pod_that_opted_in(pod: Pod) -> None:
     assert asked(MUTATING, pod)
     assert asked(VALIDATING, pods.admitted(pod))
 
 
+@pytest.mark.slow
 @given(strategies.pods(opted_in=False))
 def test_a_pod_that_did_not_opt_in_is_asked_about_for_its_gpu_resources_alone(pod: Pod) -> None:
     assert not concerns_mutate(pod)

@@ -1,36 +1,22 @@
-"""manifests/monitoring goes by metrics that the daemons really print, with labels that they really have."""
+"""manifests/monitoring fits together and to what it watches; tests/real/apiserver has what the daemons print of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests import MANIFESTS, pods
-from tests.fakes.processes import running, wait_until
-from tests.real.harness.apiserver import started
-from tests.real.harness.webhook import Installation, namespace, put_sources
+from tests import MANIFESTS
 from tests.unit.manifests import overlays
 from tests.unit.manifests.overlays import Json
 
 MONITORING = MANIFESTS / "monitoring"
-Series = dict[str, set[str]]
-
-# What Prometheus puts on every series of a target, and on every bucket of a histogram.
-_TARGET = {"instance", "job", "namespace", "node", "pod", "le"}
-_SELECTOR = re.compile(r"\b((?:bitfusiond|process)_\w+)(?:\{([^}]*)\})?")
-_GROUPED = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
 
 
 def rules() -> list[Json]:
@@ -49,86 +35,6 @@ def expressions() -> Iterator[tuple[str, str, str]]:
     for panel in panels():
         for target in panel["targets"]:
             yield panel["title"], target["expr"], target["legendFormat"]
-
-
-def series_of(text: str) -> Series:
-    """The labels of each series on a page of /metrics."""
-    found: Series = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
-
-
-def plugin_series(directory: Path) -> Series:
-    """A plugin without a kubelet, with a server that does not answer."""
-    servers = directory / "servers.conf"
-    servers.write_text("servers:\n- addresses:\n  - 127.0.0.1:1\n")
-    options = ["--device-plugin-dir", str(directory), "--observe", "127.0.0.1:0", "--servers-conf", str(servers)]
-    log = directory / "log"
-    with running([sys.executable, "-m", "bitfusiond", "--role", "plugin", "--interval", "0.1", *options], log):
-        wait_until(lambda: '"observing"' in log.read_text(), "a plugin that observes")
-        address = next(
-            line["address"] for line in map(json.loads, log.read_text().splitlines()) if line["event"] == "observing"
-        )
-
-        def page() -> str:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-
-        wait_until(lambda: "bitfusiond_plugin_servers{" in page(), "a first round of probes")
-        return series_of(page())
-
-
-def webhook_series(assets: Path, directory: Path) -> Series:
-    """A webhook in a cluster, after one pod."""
-    with started(assets, directory) as api:
-        installation = Installation(api, directory)
-        put_sources(api, installation.tokens)
-        namespace(api, "team")
-        with installation.ready_replica() as replica:
-            replica.review(pods.pod(), "team")
-            return series_of(replica.get("/metrics")[1])
-
-
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> Series:
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets:
-        pytest.skip("set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd to run this")
-    found = webhook_series(Path(assets), tmp_path_factory.mktemp("webhook"))
-    for name, labels in plugin_series(tmp_path_factory.mktemp("plugin")).items():
-        found.setdefault(name, set()).update(labels)
-    return found
-
-
-def test_every_metric_of_the_rules_and_the_dashboard_is_printed_with_the_labels_that_they_name(printed: Series) -> None:
-    for where, expression, words in expressions():
-        selectors = _SELECTOR.findall(expression)
-        assert selectors, where
-        known = set(_TARGET)
-        for name, matchers in selectors:
-            # A counter with labels that nothing was counted under yet has no series.
-            labels = {"reason"} if name == "bitfusiond_token_copy_failures_total" else printed.get(name)
-            assert labels is not None, f"{where}: nobody prints {name}"
-            known |= labels
-            assert set(re.findall(r"(\w+)\s*=", matchers)) <= labels, f"{where}: {name}"
-        grouped = {label.strip() for labels in _GROUPED.findall(expression) for label in labels.split(",")}
-        named = set(re.findall(r"\$labels\.(\w+)", words)) | set(re.findall(r"\{\{(\w+)\}\}", words))
-        assert grouped | named <= known, where
-
-
-def test_every_metric_of_our_own_is_looked_at_somewhere(printed: Series) -> None:
-    looked_at = " ".join(expression for _, expression, _ in expressions())
-    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in printed if name.startswith("bitfusiond_")}
-    left_out = {
-        # The same as expiry_seconds, for those who would rather subtract themselves.
-        "bitfusiond_certificate_expiry_timestamp_seconds",
-        "bitfusiond_certificate_renewals_total",
-        "bitfusiond_watch_synced",
-        "bitfusiond_watch_quiet_seconds",
-    }
-    assert {name for name in ours if name not in looked_at} == left_out & ours
 
 
 def test_an_alert_has_one_name_a_severity_and_says_what_to_do() -> None:

@@ -17,6 +17,7 @@ from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.settings import Plugin, Webhook
 from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests import MANIFESTS
+from tests.real.harness import programs
 from tests.unit.manifests import overlays
 from tests.unit.manifests.overlays import OVERLAYS, Json
 
@@ -73,10 +74,10 @@ def test_every_object_says_what_it_belongs_to(overlay: str) -> None:
 )
 @pytest.mark.parametrize("which", [0, 1], ids=["kubectl-of-the-api-server", "kubectl-of-this-machine"])
 def test_kubectl_prints_the_same(place: Path, which: int) -> None:
-    found = overlays.kubectls()
+    found = programs.kubectls()
     if len(found) <= which:
         pytest.skip("install kubectl, or name a directory with one in KUBEBUILDER_ASSETS, to run this")
-    if place.name == "community" and overlays.minor_version(found[which]) < 21:
+    if place.name == "community" and programs.kubectl_minor(found[which]) < 21:
         pytest.skip("kubectl before 1.21 knows no directory under resources; nor has it a cluster for this overlay")
     printed = list(yaml.safe_load_all(overlays.kustomize(found[which], place)))
     assert sorted(map(canonical, printed)) == sorted(map(canonical, overlays.documents(place)))

@@ -92,9 +92,9 @@ def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_ve
     text: str, annotations: dict[str, str], kept: str | None
 ) -> None:
     metadata = {"labels": dict([manifests.PART_OF]), "annotations": annotations}
-    now = current.of(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
+    now = current.from_objects(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
     assert now.clients == kept
-    assert current.of(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
+    assert current.from_objects(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
     values, notes = current.choose(settings.resolve({}), now)
     assert values.clients == kept
     assert ("edited in the cluster" in notes[-1]) is (kept is not None)
@@ -173,7 +173,7 @@ def webhook(args: list[str] | None = None, **variables: str) -> dict[str, Any]:
 
 
 def chosen(given: dict[str, str], running: dict[str, Any] | None) -> tuple[manifests.Values, list[str]]:
-    return current.choose(settings.resolve(given), current.of(running, None, None))
+    return current.choose(settings.resolve(given), current.from_objects(running, None, None))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
     values, notes = chosen({"CLIENT_CA": str(tmp_path / "ca.crt")}, None)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(given)") for each in notes)
-    running = current.of(None, None, None, {"data": {manifests.CLIENT_CA_KEY: PEM}})
+    running = current.from_objects(None, None, None, {"data": {manifests.CLIENT_CA_KEY: PEM}})
     values, notes = current.choose(settings.resolve({}), running)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(as it runs)") for each in notes)
@@ -217,7 +217,7 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
 def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
-    now = current.of(running, None, None)
+    now = current.from_objects(running, None, None)
     (problem,) = current.taken_away(settings.resolve({}), now)
     assert problem.startswith(
         "CLIENT_CA: the webhook runs with --client-ca /x, which no deploy put there: give CLIENT_CA="
@@ -258,7 +258,9 @@ def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_st
     }
     assert observe == {"ports": [{"protocol": "TCP", "port": "observe"}]}
     assert manifests.substituted(policy, manifests.Values("r", "1", 0, 1)) == policy
-    now = current.of(None, None, None, None, {"spec": {"ingress": [https, observe]}})
+    now = current.from_objects(None, None, None, None, {"spec": {"ingress": [https, observe]}})
     assert current.choose(settings.resolve({}), now)[0].api_server_only
     assert not current.choose(settings.resolve({"API_SERVER_ONLY": "no"}), now)[0].api_server_only
-    assert not current.choose(settings.resolve({}), current.of(None, None, None, None, policy))[0].api_server_only
+    assert not current.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
+        0
+    ].api_server_only

@@ -98,9 +98,9 @@ OURS = "docker.io/bitfusiondeviceplugin/bitfusion-client:0.5.0"
 def test_what_a_controller_made_goes_with_it_and_a_binding_of_somebody_else_stays() -> None:
     owned = {"kind": "Pod", "metadata": {"name": "p", "namespace": "bwki", "ownerReferences": [{"controller": True}]}}
     orphan = {"kind": "ReplicaSet", "metadata": {"name": "rs", "namespace": "bwki"}}
-    left = leftovers.left([owned, orphan], {leftovers.BINDING: {"roleRef": {"name": "view"}}, leftovers.PLUGIN: {}})
+    left = leftovers.among([owned, orphan], {leftovers.BINDING: {"roleRef": {"name": "view"}}, leftovers.PLUGIN: {}})
     assert [each.what for each in left.removals] == [Ref("ReplicaSet", "rs", "bwki"), leftovers.PLUGIN]
-    admin = leftovers.left([], {leftovers.BINDING: {"roleRef": {"name": "cluster-admin"}}})
+    admin = leftovers.among([], {leftovers.BINDING: {"roleRef": {"name": "cluster-admin"}}})
     assert [each.what for each in admin.removals] == [leftovers.BINDING]
 
 
@@ -109,16 +109,16 @@ def test_a_pod_that_an_earlier_plugin_left_goes_and_others_with_its_label_stay()
         metadata = {"name": container, "namespace": "kube-system"}
         return {"kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": container}]}}
 
-    left = leftovers.left([pod("bitfusion-device-plugin"), pod("kube-flannel")], {})
+    left = leftovers.among([pod("bitfusion-device-plugin"), pod("kube-flannel")], {})
     assert [each.what.name for each in left.removals] == ["bitfusion-device-plugin"]
 
 
 def test_a_cluster_without_04_has_nothing_of_it() -> None:
-    assert leftovers.left([], {}) == leftovers.Left([], [])
+    assert leftovers.among([], {}) == leftovers.Leftovers([], [])
 
 
 def test_a_common_name_is_told_and_not_removed() -> None:
-    left = leftovers.left([], {leftovers.POLICY: {}})
+    left = leftovers.among([], {leftovers.POLICY: {}})
     assert left.removals == []
     assert "kubectl delete podsecuritypolicy privileged" in left.notes[0]
 
@@ -186,7 +186,7 @@ def test_a_pod_whose_container_is_silent_is_told_by_its_last_event() -> None:
 
 
 def explained(pods: list[Json], events: list[Json], *, updated: int = 2, maker: str = "rs") -> list[str]:
-    return rollout.explain(deployment(updatedReplicas=updated), rollout.Seen(pods, events, maker))
+    return rollout.explain(deployment(updatedReplicas=updated), rollout.Snapshot(pods, events, maker))
 
 
 def test_a_quota_that_keeps_new_pods_away_is_told_though_old_ones_serve() -> None:

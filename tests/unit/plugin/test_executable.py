@@ -8,76 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
+from tests.fakes.daemons import SECONDS, daemon, refused
 from tests.fakes.kubelet import Kubelet
 
-SECONDS = 20.0
-
-
-class Process:
-    """A running ``bitfusiond --role plugin`` and what it has logged."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self._news = trio.Event()
-
-    async def read(self) -> None:
-        buffer = b""
-        assert self.process.stderr is not None
-        async for chunk in self.process.stderr:
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            self.lines += [json.loads(line) for line in lines]
-            self._news.set()
-            self._news = trio.Event()
-
-    async def event(self, name: str, number: int = 1) -> dict[str, Any]:
-        """The ``number``-th line of that event, as soon as it is there."""
-        with trio.fail_after(SECONDS):
-            while len(found := [line for line in self.lines if line["event"] == name]) < number:
-                await self._news.wait()
-        return found[number - 1]
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal; return the exit status."""
-        self.process.send_signal(number)
-        with trio.fail_after(SECONDS):
-            return await self.process.wait()
+pytestmark = pytest.mark.slow
 
 
 def command(directory: Path, *options: str) -> list[str]:
     where = ["--device-plugin-dir", str(directory), "--observe", "127.0.0.1:0"]
     return [sys.executable, "-W", "error", "-m", "bitfusiond", "--role", "plugin", *where, *options]
-
-
-@asynccontextmanager
-async def plugin(directory: Path, *options: str) -> AsyncIterator[Process]:
-    process = await trio.lowlevel.open_process(command(directory, *options), stderr=subprocess.PIPE)
-    running = Process(process)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.read)
-        try:
-            yield running
-        finally:
-            if process.returncode is None:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
-
-
-async def refused(directory: Path, *options: str) -> tuple[int, str]:
-    """The exit status and the only line on stderr of a plugin that does not run."""
-    with trio.fail_after(SECONDS):
-        result = await trio.run_process(command(directory, *options), check=False, capture_stderr=True)
-    (line,) = result.stderr.decode().splitlines()
-    return result.returncode, line
 
 
 async def get(address: str, path: str) -> tuple[int, str]:
@@ -92,7 +36,7 @@ async def get(address: str, path: str) -> tuple[int, str]:
 
 
 async def test_it_registers_answers_and_on_sigterm_removes_its_socket_and_exits_0(directory: Path) -> None:
-    async with Kubelet(directory) as kubelet, plugin(directory, "--resource-nums", "250") as process:
+    async with Kubelet(directory) as kubelet, daemon(command(directory, "--resource-nums", "250")) as process:
         registration = await kubelet.wait_registered()
         assert registration.request.resource_name == "bitfusion.io/gpu"
         assert len(await kubelet.devices()) == 250
@@ -115,7 +59,7 @@ async def unseen_seconds(address: str) -> float:
 
 
 async def test_ready_means_registered_with_the_present_kubelet_and_metrics_count(directory: Path) -> None:
-    async with plugin(directory) as process:
+    async with daemon(command(directory)) as process:
         address = (await process.event("observing"))["address"]
         await process.event("waiting for the kubelet")
         assert await get(address, "/healthz") == (200, "ok\n")
@@ -154,11 +98,11 @@ async def test_ready_means_registered_with_the_present_kubelet_and_metrics_count
 
 async def test_after_kill_9_the_next_run_takes_the_socket_over(directory: Path) -> None:
     async with Kubelet(directory) as kubelet:
-        async with plugin(directory) as process:
+        async with daemon(command(directory)) as process:
             await kubelet.wait_registered()
             assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
         assert (directory / "bitfusion.io").exists()
-        async with plugin(directory) as process:
+        async with daemon(command(directory)) as process:
             await kubelet.wait_registered()
             assert list(await kubelet.devices()) == [str(index) for index in range(1000)]
             assert await process.stop() == 0
@@ -169,7 +113,7 @@ async def test_the_environment_of_the_documented_manifest_is_obeyed(
 ) -> None:
     for name, value in {"SOCKET_NAME": "a.sock", "RESOURCE_NAME": "a.b/c", "RESOURCE_NUMS": "3"}.items():
         monkeypatch.setenv(name, value)
-    async with Kubelet(directory) as kubelet, plugin(directory) as process:
+    async with Kubelet(directory) as kubelet, daemon(command(directory)) as process:
         request = (await kubelet.wait_registered()).request
         assert (request.endpoint, request.resource_name) == ("a.sock", "a.b/c")
         assert list(await kubelet.devices()) == ["0", "1", "2"]
@@ -196,7 +140,7 @@ async def test_another_live_plugin_on_the_socket_is_a_failure(directory: Path) -
 
 async def test_a_socket_path_that_is_too_long_is_wrong_configuration(directory: Path) -> None:
     name = "x" * 120
-    status, line = await refused(directory, "--socket-name", name)
+    status, line = await refused(command(directory, "--socket-name", name))
     length = len(os.fsencode(directory / name))
     assert status == 2
     assert line == (
@@ -206,7 +150,7 @@ async def test_a_socket_path_that_is_too_long_is_wrong_configuration(directory: 
 
 
 async def test_a_missing_plugin_directory_is_wrong_configuration(directory: Path) -> None:
-    status, line = await refused(directory / "absent")
+    status, line = await refused(command(directory / "absent"))
     assert status == 2
     assert line == (
         f"bitfusiond: --device-plugin-dir: {directory}/absent does not exist: "
@@ -216,7 +160,7 @@ async def test_a_missing_plugin_directory_is_wrong_configuration(directory: Path
 
 async def test_a_file_in_place_of_the_plugin_directory_is_wrong_configuration(directory: Path) -> None:
     (directory / "file").touch()
-    status, line = await refused(directory / "file")
+    status, line = await refused(command(directory / "file"))
     assert status == 2
     assert "--device-plugin-dir" in line
     assert "is not a directory" in line
@@ -226,7 +170,7 @@ async def test_a_file_in_place_of_the_plugin_directory_is_wrong_configuration(di
 async def test_a_number_of_devices_that_the_kubelet_cannot_receive_is_wrong_configuration(
     directory: Path, number: str
 ) -> None:
-    status, line = await refused(directory, f"--resource-nums={number}")
+    status, line = await refused(command(directory, f"--resource-nums={number}"))
     assert status == 2
     assert line == (
         f"bitfusiond: --resource-nums: {number!r} is not an integer from 1 to 205019 "

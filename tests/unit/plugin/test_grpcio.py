@@ -19,8 +19,11 @@ import trio
 from bitfusiond.core.devices import Health
 from bitfusiond.plugin import service, servicer
 from bitfusiond.plugin.v1beta1 import api_pb2 as api
-from tests.unit.plugin.conftest import Events, RunPlugin, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
+pytestmark = pytest.mark.slow
 SECONDS = 10.0
 
 
@@ -133,7 +136,7 @@ async def test_every_call_is_answered(directory: Path, run_plugin: RunPlugin) ->
 
 
 async def test_an_unknown_id_is_invalid_argument_with_its_name(directory: Path, run_plugin: RunPlugin) -> None:
-    """B35: Allocate accepted any id."""
+    """Allocate accepted any id."""
     request = api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=["gpu-0"])])
     async with run_plugin():
         with client(directory) as kubelet:
@@ -146,7 +149,7 @@ async def test_an_unknown_id_is_invalid_argument_with_its_name(directory: Path, 
 async def test_the_list_comes_at_once_and_then_only_on_change_to_every_stream(
     directory: Path, run_plugin: RunPlugin, servicers: list[servicer.Servicer]
 ) -> None:
-    """B35: 1000 devices were sent again every interval, in random order."""
+    """1000 devices were sent again every interval, in random order."""
     async with run_plugin():
         with client(directory) as old, client(directory) as new:
             streams = [old.watch(), new.watch()]
@@ -178,7 +181,7 @@ async def test_a_stream_that_lags_gets_the_present_state_and_not_every_step(
 async def test_list_and_watch_ends_with_its_stream(
     directory: Path, run_plugin: RunPlugin, servicers: list[servicer.Servicer], events: Events
 ) -> None:
-    """B35: ListAndWatch went on for ever after its stream had ended, with an error line per interval."""
+    """ListAndWatch went on for ever after its stream had ended, with an error line per interval."""
     async with run_plugin():
         with client(directory) as kubelet, client(directory) as other:
             stream, staying = kubelet.watch(), other.watch()

@@ -16,7 +16,8 @@ from bitfusiond.plugin.health import Prober
 from bitfusiond.plugin.metrics import Metrics
 from bitfusiond.plugin.servicer import Servicer
 from tests.fakes.kubelet import Kubelet
-from tests.unit.plugin.conftest import Events, RunPlugin
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
 A, B = ("10.0.0.1", 56001), ("10.0.0.2", 56001)
 ONE = "servers:\n- addresses:\n  - 10.0.0.1:56001\n"
@@ -205,10 +206,11 @@ async def test_without_any_good_servers_conf_the_devices_stay_as_they_are(
     assert (pool.asked, pool.reports) == ([], [])
 
 
+@pytest.mark.slow
 async def test_the_kubelet_sees_the_servers_go_and_come_back(
     directory: Path, run_plugin: RunPlugin, tmp_path: Path, events: Events
 ) -> None:
-    """With real sockets, end to end; B35: nothing is sent while nothing changes."""
+    """With real sockets, end to end; nothing is sent while nothing changes."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     conf = tmp_path / "servers.conf"

@@ -22,17 +22,14 @@ async def test_pauses_double_up_to_the_longest_and_are_cut_at_random(autojump_cl
     assert len({round(pause, 3) for pause in pauses[-10:]}) > 1
 
 
-async def test_it_is_due_at_first_and_after_each_pause(autojump_clock: trio.testing.MockClock) -> None:
+async def test_after_a_reset_the_pause_is_the_shortest_again(autojump_clock: trio.testing.MockClock) -> None:
     retry = Retry()
-    assert retry.due()
-    retry.failed()
-    assert not retry.due()
-    await trio.sleep(FIRST_SECONDS)
-    assert retry.due()
     for _ in range(10):
-        retry.failed()
+        await retry.pause()
     retry.reset()
-    assert retry.due()
+    before = trio.current_time()
+    await retry.pause()
+    assert trio.current_time() - before <= FIRST_SECONDS + 1e-6
 
 
 async def test_the_same_problem_is_said_once_and_then_seldom(autojump_clock: trio.testing.MockClock) -> None:

@@ -13,11 +13,14 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.plugin import service, sockets
+from bitfusiond.plugin import session, sockets
 from bitfusiond.plugin.servicer import Servicer
+from bitfusiond.plugin.session import Session
 from bitfusiond.settings import Plugin
 from tests.fakes.kubelet import Kubelet
-from tests.unit.plugin.conftest import Events, RunPlugin, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events
+from tests.unit.plugin.conftest import RunPlugin
 
 
 async def test_it_serves_then_registers_and_gives_its_options_both_ways(directory: Path, run_plugin: RunPlugin) -> None:
@@ -50,7 +53,7 @@ async def test_log_lines_tell_what_happened_once_each(directory: Path, run_plugi
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         await until(lambda: events("registered"))
-        await trio.sleep(3 * service.POLL_SECONDS)
+        await trio.sleep(3 * sockets.POLL_SECONDS)
     assert [line["event"] for line in events()] == ["serving", "registered"]
     registered = events("registered")[0]
     assert (registered["resource"], registered["devices"], registered["socket"]) == ("bitfusion.io/gpu", 1000, ours)
@@ -62,7 +65,7 @@ async def test_log_lines_tell_what_happened_once_each(directory: Path, run_plugi
 async def test_it_registers_again_each_time_the_kubelet_restarts(
     directory: Path, run_plugin: RunPlugin, events: Events
 ) -> None:
-    """B35: no new registration after kubelet.sock was made anew."""
+    """No new registration after kubelet.sock was made anew."""
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         before = await kubelet.devices()
@@ -75,7 +78,7 @@ async def test_it_registers_again_each_time_the_kubelet_restarts(
 
 
 async def test_it_registers_again_when_only_kubelet_sock_is_made_anew(directory: Path, run_plugin: RunPlugin) -> None:
-    """B35. Its own socket stays the same one."""
+    """Its own socket stays the same one."""
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         ours = sockets.identity(directory / "bitfusion.io")
@@ -102,12 +105,13 @@ async def test_it_waits_for_a_kubelet_that_is_not_there_yet_and_says_so_once(
 ) -> None:
     async with run_plugin():
         await until(lambda: events("waiting for the kubelet"))
-        await trio.sleep(5 * service.POLL_SECONDS)
+        await trio.sleep(5 * sockets.POLL_SECONDS)
         assert [line["event"] for line in events()] == ["serving", "waiting for the kubelet"]
         async with Kubelet(directory) as kubelet:
             await kubelet.wait_registered()
 
 
+@pytest.mark.slow
 async def test_a_dead_kubelet_that_left_its_socket_is_one_log_line_and_no_end(
     directory: Path, run_plugin: RunPlugin, events: Events
 ) -> None:
@@ -136,7 +140,7 @@ async def test_a_kubelet_that_refuses_is_quoted_once_and_asked_again(
 async def test_a_kubelet_that_does_not_answer_is_given_up_after_the_deadline(
     directory: Path, run_plugin: RunPlugin, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "REGISTER_SECONDS", 0.2)
+    monkeypatch.setattr(session, "REGISTER_SECONDS", 0.2)
     async with Kubelet(directory) as kubelet:
         kubelet.hang = True
         async with run_plugin():
@@ -146,10 +150,23 @@ async def test_a_kubelet_that_does_not_answer_is_given_up_after_the_deadline(
             await kubelet.wait_registered()
 
 
+async def test_a_kubelet_that_hangs_does_not_hold_up_the_registration_with_the_next_one(
+    directory: Path, run_plugin: RunPlugin
+) -> None:
+    async with Kubelet(directory) as kubelet:
+        kubelet.hang = True
+        async with run_plugin():
+            await until(lambda: kubelet.register_calls)
+            kubelet.hang = False
+            await kubelet.listen()
+            with trio.fail_after(session.REGISTER_SECONDS / 2):
+                await kubelet.wait_registered()
+
+
 async def test_a_kubelet_that_stops_watching_is_registered_with_again(
     directory: Path, run_plugin: RunPlugin, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "UNWATCHED_SECONDS", 0.5)
+    monkeypatch.setattr(session, "UNWATCHED_SECONDS", 0.5)
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
         await kubelet.devices()
@@ -167,7 +184,7 @@ async def test_it_survives_the_directory_being_removed_and_made_anew(
             await kubelet.wait_registered()
         shutil.rmtree(directory)
         await until(lambda: events("waiting for the device plugin directory"))
-        await trio.sleep(3 * service.POLL_SECONDS)
+        await trio.sleep(3 * sockets.POLL_SECONDS)
         assert len(events("waiting for the device plugin directory")) == 1
         directory.mkdir()
         async with Kubelet(directory) as kubelet:
@@ -193,15 +210,15 @@ async def test_a_directory_that_was_deleted_under_its_mount_ends_the_plugin(
 async def test_an_error_inside_a_session_begins_a_new_one(
     directory: Path, run_plugin: RunPlugin, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = service._Life._answers_ourselves
+    answers = Session._answers_ourselves
     failures = iter([RuntimeError("a defect"), RuntimeError("a defect")])
 
-    async def fail_first(self: service._Life) -> bool:
+    async def fail_first(self: Session) -> bool:
         for failure in failures:
             raise failure
         return await answers(self)
 
-    monkeypatch.setattr(service._Life, "_answers_ourselves", fail_first)
+    monkeypatch.setattr(Session, "_answers_ourselves", fail_first)
     async with Kubelet(directory) as kubelet, run_plugin():
         await kubelet.wait_registered()
     assert len(events("session failed")) == 2
@@ -213,7 +230,7 @@ async def test_it_does_not_register_a_socket_that_does_not_answer_itself(
     monkeypatch.setattr(Servicer, "GetDevicePluginOptions", None)
     async with Kubelet(directory) as kubelet, run_plugin():
         await until(lambda: events("own socket does not answer"))
-        await trio.sleep(2 * service.POLL_SECONDS)
+        await trio.sleep(2 * sockets.POLL_SECONDS)
         assert kubelet.register_calls == 0
 
 
@@ -284,12 +301,12 @@ def test_the_longest_path_of_a_unix_socket_is_known_exactly(directory: Path, roo
     with socket.socket(socket.AF_UNIX) as sock:
         if fits:
             sock.bind(str(path))
-            assert sockets.checked(chosen)[0] == path
+            assert sockets.paths(chosen)[0] == path
         else:
             with pytest.raises(OSError, match="too long"):
                 sock.bind(str(path))
             with pytest.raises(ConfigurationError, match="has 108 bytes; a unix socket allows 107"):
-                sockets.checked(chosen)
+                sockets.paths(chosen)
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
@@ -346,7 +363,7 @@ async def test_allocate_tells_each_container_its_shares_and_may_be_repeated(
 
 
 async def test_allocate_of_an_unknown_id_is_an_error_that_names_it(directory: Path, run_plugin: RunPlugin) -> None:
-    """B35: Allocate accepted ids that the plugin had never advertised."""
+    """Allocate accepted ids that the plugin had never advertised."""
     async with Kubelet(directory) as kubelet, run_plugin():
         with pytest.raises(GRPCError) as refused:
             await kubelet.allocate(["1"], ["2", "1000", "007"])

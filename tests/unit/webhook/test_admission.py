@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bitfusiond.core import names
 from tests import pods
 from tests.fakes.https_client import UID, Json, patched, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
@@ -20,7 +20,7 @@ from tests.unit.webhook.conftest import Events, RunWebhook, Webhook
 async def test_an_answer_has_the_version_and_the_uid_of_its_request(
     run_webhook: RunWebhook, version: str, path: str
 ) -> None:
-    """B3: an answer without apiVersion and kind is refused by every API server that asks in v1."""
+    """An answer without apiVersion and kind is refused by every API server that asks in v1."""
     async with run_webhook() as webhook:
         answer = await webhook.ask(path, review(pods.pod(mode="none"), version=version))
     assert answer == {
@@ -78,11 +78,11 @@ OTHER_POD = {"kind": {"group": "metrics.k8s.io", "version": "v1", "kind": "Pod"}
 @pytest.mark.parametrize(
     "request_fields",
     [
-        pytest.param(DEPLOYMENT, id="B26: a Deployment"),
-        pytest.param(OTHER_POD, id="B26: a Pod of another API group"),
-        pytest.param({"operation": "UPDATE"}, id="B26: an update"),
-        pytest.param({"operation": "DELETE", "object": None}, id="B26: a deletion, which has no object"),
-        pytest.param({"operation": "CREATE", "subResource": "eviction"}, id="B26: a subresource"),
+        pytest.param(DEPLOYMENT, id="a Deployment"),
+        pytest.param(OTHER_POD, id="a Pod of another API group"),
+        pytest.param({"operation": "UPDATE"}, id="an update"),
+        pytest.param({"operation": "DELETE", "object": None}, id="a deletion, which has no object"),
+        pytest.param({"operation": "CREATE", "subResource": "eviction"}, id="a subresource"),
         pytest.param({"namespace": "kube-system"}, id="the namespace of the request, not of the object"),
         pytest.param({"namespace": "bwki"}, id="the webhook's own namespace"),
     ],
@@ -96,8 +96,9 @@ async def test_what_is_not_a_pod_being_created_by_a_user_is_left_alone(
     assert answer["response"] == {"uid": UID, "allowed": True}
 
 
+@pytest.mark.slow
 async def test_parallel_requests_get_each_their_own_answer(run_webhook: RunWebhook) -> None:
-    """B1 and B2: shared state killed the old webhook under parallel load, or mixed up `all` and `injection`."""
+    """Shared state killed the old webhook under parallel load, or mixed up `all` and `injection`."""
     connections, requests = 200, 4
     answers: dict[str, tuple[Json, Json]] = {}
 

@@ -15,7 +15,7 @@ from bitfusiond.pacing import Repeats
 from bitfusiond.webhook import admission
 from tests import pods
 from tests.fakes.https_client import HungUpError, Json, head, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 JSON = "application/json"
 LIMIT = admission.BODY_LIMIT
@@ -103,8 +103,8 @@ BODIES: Mapping[str, tuple[Any, str]] = {
         "apiVersion 'admission.k8s.io/v2' is not one of admission.k8s.io/v1, admission.k8s.io/v1beta1",
     ),
     "a version that is no string": (GOOD | {"apiVersion": ["admission.k8s.io/v1"]}, "apiVersion ['admission.k8s.io"),
-    "B20: request null": (GOOD | {"request": None}, "the AdmissionReview has no request"),
-    "B20: request absent": (
+    "request null": (GOOD | {"request": None}, "the AdmissionReview has no request"),
+    "request absent": (
         {key: value for key, value in GOOD.items() if key != "request"},
         "the AdmissionReview has no request",
     ),
@@ -114,9 +114,9 @@ BODIES: Mapping[str, tuple[Any, str]] = {
     "a uid of 257 characters": (review(pods.pod(), uid="u" * 257), "request.uid is longer than 256 characters"),
     "no kind": (without("kind"), "request.kind must be an object"),
     "a kind that is a string": (review(pods.pod(), kind="Pod"), "request.kind must be an object"),
-    "B20: no object": (without("object"), "request.object is missing"),
-    "B20: object null": (review(None), "request.object is missing"),
-    "B20: object a string": (review(pods.pod(), object="cG9k"), "request.object must be an object"),
+    "no object": (without("object"), "request.object is missing"),
+    "object null": (review(None), "request.object is missing"),
+    "object a string": (review(pods.pod(), object="cG9k"), "request.object must be an object"),
     "a name that is a number": (review(pods.pod(), name=3), "request.name must be a string"),
 }
 
@@ -162,7 +162,7 @@ async def test_a_pod_as_deep_as_is_read_is_answered(
     ],
 )
 async def test_a_pod_of_wrong_types_is_a_wrong_pod_and_no_broken_request(webhook: Webhook, spec: object) -> None:
-    """B20: the old /validate answered 200 with an empty body."""
+    """The old /validate answered 200 with an empty body."""
     for path in ("/mutate", "/validate"):
         answer = await webhook.ask(path, review(pods.pod() | {"spec": spec}))
         assert answer["response"]["allowed"] is False

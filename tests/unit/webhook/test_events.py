@@ -62,7 +62,6 @@ async def test_without_a_controller_there_is_none(cluster: FakeCluster, owners: 
 
 
 async def test_a_dry_run_leaves_nothing(cluster: FakeCluster) -> None:
-    """B21."""
     events = Events(lambda _: True)
     events.refused(request_of([OWNER], dry_run=True), "because")
     assert await _written(events, cluster) == []

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +19,13 @@ from bitfusiond import settings
 from bitfusiond.core import names
 from tests import pods
 from tests.fakes import https_client as client
-from tests.fakes.https_client import SECONDS, HungUpError, Json, head, review
-from tests.unit.webhook.conftest import Pki
+from tests.fakes.daemons import Daemon, daemon, refused
+from tests.fakes.https_client import Connection, HungUpError, head, review
+from tests.fakes.pki import Pki
 
+pytestmark = pytest.mark.slow
 BODY = json.dumps(review(pods.pod())).encode()
 HEAD = head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
-
-
-class Process:
-    """A running ``bitfusiond --role webhook`` and what it has logged."""
-
-    def __init__(self, process: trio.Process, pki: Pki) -> None:
-        self.process = process
-        self.context = pki.client("http/1.1")
-        self.lines: list[Json] = []
-        self._news = trio.Event()
-
-    async def read(self) -> None:
-        buffer = b""
-        assert self.process.stderr is not None
-        async for chunk in self.process.stderr:
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            self.lines += [json.loads(line) for line in lines]
-            self._news.set()
-            self._news = trio.Event()
-
-    async def event(self, name: str) -> Json:
-        """The first line of that event, as soon as it is there."""
-        with trio.fail_after(SECONDS):
-            while not (found := [line for line in self.lines if line["event"] == name]):
-                await self._news.wait()
-        return found[0]
-
-    async def address(self) -> settings.Address:
-        return settings.address((await self.event("listening"))["address"])
-
-    async def ended(self) -> int:
-        with trio.fail_after(SECONDS):
-            return await self.process.wait()
 
 
 def command(pki: Pki, *options: str) -> list[str]:
@@ -68,39 +35,19 @@ def command(pki: Pki, *options: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "bitfusiond", "--role", "webhook", *here, *files, *options]
 
 
-@asynccontextmanager
-async def webhook(pki: Pki, *options: str, **variables: str) -> AsyncIterator[Process]:
-    process = await trio.lowlevel.open_process(
-        command(pki, *options), stderr=subprocess.PIPE, env={**os.environ, **variables}
-    )
-    running = Process(process, pki)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(running.read)
-        try:
-            yield running
-        finally:
-            if process.returncode is None:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
+async def address_of(running: Daemon) -> settings.Address:
+    return settings.address((await running.event("listening"))["address"])
 
 
-async def refused(pki: Pki, *options: str, **variables: str) -> tuple[int, str]:
-    """The exit status and the only line on stderr of a webhook that does not run."""
-    with trio.fail_after(SECONDS):
-        result = await trio.run_process(
-            command(pki, *options), check=False, capture_stderr=True, capture_stdout=True, env=os.environ | variables
-        )
-    assert result.stdout == b""
-    (line,) = result.stderr.decode().splitlines()
-    return result.returncode, line
+async def connected(running: Daemon, pki: Pki) -> AbstractAsyncContextManager[Connection]:
+    return client.connect(await address_of(running), pki.client("http/1.1"))
 
 
 async def test_it_starts_answers_and_stops_on_sigterm(pki: Pki) -> None:
-    """B32, and B31: the old webhook had no way to say whether it was ready."""
-    async with webhook(pki, "--drain-seconds", "1", "--observe", "127.0.0.1:0") as running:
-        address = await running.address()
-        async with client.connect(address, running.context) as connection:
+    """The old webhook had no way to say whether it was ready."""
+    async with daemon(command(pki, "--drain-seconds", "1", "--observe", "127.0.0.1:0")) as running:
+        address = await address_of(running)
+        async with client.connect(address, pki.client("http/1.1")) as connection:
             assert (await connection.request("GET", "/readyz")).text == "ok\n"
             assert (await connection.ask("/mutate", review(pods.pod()))).review["response"]["allowed"] is True
             running.process.send_signal(signal.SIGTERM)
@@ -110,7 +57,7 @@ async def test_it_starts_answers_and_stops_on_sigterm(pki: Pki) -> None:
         async with client.connect(observe, None) as connection:
             response = await connection.request("GET", "/readyz")
             assert (response.status, response.text) == (503, "not ready: stopping\n")
-        async with client.connect(address, running.context) as connection:
+        async with client.connect(address, pki.client("http/1.1")) as connection:
             response = await connection.ask("/mutate", review(pods.pod()))
             assert response.review["response"]["allowed"] is True
         assert await running.ended() == 0
@@ -123,16 +70,16 @@ async def test_it_starts_answers_and_stops_on_sigterm(pki: Pki) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_both_signals_stop_it_with_status_0(pki: Pki, number: signal.Signals) -> None:
-    async with webhook(pki) as running:
-        await running.address()
+    async with daemon(command(pki)) as running:
+        await address_of(running)
         running.process.send_signal(number)
         assert await running.ended() == 0
         assert (await running.event("stopping"))["signal"] == number.name
 
 
 async def test_a_second_signal_stops_it_at_once(pki: Pki) -> None:
-    async with webhook(pki, "--drain-seconds", "600") as running:
-        await running.address()
+    async with daemon(command(pki, "--drain-seconds", "600")) as running:
+        await address_of(running)
         running.process.send_signal(signal.SIGTERM)
         await running.event("draining")
         running.process.send_signal(signal.SIGTERM)
@@ -141,9 +88,12 @@ async def test_a_second_signal_stops_it_at_once(pki: Pki) -> None:
 
 
 async def test_a_request_in_flight_at_sigterm_is_answered(pki: Pki) -> None:
-    async with webhook(pki) as running, client.connect(await running.address(), running.context) as connection:
+    async with (
+        daemon(command(pki)) as running,
+        await connected(running, pki) as connection,
+    ):
         await connection.send(HEAD + BODY[:10])
-        async with client.connect(await running.address(), running.context) as other:
+        async with await connected(running, pki) as other:
             await other.request("GET", "/healthz")
         running.process.send_signal(signal.SIGTERM)
         await running.event("draining")
@@ -156,7 +106,10 @@ async def test_a_request_in_flight_at_sigterm_is_answered(pki: Pki) -> None:
 
 
 async def test_a_new_certificate_is_shown_within_two_seconds(pki: Pki) -> None:
-    async with webhook(pki) as running, client.connect(await running.address(), running.context) as connection:
+    async with (
+        daemon(command(pki)) as running,
+        await connected(running, pki) as connection,
+    ):
         await connection.request("GET", "/healthz")
         pki.issue()
         with trio.fail_after(3):
@@ -179,8 +132,8 @@ async def test_the_memory_of_a_gpu_comes_from_flag_or_environment(
 ) -> None:
     given = pods.example("pod-memory")
     async with (
-        webhook(pki, *options, **variables) as running,
-        client.connect(await running.address(), running.context) as connection,
+        daemon(command(pki, *options), variables) as running,
+        await connected(running, pki) as connection,
     ):
         answer = (await connection.ask("/mutate", review(given))).review
     limits = client.patched(given, answer)["spec"]["containers"][0]["resources"]["limits"]
@@ -189,11 +142,11 @@ async def test_the_memory_of_a_gpu_comes_from_flag_or_environment(
 
 @pytest.mark.parametrize("option", ["--listen", "--observe"])
 async def test_a_busy_port_is_one_line_and_status_1(pki: Pki, option: str) -> None:
-    """B31: the old webhook ran on and served nothing."""
+    """The old webhook ran on and served nothing."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         options = (option, address, "--observe", "none") if option == "--listen" else (option, address)
-        status, line = await refused(pki, *options)
+        status, line = await refused(command(pki, *options))
     assert status == 1
     logged: Any = json.loads(line.splitlines()[-1])
     assert logged["message"] == f"{option}: cannot listen on {address}: Address already in use"
@@ -202,7 +155,7 @@ async def test_a_busy_port_is_one_line_and_status_1(pki: Pki, option: str) -> No
 
 @pytest.mark.parametrize("address", ["nowhere.invalid:8443", "203.0.113.7:8443", "a..b:8443", f"{'x' * 70}.y:8443"])
 async def test_an_address_that_cannot_be_had_is_one_line_and_status_1(pki: Pki, address: str) -> None:
-    status, line = await refused(pki, "--listen", address)
+    status, line = await refused(command(pki, "--listen", address))
     assert status == 1
     assert f"--listen: cannot listen on {address}: " in json.loads(line)["message"]
 
@@ -235,7 +188,7 @@ BAD_PEM = "--tls-cert, --tls-key: {cert} and {key} must be a certificate chain a
 async def test_a_certificate_that_cannot_be_used_is_one_line_and_status_2(
     pki: Pki, cert: bytes | str | None, key: bytes | str | None, message: str
 ) -> None:
-    """B31: the old webhook ran on, and every handshake failed."""
+    """The old webhook ran on, and every handshake failed."""
     for path, content in ((pki.cert, cert), (pki.key, key)):
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -247,7 +200,7 @@ async def test_a_certificate_that_cannot_be_used_is_one_line_and_status_2(
             path.unlink()
             if content == "directory":
                 path.mkdir()
-    status, line = await refused(pki)
+    status, line = await refused(command(pki))
     assert status == 2
     assert line.startswith("bitfusiond: " + message.format(cert=pki.cert, key=pki.key))
 
@@ -271,10 +224,10 @@ FILES = {"--clients": "catalogue", "--injection": "template"}
 async def test_a_catalogue_or_template_that_cannot_be_used_is_one_line_and_status_2(
     pki: Pki, tmp_path: Path, option: str, content: bytes | None, message: str
 ) -> None:
-    """B31: without a catalogue the old webhook panicked; with a broken template it ran, and every mutation panicked."""
+    """Without a catalogue the old webhook panicked; with a broken template it ran, and every mutation panicked."""
     path = tmp_path / "file.yaml"
     if content is not None:
         path.write_bytes(content)
-    status, line = await refused(pki, option, str(path))
+    status, line = await refused(command(pki, option, str(path)))
     assert status == 2
     assert line.startswith(f"bitfusiond: {option}: " + message.format(path=path))

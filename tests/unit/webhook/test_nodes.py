@@ -115,6 +115,7 @@ async def test_a_cordoned_node_counts_and_an_amount_that_is_none_does_not(
         }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer's own memory would be counted")
 async def test_five_thousand_nodes_take_less_than_three_megabytes(autojump_clock: MockClock) -> None:
     cluster = FakeCluster()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import ssl
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from cryptography import x509
 from bitfusiond.files import read, watch
 from tests import pods
 from tests.fakes.https_client import patched, review
-from tests.unit.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
+from tests.fakes.pki import Pki
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +162,7 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
 async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_kept(
     run_webhook: RunWebhook, tmp_path: Path, events: Events, option: str, text: str, message: str
 ) -> None:
-    """B31: the old webhook ran on with a broken template, and every mutation panicked."""
+    """The old webhook ran on with a broken template, and every mutation panicked."""
     packaged = {"clients": "bitfusion-client-config.yaml", "injection": "sidecarconfig.yaml"}[option]
     file = tmp_path / packaged
     file.write_text(read.packaged(packaged))
@@ -174,41 +175,3 @@ async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_ke
         assert line["message"].startswith(f"--{option}: {file}: ")
         assert message in line["message"]
         await webhook.still_answers()
-
-
-async def test_a_change_between_reading_and_watching_is_not_missed(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("1")
-    following = watch.Watch(file)
-    file.write_text("22")
-    changed = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(following.follow, changed.set, never)
-        with trio.fail_after(5):
-            await changed.wait()
-        nursery.cancel_scope.cancel()
-
-
-def never(error: Exception) -> None:
-    raise AssertionError from error
-
-
-async def test_a_load_that_failed_is_tried_again_until_it_succeeds_and_each_reason_is_told_once(tmp_path: Path) -> None:
-    """A lack of file descriptors passes without another change of the file."""
-    file = tmp_path / "file"
-    file.write_text("1")
-    following = watch.Watch(file)
-    reasons = ["no descriptor", "no descriptor", "no disk", "no descriptor"]
-    calls, told = [], []
-
-    def load() -> None:
-        calls.append(trio.current_time())
-        if len(calls) <= len(reasons):
-            raise OSError(reasons[len(calls) - 1])
-
-    file.write_text("22")
-    with trio.move_on_after(watch.POLL_SECONDS * 20):
-        await following.follow(load, lambda error: told.append(str(error)))
-    assert len(calls) == len(reasons) + 1
-    assert told == ["no descriptor", "no disk", "no descriptor"]
-    assert min(after - before for before, after in itertools.pairwise(calls)) >= watch.POLL_SECONDS / 2

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.apiserver.operate.cluster import Operator
 from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import routed, write_kubeconfig
+from tests.real.harness.operator import Operator
+from tests.real.harness.webhook import routed
 
 
 @pytest.fixture(scope="module")
@@ -21,4 +21,4 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
 @pytest.fixture
 def operator(api: APIServer, tmp_path: Path) -> Operator:
     """Runs the commands as an administrator of ``api``."""
-    return Operator.of_environment(write_kubeconfig(tmp_path / "kubeconfig", api))
+    return Operator.of_environment(api.write_kubeconfig(tmp_path / "kubeconfig"))

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from tests.real.apiserver.operate.cluster import PLUGIN, WEBHOOK, Operator, controllers, found
-from tests.real.apiserver.operate.tokens import put_tokens, remove_tokens
 from tests.real.harness.apiserver import APIServer
+from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator, controllers
+from tests.real.harness.tokens import put_tokens, remove_tokens
 from tests.real.harness.webhook import MUTATING, VALIDATING, Installation
+
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def cluster(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
-    api: APIServer, operator: Operator, cluster: Installation
+    api: APIServer, operator: Operator
 ) -> None:
     result = operator.run("deploy", TOTAL_GPU_MEMORY="16000")
     assert result.status == 0, result.err
@@ -41,9 +43,7 @@ def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
     assert _variable(api, WEBHOOK, "TOTAL_GPU_MEMORY") == "16000"
 
 
-def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
-    api: APIServer, operator: Operator, cluster: Installation
-) -> None:
+def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(api: APIServer, operator: Operator) -> None:
     assert operator.run("deploy", TOTAL_GPU_MEMORY="16000", RESOURCE_NUMS="500").status == 0
     before = _versions(api)
     result = operator.run("deploy")
@@ -57,7 +57,7 @@ def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
 
 
 def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
-    api: APIServer, operator: Operator, cluster: Installation, tmp_path: Path
+    api: APIServer, operator: Operator, tmp_path: Path
 ) -> None:
     packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
     text = packaged + '\nDefault: {os: ubuntu18, version: "450"}\n'
@@ -83,14 +83,14 @@ def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
 
 
 def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_not(
-    api: APIServer, operator: Operator, cluster: Installation
+    api: APIServer, operator: Operator
 ) -> None:
     packaged = Path("bitfusiond/data/bitfusion-client-config.yaml").read_text()
     path = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
 
     def deployed_over(text: str) -> tuple[str, str]:
         patch = {"data": {"bitfusion-client-config.yaml": text}}
-        api.request("PATCH", path, patch, "application/merge-patch+json")
+        api.merge(path, patch)
         result = operator.run("deploy")
         assert result.status == 0, result.err
         return result.out, api.request("GET", path)["data"]["bitfusion-client-config.yaml"]
@@ -104,9 +104,7 @@ def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_
     assert text == edited
 
 
-def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(
-    api: APIServer, operator: Operator, cluster: Installation
-) -> None:
+def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(api: APIServer, operator: Operator) -> None:
     before = _versions(api)
     remove_tokens(api)
     try:
@@ -129,7 +127,7 @@ def _versions(api: APIServer) -> dict[str, str]:
         "/apis/rbac.authorization.k8s.io/v1/clusterroles/bitfusiond-webhook",
     ]
     # The status is the tests' own affair: the generation counts changes of the rest, where there is one.
-    found_objects = {path: (found(api, path) or {"metadata": {}})["metadata"] for path in paths}
+    found_objects = {path: (api.find(path) or {"metadata": {}})["metadata"] for path in paths}
     return {path: str(each.get("generation") or each.get("resourceVersion")) for path, each in found_objects.items()}
 
 

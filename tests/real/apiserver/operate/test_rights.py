@@ -6,20 +6,17 @@ Against a real API server without controllers: no Deployment ever gets a pod.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.real.apiserver.operate.cluster import PLUGIN, WEBHOOK, Operator, found
-from tests.real.apiserver.operate.tokens import put_tokens
-from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import MUTATING, namespace, write_kubeconfig
+from tests.real.harness.apiserver import APPLY, RBAC, APIServer, Json
+from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator
+from tests.real.harness.tokens import put_tokens
+from tests.real.harness.webhook import MUTATING
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 SYSTEM = "/api/v1/namespaces/kube-system"
 CONFIGURATION = f"{MUTATING}/bwki-webhook-cfg"
 IGNORED = "bitfusion.io/admission"
-MERGE = "application/merge-patch+json"
 
 READER = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}]
 ALMOST = [
@@ -29,25 +26,13 @@ ALMOST = [
 CERTIFICATES = [{"apiGroups": ["certificates.k8s.io"], "resources": ["*"], "verbs": ["get"]}]
 
 
-def account(api: APIServer, directory: Path, name: str, rules: list[dict[str, Any]], home: str = "") -> Operator:
+def account(api: APIServer, directory: Path, name: str, rules: list[Json], home: str = "") -> Operator:
     """An operator who may do what ``rules`` say everywhere, and everything in the namespace ``home``."""
-    accounts = f"/api/v1/namespaces/{namespace(api, 'operators')}/serviceaccounts"
-    api.create(accounts, {"metadata": {"name": name}})
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": "operators"}
-    api.create(f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
-    api.create(
-        f"{RBAC}/clusterrolebindings", {"metadata": {"name": name}, "roleRef": role(name), "subjects": [subject]}
-    )
+    token = api.account(api.namespace("operators"), name, rules)
     if home:
-        metadata = {"name": f"{name}-home"}
-        bindings = f"{RBAC}/namespaces/{namespace(api, home)}/rolebindings"
-        api.create(bindings, {"metadata": metadata, "roleRef": role("cluster-admin"), "subjects": [subject]})
-    token = api.create(f"{accounts}/{name}/token", {"spec": {}})["status"]["token"]
-    return Operator.of_environment(write_kubeconfig(directory / name, api, token))
-
-
-def role(name: str) -> dict[str, str]:
-    return {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        bindings = f"{RBAC}/namespaces/{api.namespace(home)}/rolebindings"
+        api.bind(bindings, f"{name}-home", ("ClusterRole", "cluster-admin"), ("operators", name))
+    return Operator.of_environment(api.write_kubeconfig(directory / name, token))
 
 
 def test_a_deploy_that_lacks_two_kinds_changes_nothing_and_names_them(api: APIServer, tmp_path: Path) -> None:
@@ -59,7 +44,7 @@ def test_a_deploy_that_lacks_two_kinds_changes_nothing_and_names_them(api: APISe
     assert "get, create, patch networkpolicies.networking.k8s.io in bwki" in result.err
     assert "get, create, patch priorityclasses.scheduling.k8s.io;" in result.err.replace(". deploy", "; deploy")
     assert "deployments" not in result.err
-    assert found(api, "/api/v1/namespaces/bwki") is None
+    assert api.find("/api/v1/namespaces/bwki") is None
 
 
 def test_verify_without_rights_says_so_and_prints_no_table(api: APIServer, tmp_path: Path) -> None:
@@ -86,9 +71,9 @@ def test_the_plugin_that_runs_is_not_touched_before_the_webhook_runs_from_the_ne
     result = operator.run("deploy", IMAGE_REPO="registry.example/gpu", IMAGE_TAG="of-nobody", TIMEOUT="1")
     assert result.status == 1
     assert "0 of 2 pods ready after 1 s" in result.err
-    assert found(api, WEBHOOK) is not None
-    assert found(api, PLUGIN) is None
-    assert found(api, CONFIGURATION) is None
+    assert api.find(WEBHOOK) is not None
+    assert api.find(PLUGIN) is None
+    assert api.find(CONFIGURATION) is None
 
 
 def test_kube_system_is_left_alone_by_a_label_which_verify_misses(api: APIServer, operator: Operator) -> None:
@@ -98,7 +83,7 @@ def test_kube_system_is_left_alone_by_a_label_which_verify_misses(api: APIServer
         assert f"no label {IGNORED}" not in operator.run("verify").out
         return
     assert api.request("GET", SYSTEM)["metadata"]["labels"][IGNORED] == "ignore", "by the deploy above"
-    api.request("PATCH", SYSTEM, {"metadata": {"labels": {IGNORED: None}}}, MERGE)
+    api.merge(SYSTEM, {"metadata": {"labels": {IGNORED: None}}})
     result = operator.run("verify")
     assert f"it has no label {IGNORED}=ignore" in result.out
     operator.run("deploy", TIMEOUT="1")
@@ -106,7 +91,7 @@ def test_kube_system_is_left_alone_by_a_label_which_verify_misses(api: APIServer
 
 
 def test_a_webhook_that_was_scaled_to_zero_is_told(api: APIServer, operator: Operator) -> None:
-    api.request("PATCH", WEBHOOK, {"spec": {"replicas": 0}}, MERGE)
+    api.merge(WEBHOOK, {"spec": {"replicas": 0}})
     result = operator.run("verify")
     assert "scaled to zero" in result.out
     assert "0/0" not in result.out
@@ -121,8 +106,8 @@ def test_an_uninstall_that_may_not_delete_the_configurations_deletes_nothing(api
     assert "delete mutatingwebhookconfigurations.admissionregistration.k8s.io" in result.err
     assert "delete deployments" not in result.err, "that it may"
     assert "is left" not in result.err
-    assert found(api, WEBHOOK) is not None
-    assert found(api, CONFIGURATION) is not None
+    assert api.find(WEBHOOK) is not None
+    assert api.find(CONFIGURATION) is not None
 
 
 def test_while_a_configuration_stays_the_webhook_stays(api: APIServer, operator: Operator) -> None:
@@ -132,9 +117,9 @@ def test_while_a_configuration_stays_the_webhook_stays(api: APIServer, operator:
         assert result.status == 1
         assert "nothing else was deleted, as the API server would still ask the webhook" in result.err
         assert result.err.count("bwki-webhook-cfg is left: look at its finalizers") == 1
-        assert found(api, WEBHOOK) is not None
+        assert api.find(WEBHOOK) is not None
     finally:
-        api.request("PATCH", CONFIGURATION, {"metadata": {"finalizers": None}}, MERGE)
+        api.merge(CONFIGURATION, {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.parametrize("others", [False, True])
@@ -144,7 +129,7 @@ def test_the_label_of_kube_system_goes_unless_somebody_else_gave_it(
     operator.run("deploy", TIMEOUT="1")
     if others:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"labels": {IGNORED: "ignore"}}}
-        api.request("PATCH", f"{SYSTEM}?fieldManager=somebody", body, "application/apply-patch+yaml")
+        api.request("PATCH", f"{SYSTEM}?fieldManager=somebody", body, APPLY)
     result = operator.run("uninstall")
     assert result.lines[0].startswith("cluster: context c, API server 1.")
     assert result.status == 0, result.err
@@ -160,8 +145,7 @@ def _configuration(api: APIServer, finalizers: list[str]) -> None:
         "kind": "MutatingWebhookConfiguration",
         "metadata": {"name": "bwki-webhook-cfg", "finalizers": finalizers},
     }
-    try:
+    if api.find(CONFIGURATION) is None:
         api.create(MUTATING, document)
-    except Refused as refused:
-        assert refused.code == 409  # noqa: PT017 - it is there already
-        api.request("PATCH", CONFIGURATION, {"metadata": {"finalizers": finalizers}}, MERGE)
+    else:
+        api.merge(CONFIGURATION, {"metadata": {"finalizers": finalizers}})

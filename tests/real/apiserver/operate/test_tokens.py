@@ -11,10 +11,9 @@ import trustme
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokens
-from tests.real.apiserver.operate.cluster import Operator
-from tests.real.apiserver.operate.tokens import SERVERS, remove_tokens, token_files
-from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import secret_path
+from tests.real.harness.apiserver import APIServer, secret_path
+from tests.real.harness.operator import Operator
+from tests.real.harness.tokens import SERVERS, remove_tokens, token_files
 
 
 @pytest.fixture

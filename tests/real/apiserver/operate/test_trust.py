@@ -14,11 +14,11 @@ import trustme
 from bitfusiond.core import names
 from bitfusiond.core.tokens import marks
 from tests.fakes.processes import wait_until
-from tests.real.apiserver.operate.cluster import WEBHOOK, Operator, controllers, found
 from tests.real.apiserver.operate.test_verify import row
-from tests.real.apiserver.operate.tokens import put_tokens, token_files
-from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import Installation, copies, namespace, secret_path
+from tests.real.harness.apiserver import APIServer, secret_path
+from tests.real.harness.operator import WEBHOOK, Operator, controllers
+from tests.real.harness.tokens import put_tokens, token_files
+from tests.real.harness.webhook import Installation, copies
 
 CORE = "/api/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -70,21 +70,21 @@ def test_namespaces_and_the_token_namespace_are_said_once_and_the_permissions_fo
     assert said["BITFUSIOND_ALLOW_NAMESPACES"] == "team-*,default"
     assert said["BITFUSIOND_TOKEN_NAMESPACE"] == "vault"
     for kind in ("roles", "rolebindings"):
-        assert found(api, role("vault", kind)) is not None
-        assert found(api, role("kube-system", kind)) is None
+        assert api.find(role("vault", kind)) is not None
+        assert api.find(role("kube-system", kind)) is None
     result = operator.run("verify")
     assert "from vault, into namespaces team-*,default" in row(result, "tokens are copied")
     assert " ok " in row(result, "Role vault/bitfusiond-webhook-tokens")
 
     lines = deployed(operator, ALLOW_NAMESPACES="*", TOKEN_NAMESPACE="kube-system")
     assert "Role vault/bitfusiond-webhook-tokens: removed, as nothing needs it any more" in lines
-    assert found(api, role("vault")) is None
-    assert found(api, role("kube-system")) is not None
+    assert api.find(role("vault")) is None
+    assert api.find(role("kube-system")) is not None
     assert "BITFUSIOND_TOKEN_NAMESPACE" not in variables(api)
 
 
 def test_a_token_namespace_without_tokens_changes_nothing(api: APIServer, operator: Operator) -> None:
-    before = api.request("GET", WEBHOOK)["metadata"]["resourceVersion"] if found(api, WEBHOOK) else None
+    before = api.request("GET", WEBHOOK)["metadata"]["resourceVersion"] if api.find(WEBHOOK) else None
     result = operator.run("deploy", TOKEN_NAMESPACE="empty")
     assert result.status == 1
     assert f"Secret empty/{CA} with the key ca.crt is missing" in result.err
@@ -112,7 +112,7 @@ def test_a_client_ca_is_mounted_kept_shown_and_taken_off_again(
     assert " ok " in row(result, "ConfigMap bwki/bwki-webhook-client-ca")
     lines = deployed(operator, CLIENT_CA="none")
     assert "ConfigMap bwki/bwki-webhook-client-ca: removed, as nothing needs it any more" in lines
-    assert found(api, CLIENT_CA) is None
+    assert api.find(CLIENT_CA) is None
     assert "BITFUSIOND_CLIENT_CA" not in variables(api)
     (volume,) = api.request("GET", WEBHOOK)["spec"]["template"]["spec"]["volumes"]
     assert "client-ca" not in str(volume)
@@ -154,7 +154,7 @@ def test_copies_where_none_may_be_are_shown_with_the_command_that_deletes_them(
     api: APIServer, operator: Operator, cluster: Installation
 ) -> None:
     deployed(operator, ALLOW_NAMESPACES="*", API_SERVER_ONLY="no")
-    out = namespace(api, "out")
+    out = api.namespace("out")
     for name in names.TOKEN_SECRETS.values():
         annotations = {names.COPIED_FROM: f"kube-system/{name}"}
         metadata = {"name": name, "labels": {names.MANAGED_BY: names.MANAGED_BY_US}, "annotations": annotations}

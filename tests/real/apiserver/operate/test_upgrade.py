@@ -11,11 +11,11 @@ import trustme
 from bitfusiond import pki
 from bitfusiond.core import names
 from tests.fakes.processes import wait_until
-from tests.real.apiserver.operate import installed04
-from tests.real.apiserver.operate.cluster import REPLICA_SETS, WEBHOOK, Operator, controllers, ended, found
-from tests.real.apiserver.operate.tokens import SERVERS, put_tokens, token_files
-from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import MUTATING, VALIDATING, Installation, namespace, secret_path
+from tests.real.harness import installed04
+from tests.real.harness.apiserver import APIServer, secret_path
+from tests.real.harness.operator import REPLICA_SETS, WEBHOOK, Operator, controllers, ended
+from tests.real.harness.tokens import SERVERS, put_tokens, token_files
+from tests.real.harness.webhook import MUTATING, VALIDATING, Installation
 
 
 def test_an_upgrade_from_04_keeps_its_webhook_trusted_until_ours_is_ready_and_removes_what_it_left(
@@ -60,7 +60,7 @@ def test_an_upgrade_from_04_keeps_its_webhook_trusted_until_ours_is_ready_and_re
 
 
 def _is_ours(api: APIServer) -> bool:
-    deployment = found(api, WEBHOOK)
+    deployment = api.find(WEBHOOK)
     return deployment is not None and "app" not in deployment["spec"]["selector"]["matchLabels"]
 
 
@@ -71,11 +71,11 @@ def _copies_are_adopted_where_they_are_the_sources(api: APIServer, operator: Ope
         assert _labels(api, "team-other", name) == {}
     result = operator.run("deploy", ADOPT="yes")
     assert result.status == 0, result.err
-    sources = {name: _data(api, "kube-system", name) for name in names.TOKEN_SECRETS.values()}
+    sources = {name: api.secret("kube-system", name) for name in names.TOKEN_SECRETS.values()}
     for name, source in sources.items():
         assert f"Secret team-other/{name}: adopted" in result.out
         assert _labels(api, "team-other", name) == {names.MANAGED_BY: names.MANAGED_BY_US}
-        wait_until(lambda name=name, source=source: _data(api, "team-other", name) == source, f"{name} of the source")  # type: ignore[misc]
+        wait_until(lambda name=name, source=source: api.secret("team-other", name) == source, f"{name} of the source")  # type: ignore[misc]
 
 
 def _labels(api: APIServer, of: str, name: str) -> dict[str, str]:
@@ -83,16 +83,10 @@ def _labels(api: APIServer, of: str, name: str) -> dict[str, str]:
     return labels
 
 
-def _data(api: APIServer, of: str, name: str) -> dict[str, str]:
-    data: dict[str, str] = api.request("GET", secret_path(of, name))["data"]
-    return data
-
-
 def test_a_cluster_of_04_is_uninstalled_too(api: APIServer, operator: Operator) -> None:
-    namespace(api, "bwki")
+    api.namespace("bwki")
     for path in (WEBHOOK, f"{MUTATING}/bwki-webhook-cfg", f"{VALIDATING}/validation.bitfusion.io-cfg"):
-        if found(api, path) is not None:
-            api.request("DELETE", path)
+        api.delete(path)
     assert operator.run("uninstall").status == 0
     installed04.install(api, trustme.CA())
     with controllers(api):

@@ -133,6 +133,7 @@ def cost(given: Pod, *, stored: bool) -> tuple[int, int, float]:
 PAIRS = [(name,) for name in DIMENSIONS] + list(itertools.combinations(DIMENSIONS, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True], ids=["mutate", "validate"])
 @pytest.mark.parametrize("dimensions", PAIRS, ids=", ".join)
 def test_twice_the_pod_is_at_most_twice_the_work_and_the_answer(dimensions: tuple[str, ...], stored: bool) -> None:

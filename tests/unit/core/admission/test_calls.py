@@ -131,6 +131,7 @@ def test_what_is_admitted_is_short_enough_for_the_second_look() -> None:
     assert problem.endswith("reads at most 131072; give fewer filters, or put a script into a file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [";a", "bitfusion;", "<<a;\n", "$(a ", "a=(", "'a' ", "\\\n", "x", '"', "$'", "`a` ", "(", ")", "${", "a$(b)", "#"],

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.decision import Patch, Untouched
+from bitfusiond.core.admission.decision import Patch, Refusal, Untouched
+from bitfusiond.core.admission.validate import validate
 from tests import strategies
 from tests.pods import BINARY, LIBRARIES, NAMESPACE, admitted, container, example, pod, rules, verdict
 
@@ -33,7 +34,7 @@ def _asks(each: Pod) -> dict[str, Any]:
 
 @given(strategies.pods())
 def test_a_patch_applies_strictly_and_a_second_call_changes_nothing(given_pod: Pod) -> None:
-    """B13: every operation is valid RFC 6902, for a library that is not ours."""
+    """Every operation is valid RFC 6902, for a library that is not ours."""
     patched = admitted(given_pod)
     assert verdict(patched) == Untouched("already injected")
 
@@ -62,7 +63,7 @@ def test_shares_are_the_documented_formula(given_pod: Pod) -> None:
 
 @given(strategies.pods())
 def test_taking_away_what_was_added_gives_the_pod_back(given_pod: Pod) -> None:
-    """Everything that was there survives (B11, B14, B24): annotations, volumes, mounts, variables, unknown fields."""
+    """Everything that was there survives: annotations, volumes, mounts, variables, unknown fields."""
     patched = admitted(given_pod)
     assert _without_ours(patched, given_pod) == _without_requests(given_pod)
 
@@ -136,7 +137,7 @@ def _without_requests(before: Pod) -> Pod:
 
 @given(strategies.pods())
 def test_populate_is_first_and_holds_no_gpu(given_pod: Pod) -> None:
-    """B4. A GPU in an init container and in a container breaks pods on a kubelet restart (kubernetes#124345)."""
+    """A GPU in an init container and in a container breaks pods on a kubelet restart (kubernetes#124345)."""
     populate = admitted(given_pod)["spec"]["initContainers"][0]
     assert populate["name"] == "populate"
     assert not any(key.startswith(names.DOMAIN) for key in _asks(populate))
@@ -191,12 +192,12 @@ def test_every_documented_form_of_none_is_taken(mode: str) -> None:
 
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease", "bwki"])
 def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
-    """B18: the namespace is the request's, not the object's."""
+    """The namespace is the request's, not the object's."""
     assert verdict(pod(), namespace) == Untouched("exempt namespace")
 
 
 @pytest.mark.parametrize(
-    ("requests_and_limits", "expected"),
+    ("resources", "expected"),
     [
         ([], None),
         ([{"requests": {"cpu": "1"}}], {"requests": {"cpu": "1"}}),
@@ -209,16 +210,117 @@ def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
             {"limits": {"cpu": "2"}, "requests": {"cpu": "0.7"}},
         ),
         (
-            [{"requests": {"memory": "1Gi"}}, {"limits": {"memory": "1000M"}}],
+            [{"limits": {"memory": "1000M"}}, {"requests": {"memory": "1Gi"}}],
             {"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi"}},
+        ),
+        # What the GPU container does not limit, a sidecar's limit does not limit either.
+        ([{"requests": {"memory": "1Gi"}}, {"limits": {"memory": "1000M"}}], {"requests": {"memory": "1Gi"}}),
+        ([{}, {"limits": {"cpu": "10m", "memory": "20Mi"}}], {"requests": {"cpu": "10m", "memory": "20Mi"}}),
+        (
+            [{"limits": {"memory": "1Gi"}}, {"limits": {"cpu": "10m"}}],
+            {"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi", "cpu": "10m"}},
         ),
         ([{"requests": {"cpu": "nonsense", "memory": "1"}}], {"requests": {"memory": "1"}}),
     ],
 )
-def test_populate_is_as_large_as_the_largest_container(requests_and_limits: list[Pod], expected: Pod | None) -> None:
-    """B22: its limit is never below its request."""
-    others = [{"name": f"o{i}", "image": "i", "resources": each} for i, each in enumerate(requests_and_limits)]
-    assert admitted(pod(container(), *others))["spec"]["initContainers"][0].get("resources") == expected
+def test_populate_is_as_large_as_the_largest_container(resources: list[Pod], expected: Pod | None) -> None:
+    """``resources`` of the GPU container, then of others."""
+    main = container()
+    for each in resources[:1]:
+        main["resources"] = {**each, "limits": main["resources"]["limits"] | each.get("limits", {})}
+    others = [{"name": f"o{i}", "image": "i", "resources": each} for i, each in enumerate(resources[1:])]
+    assert admitted(pod(main, *others))["spec"]["initContainers"][0].get("resources") == expected
+
+
+def test_populate_is_limited_only_where_every_gpu_container_is() -> None:
+    limited = container({names.GPU_AMOUNT: "1", "memory": "1Gi", "cpu": "1"})
+    other = container({names.GPU_AMOUNT: "1", "memory": "2Gi"}, name="other")
+    resources = admitted(pod(limited, other))["spec"]["initContainers"][0]["resources"]
+    assert resources == {"limits": {"memory": "2Gi"}, "requests": {"memory": "2Gi", "cpu": "1"}}
+
+
+def _mounted(path: str, volume: Pod, **mount: Any) -> list[str]:
+    given = pod(container(volumeMounts=[{"name": "v", "mountPath": path, **mount}]), volumes=[{"name": "v", **volume}])
+    decision = verdict(given)
+    return decision.problems if isinstance(decision, Refusal) else []
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        ("/", "/bitfusion"),
+        ("/opt", "/opt/bitfusion"),
+        ("//opt/./", "/opt/bitfusion"),
+        ("opt", "/opt/bitfusion"),
+        ("/root", "/root/.bitfusion/client.yaml"),
+        ("/root/.bitfusion", "/root/.bitfusion/client.yaml"),
+        ("/etc", "/etc/bitfusion/servers.conf"),
+        ("/etc/bitfusion", "/etc/bitfusion/servers.conf"),
+        ("/etc/bitfusion/tls", "/etc/bitfusion/tls/ca.crt"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("volume", "mount", "what"),
+    [
+        ({"emptyDir": {}}, {"readOnly": True}, "is read-only"),
+        ({"persistentVolumeClaim": {"claimName": "c", "readOnly": True}}, {}, "is read-only"),
+        ({"nfs": {"server": "s", "path": "/", "readOnly": True}}, {}, "is read-only"),
+        ({"secret": {"secretName": "s"}}, {}, "holds a Secret"),
+        ({"configMap": {"name": "c"}}, {}, "holds a ConfigMap"),
+        ({"projected": {"sources": []}}, {}, "holds a projected volume"),
+        ({"downwardAPI": {"items": []}}, {}, "holds fields of the pod"),
+        ({"image": {"reference": "r"}}, {}, "holds an image"),
+    ],
+    ids=["readOnly", "claim", "nfs", "secret", "configMap", "projected", "downwardAPI", "image"],
+)
+def test_a_mount_below_which_none_can_be_made_is_refused(
+    path: str, below: str, volume: Pod, mount: Pod, what: str
+) -> None:
+    (problem,) = _mounted(path, volume, **mount)
+    assert problem == (
+        f"spec.containers[0].volumeMounts[0].mountPath: {path} {what} and lies above {below}, where the Bitfusion"
+        " client goes: the container could not start, so mount yours elsewhere"
+    )
+
+
+@pytest.mark.parametrize("path", ["/bitfusion", "//bitfusion", "/opt/./bitfusion", "/bitfusion/", "bitfusion"])
+def test_a_mount_at_a_place_of_the_client_is_refused_however_it_is_written(path: str) -> None:
+    (problem,) = _mounted(path, {"emptyDir": {}})
+    assert problem.endswith(f"mountPath: {path} is where the Bitfusion client goes: mount yours elsewhere")
+
+
+@pytest.mark.parametrize(("path", "read_only"), [("/opt", False), ("/", False), ("/data", True), ("/optional", True)])
+def test_a_mount_that_leaves_the_client_its_place_is_taken(path: str, read_only: bool) -> None:
+    assert _mounted(path, {"emptyDir": {}}, readOnly=read_only) == []
+
+
+def test_a_block_device_above_a_place_of_the_client_is_refused() -> None:
+    given = pod(container(volumeDevices=[{"name": "v", "devicePath": "/opt"}]))
+    decision = verdict(given)
+    assert isinstance(decision, Refusal)
+    assert "volumeDevices[0].devicePath: /opt is a device and lies above /opt/bitfusion" in decision.problems[0]
+
+
+def test_a_mirror_pod_is_left_alone() -> None:
+    """The kubelet shows what it runs from a file: nothing that is said of it changes that."""
+    mirror = pod(annotations={names.MIRROR: "x", names.MANAGEMENT: "nonsense"})
+    assert verdict(mirror) == Untouched("mirror pod")
+    assert validate(mirror, NAMESPACE, rules(), {}) == Untouched("mirror pod")
+
+
+@pytest.mark.parametrize("source", ["configMapKeyRef", "secretKeyRef", "fileKeyRef"])
+def test_a_library_path_whose_key_may_be_absent_leaves_nothing_behind(source: str) -> None:
+    """The kubelet sets no variable for it, and expands ``$(...)`` by the one of that name before."""
+    reference = {"valueFrom": {source: {"name": "site", "key": "libs", "optional": True}}}
+    given = pod(container(env=[{"name": "A", "value": "a"}, {"name": names.LD_LIBRARY_PATH, **reference}]))
+    (main,) = admitted(given)["spec"]["containers"]
+    kept = "BITFUSIOND_LD_LIBRARY_PATH"
+    assert main["env"] == [
+        {"name": "A", "value": "a"},
+        {"name": kept, "value": LIBRARIES},
+        {"name": kept, **reference},
+        {"name": names.LD_LIBRARY_PATH, "value": f"{LIBRARIES}:$({kept})"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +382,7 @@ def test_neither_percent_nor_memory_is_all_of_it_and_is_said() -> None:
 
 
 def test_the_same_pod_always_gets_the_same_patch() -> None:
-    """B1, B2: nothing is kept between two pods."""
+    """Nothing is kept between two pods."""
     first = verdict(pod())
     verdict(pod(mode="injection"))
     assert verdict(pod()) == first
@@ -293,7 +395,7 @@ def test_the_templates_of_the_operator_are_never_changed() -> None:
 
 
 def test_a_status_of_another_value_is_replaced() -> None:
-    """B12: the pointer to it is escaped."""
+    """The pointer to it is escaped."""
     assert admitted(pod(annotations={names.STATUS: "x"}))["metadata"]["annotations"][names.STATUS] == "injected"
 
 

@@ -161,18 +161,17 @@ def _annotated(key: str, value: Any) -> Pod:
     ],
 )  # fmt: skip
 def test_a_wrong_pod_is_refused_in_these_words(given: Pod, expected: str) -> None:
-    """B5, B6, B7, B16, B17, B23, B24, B29, B30: no silence, no panic, no `gpuNum.Value() Error`."""
+    """No silence, no panic, no `gpuNum.Value() Error`."""
     assert problems(given) == [expected]
 
 
 def test_memory_equal_to_the_total_is_allowed() -> None:
-    """B16."""
     patched = admitted(_limits(amount=1, memory="16000M"))
     assert patched["spec"]["containers"][0]["resources"]["limits"] == {names.GPU: "100"}
 
 
 def test_memory_without_a_known_total_is_refused_with_the_way_out() -> None:
-    """B15: neither a panic nor a riddle."""
+    """Neither a panic nor a riddle."""
     assert problems(_limits(amount=1, memory="1G"), total_gpu_memory=0) == [
         f"{LIMITS}[{M}]: cannot be served, as the webhook does not know the GPUs' memory: set TOTAL_GPU_MEMORY, or ask"
         f" for {P}"

@@ -31,7 +31,7 @@ def _body(version: str = "v1", **changes: Any) -> bytes:
 
 @pytest.mark.parametrize("version", ["v1", "v1beta1"])
 def test_the_answer_is_in_the_version_of_the_question(version: str) -> None:
-    """B3: apiVersion, kind and uid come back, as an API server that speaks v1 demands."""
+    """apiVersion, kind and uid come back, as an API server that speaks v1 demands."""
     request = review.parse(_body(version))
     for answer in (review.allow(request), review.refuse(request, ["no"])):
         document = json.loads(answer)
@@ -106,7 +106,7 @@ def test_what_is_read_from_a_request() -> None:
     ],
 )
 def test_only_the_creation_of_a_pod_is_one(changes: dict[str, Any]) -> None:
-    """B26: kind, operation and subresource are looked at."""
+    """Kind, operation and subresource are looked at."""
     assert not review.parse(_body(**changes)).creates_pod
 
 
@@ -144,7 +144,7 @@ def test_only_the_creation_of_a_pod_is_one(changes: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_no_admission_review_is_a_bad_request(body: bytes, message: str) -> None:
-    """B20: no panic, no empty answer."""
+    """No panic, no empty answer."""
     with pytest.raises(review.BadRequestError, match="^" + re.escape(message)):
         review.parse(body)
 

@@ -88,7 +88,7 @@ def test_a_pod_that_fits_one_node_or_meets_no_known_node_is_allowed(largest: Lar
 
 
 def test_more_than_any_one_node_has_is_refused() -> None:
-    """B27: the amount counts, not only the name of the resource."""
+    """The amount counts, not only the name of the resource."""
     verdict = _validate(_asking(91, 11), LARGEST)
     assert isinstance(verdict, Refusal)
     assert verdict.problems == [
@@ -110,7 +110,7 @@ def test_a_resource_that_no_node_has_is_refused() -> None:
 
 
 def test_containers_count_together_and_init_containers_alone() -> None:
-    """B27: init containers count as the scheduler counts them; sidecars count with the containers."""
+    """Init containers count as the scheduler counts them; sidecars count with the containers."""
     half = {names.GPU_AMOUNT: "5", names.GPU_PERCENT: "100"}
     together = admitted(pod(container(half), container(half, name="two"), initContainers=[container(half, name="i")]))
     assert isinstance(_validate(together, LARGEST), Allowed)

@@ -131,7 +131,7 @@ def test_a_ca_that_left_a_ca_bundle_settles_from_the_start_again() -> None:
 
 
 def test_a_new_start_carries_over_the_newest_and_not_without_end() -> None:
-    kept = rotation.carried([ca(str(number), NOW + number) for number in range(20)])
+    kept = rotation.taken_over([ca(str(number), NOW + number) for number in range(20)])
     assert [each.id for each in kept] == [str(number) for number in range(19, 12, -1)]
 
 
@@ -183,7 +183,7 @@ class World:
         if isinstance(step, AddNext) and keyring is not None:
             return replace(keyring, trusted=(*keyring.trusted, made), next=made.id)
         known = (keyring.ids if keyring else frozenset()).union(*(bundle or () for bundle in self.bundles.values()))
-        others = rotation.carried([Authority(each, self.spans[each]) for each in known])
+        others = rotation.taken_over([Authority(each, self.spans[each]) for each in known])
         return Keyring((made, *others), made.id, None, now)
 
 

@@ -46,6 +46,14 @@ async def running(cluster: FakeCluster, clock: Time, count: int = 1) -> AsyncIte
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def serving(cluster: FakeCluster, clock: Time, count: int = 1) -> AsyncIterator[list[SelfManagedCertificate]]:
+    """Replicas that are ready."""
+    async with running(cluster, clock, count) as replicas:
+        await ready(*replicas)
+        yield replicas
+
+
 async def ready(*replicas: SelfManagedCertificate, seconds: float = 3.0) -> None:
     with trio.fail_after(seconds):
         while any(replica.ready_reason() for replica in replicas):

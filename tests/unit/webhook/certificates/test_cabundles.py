@@ -13,7 +13,7 @@ from bitfusiond.kube import Object
 from bitfusiond.webhook.certificates import cabundles
 from bitfusiond.webhook.certificates.cabundles import TARGETS
 from tests.fakes.handshakes import ca_bundle
-from tests.unit.webhook.certificates.configured import NAMESPACE, Cluster, configuration, put_configurations
+from tests.unit.webhook.certificates.configured import NAMESPACE, Cluster, configuration
 
 MUTATE = TARGETS[0]
 
@@ -24,36 +24,28 @@ def stored(cluster: Cluster) -> Object:
     return found
 
 
-async def test_a_late_writer_cannot_put_an_earlier_ca_bundle_over_a_later_one() -> None:
-    cluster = Cluster(NAMESPACE)
-    put_configurations(cluster)
+async def test_a_late_writer_cannot_put_an_earlier_ca_bundle_over_a_later_one(cluster: Cluster) -> None:
     found = {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}
     assert await cabundles.write(cluster, found, b"later")
     assert await cabundles.write(cluster, found, b"earlier")  # something to be read again
     assert ca_bundle(stored(cluster)) == b"later"
 
 
-async def test_a_configuration_that_was_deleted_meanwhile_does_not_come_back() -> None:
-    cluster = Cluster(NAMESPACE)
-    put_configurations(cluster)
+async def test_a_configuration_that_was_deleted_meanwhile_does_not_come_back(cluster: Cluster) -> None:
     found = {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}
     cluster.remove(MUTATE.resource, None, MUTATE.name)
     assert await cabundles.write(cluster, found, b"mine")
     assert cluster.find(MUTATE.resource, None, MUTATE.name) is None
 
 
-async def test_what_is_right_already_is_not_written() -> None:
-    cluster = Cluster(NAMESPACE)
-    put_configurations(cluster)
+async def test_what_is_right_already_is_not_written(cluster: Cluster) -> None:
     await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}, b"mine")
     cluster.requests.clear()
     assert not await cabundles.write(cluster, {MUTATE: await cabundles.read(cluster, MUTATE, NAMESPACE)}, b"mine")
     assert [request.verb for request in cluster.requests] == ["get"]
 
 
-async def test_a_configuration_that_calls_another_installation_is_not_ours_to_write() -> None:
-    cluster = Cluster(NAMESPACE)
-    put_configurations(cluster)
+async def test_a_configuration_that_calls_another_installation_is_not_ours_to_write(cluster: Cluster) -> None:
     assert await cabundles.read(cluster, MUTATE, "another") is None
 
 

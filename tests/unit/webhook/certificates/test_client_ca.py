@@ -25,7 +25,9 @@ from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from tests import pods
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.https_client import HungUpError, review
-from tests.unit.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
+from tests.fakes.pki import Pki
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 SERVERS_ONLY = make_ca(time.time(), Lives())
 

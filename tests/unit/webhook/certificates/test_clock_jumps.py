@@ -7,34 +7,21 @@ import ssl
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from bitfusiond.kube import UnavailableError
 from tests.fakes.handshakes import shake
-from tests.unit.webhook.certificates.configured import Cluster, put_configurations
-from tests.unit.webhook.certificates.replicas import LIVES, NAMESPACE, POLL, Time, accepted, bundles, ready, running
+from tests.unit.webhook.certificates.configured import Cluster
+from tests.unit.webhook.certificates.replicas import LIVES, POLL, Time, accepted, bundles, running, serving
 
 PAST_THE_END = LIVES.leaf + 30
 
 
-@pytest.fixture
-def cluster() -> Cluster:
-    found = Cluster(NAMESPACE)
-    put_configurations(found)
-    return found
-
-
-@pytest.fixture
-def clock() -> Time:
-    return Time()
-
-
 @pytest.mark.parametrize("jump", [-86400.0, -10.0, 10.0, 70.0, 500.0, 86400.0])
 async def test_after_a_jump_of_the_clock_all_is_well_within_two_seconds(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, jump: float
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, jump: float
 ) -> None:
-    async with running(cluster, clock, 2) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 2) as replicas:
         clock.offset += jump
         await trio.sleep(2)
         assert [replica.ready_reason() for replica in replicas] == [None, None]
@@ -42,12 +29,11 @@ async def test_after_a_jump_of_the_clock_all_is_well_within_two_seconds(
 
 
 async def test_a_clock_that_jumps_past_the_certificate_refuses_no_handshake_by_the_clock_before_or_after(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     before = Time()
     clock.offset = before.offset
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         (bundle,) = set(bundles(cluster))
         first = shake(replica.context, bundle, clock())
         with cluster.failing(UnavailableError("no connection")):
@@ -70,10 +56,9 @@ async def test_a_clock_that_jumps_past_the_certificate_refuses_no_handshake_by_t
 
 
 async def test_a_certificate_that_outlives_a_jump_of_the_clock_still_ends_with_its_own_life(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         cluster.fail_with(UnavailableError("no connection"), math.inf)
         cluster.disconnect()
         clock.offset += PAST_THE_END
@@ -86,7 +71,7 @@ async def test_a_certificate_that_outlives_a_jump_of_the_clock_still_ends_with_i
 
 
 async def test_clocks_that_disagree_by_years_do_not_make_cas_as_fast_as_they_can(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = Time()
     wrong.offset += 1e6

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 from cryptography.hazmat.primitives.serialization import Encoding
 from prometheus_client import CollectorRegistry
+from trio.testing import MockClock
 
 from bitfusiond import pki
 from bitfusiond.core.certificates.rotation import Lives
@@ -36,25 +36,14 @@ from tests.unit.webhook.certificates.replicas import (
     ready,
     running,
     secret,
+    serving,
 )
 
 PEM = Encoding.PEM
 
 
-@pytest.fixture
-def cluster() -> Cluster:
-    found = Cluster(NAMESPACE)
-    put_configurations(found)
-    return found
-
-
-@pytest.fixture
-def clock() -> Time:
-    return Time()
-
-
 async def test_alone_it_makes_a_ca_and_serves_by_every_name(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     async with running(cluster, clock) as (replica,):
         with pytest.raises(ssl.SSLError):
@@ -76,10 +65,9 @@ async def test_alone_it_makes_a_ca_and_serves_by_every_name(
 
 
 async def test_replicas_that_start_at_the_same_moment_end_with_one_ca(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock, 5) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 5) as replicas:
         await trio.sleep(60)
         assert len(pki.decode(secret(cluster)).trusted) == 1
         accepted(cluster, clock, *replicas)
@@ -88,7 +76,7 @@ async def test_replicas_that_start_at_the_same_moment_end_with_one_ca(
 
 
 async def test_without_an_api_server_it_is_not_ready_and_says_so_seldom(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         async with running(cluster, clock) as (replica,):
@@ -103,7 +91,7 @@ async def test_without_an_api_server_it_is_not_ready_and_says_so_seldom(
 
 
 async def test_without_permission_the_reason_says_what_is_missing(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     cluster.fail_with(ForbiddenError("cannot patch validatingwebhookconfigurations"), math.inf, verb="patch")
     async with running(cluster, clock) as (replica,):
@@ -115,7 +103,7 @@ async def test_without_permission_the_reason_says_what_is_missing(
 
 
 async def test_one_configuration_that_cannot_be_written_does_not_keep_the_other_from_it(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     cluster.fail_with(ForbiddenError("cannot patch"), math.inf, verb="patch", resource=MUTATING)
     async with running(cluster, clock):
@@ -124,10 +112,9 @@ async def test_one_configuration_that_cannot_be_written_does_not_keep_the_other_
 
 
 async def test_an_api_server_that_goes_away_later_takes_no_readiness_with_it(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         cluster.fail_with(UnavailableError("no connection"), math.inf)
         cluster.disconnect()
         await trio.sleep(60)
@@ -139,10 +126,9 @@ async def test_an_api_server_that_goes_away_later_takes_no_readiness_with_it(
 
 
 async def test_a_configuration_that_is_applied_again_has_its_ca_bundle_within_seconds(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock, 2) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 2) as replicas:
         for resource, name, webhooks in TARGETS:
             cluster.remove(resource, None, name)
             await trio.sleep(2)
@@ -156,11 +142,10 @@ async def test_a_configuration_that_is_applied_again_has_its_ca_bundle_within_se
 
 
 async def test_a_rollout_does_not_wait_for_configurations_that_are_applied_after_it(
-    clock: Time, autojump_clock: trio.testing.MockClock
+    clock: Time, autojump_clock: MockClock
 ) -> None:
     cluster = Cluster(NAMESPACE)
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         put_configurations(cluster)
         await trio.sleep(1)
         await ready(replica)
@@ -168,10 +153,9 @@ async def test_a_rollout_does_not_wait_for_configurations_that_are_applied_after
 
 
 async def test_a_webhook_that_an_operator_took_away_is_not_put_back(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         other = configuration("bwki-webhook-cfg", "other.example.org")
         cluster.put(MUTATING, other)
         await trio.sleep(30)
@@ -182,14 +166,13 @@ async def test_a_webhook_that_an_operator_took_away_is_not_put_back(
 
 
 async def test_a_webhook_that_an_operator_puts_beside_the_first_is_trusted_before_anything_is_ready(
-    clock: Time, autojump_clock: trio.testing.MockClock
+    clock: Time, autojump_clock: MockClock
 ) -> None:
     """From manifests with matchConditions, one webhook a configuration, to those of older API servers, with two."""
     cluster = Cluster(NAMESPACE)
     for resource, name, webhooks in TARGETS:
         cluster.put(resource, configuration(name, webhooks[0]))
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         (before,) = set(bundles(cluster))
         stored = cluster.find(MUTATING, None, TARGETS[0].name) or {}
         stored["webhooks"] += configuration("other", TARGETS[0].webhooks[1])["webhooks"]
@@ -202,10 +185,9 @@ async def test_a_webhook_that_an_operator_puts_beside_the_first_is_trusted_befor
 
 
 async def test_stalled_watches_cost_time_and_nothing_else(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, clock) as (replica,):
-        await ready(replica)
+    async with serving(cluster, clock) as (replica,):
         cluster.stall()
         cluster.put(MUTATING, configuration(TARGETS[0].name, *TARGETS[0].webhooks))
         await trio.sleep(POLL + 1)
@@ -231,12 +213,12 @@ def break_(what: str) -> Callable[[FakeCluster], None]:
     return doing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["deleted", "emptied", "key", "certificates"])
 async def test_a_secret_that_is_lost_is_made_anew_without_a_refused_call(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, what: str
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, what: str
 ) -> None:
-    async with running(cluster, clock, 3) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 3) as replicas:
         before = pki.decode(secret(cluster)).keyring
         break_(what)(cluster)
         for _ in range(200):
@@ -250,25 +232,24 @@ async def test_a_secret_that_is_lost_is_made_anew_without_a_refused_call(
 
 
 async def test_an_expired_ca_never_serves_and_is_made_anew(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     async with running(cluster, clock) as (replica,):
         await ready(replica)
     old = pki.decode(secret(cluster)).keyring
     clock.offset += LIVES.ca + 1
-    async with running(cluster, clock, 2) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 2) as replicas:
         new = pki.decode(secret(cluster)).keyring
         assert new.signing not in old.ids
         accepted(cluster, clock, *replicas)
 
 
+@pytest.mark.slow
 async def test_rotations_go_on_for_years_without_a_refused_handshake(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with running(cluster, clock, 3) as replicas:
-        await ready(*replicas)
+    async with serving(cluster, clock, 3) as replicas:
         seen: set[str] = set()
         while trio.current_time() < 3 * LIVES.ca:
             await trio.sleep(4.3)
@@ -284,7 +265,7 @@ async def test_rotations_go_on_for_years_without_a_refused_handshake(
 
 
 async def test_metrics_tell_the_expiry_of_both_and_what_was_made(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock
+    cluster: Cluster, clock: Time, autojump_clock: MockClock
 ) -> None:
     registry = CollectorRegistry()
     certificate = SelfManagedCertificate(cluster, registry, namespace=NAMESPACE, clock=clock)
@@ -302,11 +283,10 @@ async def test_metrics_tell_the_expiry_of_both_and_what_was_made(
 
 
 async def test_no_key_is_logged_and_no_file_stays_open(
-    cluster: Cluster, clock: Time, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, clock: Time, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        async with running(cluster, clock) as (replica,):
-            await ready(replica)
+        async with serving(cluster, clock):
             before = len(list(Path("/proc/self/fd").iterdir()))
             await trio.sleep(2 * LIVES.ca)
             assert len(list(Path("/proc/self/fd").iterdir())) <= before

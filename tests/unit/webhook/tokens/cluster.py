@@ -46,6 +46,16 @@ async def running(
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def serving(
+    cluster: FakeCluster, metrics: CollectorRegistry | None = None, **options: Any
+) -> AsyncIterator[Replication]:
+    """A replica that has just admitted a pod in the namespace team, with copies of all tokens."""
+    async with running(cluster, metrics, **options) as tokens:
+        assert await tokens.ensure("team", dry_run=False) == []
+        yield tokens
+
+
 def value(cluster: FakeCluster, namespace: str, token: Token) -> str | None:
     found = cluster.find(SECRETS, namespace, token.secret)
     return None if found is None else base64.b64decode(found["data"][token.file]).decode()

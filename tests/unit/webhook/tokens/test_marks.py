@@ -15,7 +15,7 @@ from bitfusiond.core.tokens import marks
 from bitfusiond.kube import SECRETS, ConflictError, Object, UnavailableError
 from bitfusiond.webhook.tokens import replication
 from tests.fakes.cluster import FakeCluster
-from tests.unit.webhook.conftest import Events
+from tests.unit.conftest import Events
 from tests.unit.webhook.tokens.cluster import CA, HOME, put_sources, running, secret, value, values, writes
 
 

@@ -15,27 +15,24 @@ from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.kube import SECRETS, ConflictError, ForbiddenError, InvalidError, UnavailableError
 from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
 from tests.fakes.cluster import FakeCluster
-from tests.unit.webhook.tokens.cluster import CA, CLIENT, HOME, put_sources, running, secret, value, values, writes
-
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    cluster = FakeCluster("team")
-    put_sources(cluster)
-    return cluster
-
-
-@pytest.fixture
-def metrics() -> CollectorRegistry:
-    return CollectorRegistry()
-
+from tests.unit.webhook.tokens.cluster import (
+    CA,
+    CLIENT,
+    HOME,
+    put_sources,
+    running,
+    secret,
+    serving,
+    value,
+    values,
+    writes,
+)
 
 # --- before a pod is admitted ---------------------------------------------------------------------------------------
 
 
 async def test_an_admission_finds_all_three_copies_and_the_next_one_asks_the_api_server_for_nothing(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     async with running(cluster) as tokens:
         assert tokens.ready_reason() is None
@@ -49,10 +46,7 @@ async def test_an_admission_finds_all_three_copies_and_the_next_one_asks_the_api
             assert len(cluster.requests) == before
 
 
-async def test_admissions_of_one_namespace_share_the_work(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
+async def test_admissions_of_one_namespace_share_the_work(cluster: FakeCluster, autojump_clock: MockClock) -> None:
     async with running(cluster) as tokens:
         release = cluster.hang(verb="create", namespace="team")
         results: list[list[str]] = []
@@ -70,8 +64,7 @@ async def test_admissions_of_one_namespace_share_the_work(
 
 
 async def test_an_admission_that_goes_away_does_not_take_the_work_with_it(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     async with running(cluster) as tokens:
         release = cluster.hang(verb="create", namespace="team")
@@ -83,10 +76,9 @@ async def test_an_admission_that_goes_away_does_not_take_the_work_with_it(
 
 
 async def test_a_dry_run_writes_nothing_and_is_refused_only_for_what_no_write_could_mend(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
-    """B21: the 0.4 integration created the Secrets of a dry run."""
+    """The 0.4 integration created the Secrets of a dry run."""
     async with running(cluster, allow_namespaces=("team*",)) as tokens:
         assert await tokens.ensure("team", dry_run=True) == []
         assert await tokens.ensure("team-that-is-not-there", dry_run=True) == []
@@ -98,11 +90,9 @@ async def test_a_dry_run_writes_nothing_and_is_refused_only_for_what_no_write_co
 
 
 async def test_a_missing_source_refuses_pods_until_it_is_there_and_copies_stay(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster) as tokens:
         cluster.remove(SECRETS, HOME, CA.secret)
         await trio.sleep(1)
         (problem,) = await tokens.ensure("team", dry_run=False)
@@ -114,9 +104,7 @@ async def test_a_missing_source_refuses_pods_until_it_is_there_and_copies_stay(
         assert value(cluster, "team", CA) == "b"
 
 
-async def test_all_missing_sources_are_named_at_once(
-    autojump_clock: MockClock,
-) -> None:
+async def test_all_missing_sources_are_named_at_once(autojump_clock: MockClock) -> None:
     cluster = FakeCluster("team")
     async with running(cluster) as tokens:
         problems = await tokens.ensure("team", dry_run=False)
@@ -124,13 +112,10 @@ async def test_all_missing_sources_are_named_at_once(
         assert all(token.secret in problem for token, problem in zip(TOKENS, problems, strict=True))
 
 
-async def test_the_earlier_single_secret_serves_until_the_three_are_there(
-    autojump_clock: MockClock,
-) -> None:
+async def test_the_earlier_single_secret_serves_until_the_three_are_there(autojump_clock: MockClock) -> None:
     cluster = FakeCluster("team")
     cluster.put(SECRETS, secret(names.EARLIER_TOKEN_SECRET, ca_crt="old", client_yaml="old", servers_conf="old"), HOME)
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster):
         assert values(cluster) == ["old"] * 3
         cluster.put(SECRETS, secret(CLIENT.secret, client_yaml="new"), HOME)
         await trio.sleep(1)
@@ -138,8 +123,7 @@ async def test_the_earlier_single_secret_serves_until_the_three_are_there(
 
 
 async def test_pods_of_a_namespace_that_is_not_allowed_get_nothing(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     bait = secret(CA.secret, ca_crt="bait")
     bait["metadata"] |= {
@@ -156,21 +140,16 @@ async def test_pods_of_a_namespace_that_is_not_allowed_get_nothing(
     assert writes(cluster) == []
 
 
-async def test_an_unlabelled_secret_is_left_alone_and_used(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
+async def test_an_unlabelled_secret_is_left_alone_and_used(cluster: FakeCluster, autojump_clock: MockClock) -> None:
     cluster.put(SECRETS, secret(CLIENT.secret, client_yaml="theirs"), "team")
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster):
         put_sources(cluster, "b: 2")
         await trio.sleep(5)
         assert values(cluster) == ["b: 2", "theirs", "b: 2"]
 
 
 async def test_pods_of_the_token_namespace_use_the_sources_themselves(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     async with running(cluster) as tokens:
         assert await tokens.ensure(HOME, dry_run=False) == []
@@ -199,7 +178,7 @@ async def test_an_error_of_the_api_server_refuses_the_pod_in_words_and_the_next_
     words: list[str],
     autojump_clock: MockClock,
 ) -> None:
-    """B19: the 0.4 integration ignored all of these and admitted pods that then hung."""
+    """The 0.4 integration ignored all of these and admitted pods that then hung."""
     async with running(cluster, metrics) as tokens:
         with cluster.failing(error, verb="create"):  # type: ignore[arg-type]
             problems = await tokens.ensure("team", dry_run=False)
@@ -212,8 +191,7 @@ async def test_an_error_of_the_api_server_refuses_the_pod_in_words_and_the_next_
 
 
 async def test_a_namespace_that_is_being_deleted_or_not_there_is_told_once(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     async with running(cluster) as tokens:
         cluster.terminate_namespace("team")
@@ -225,20 +203,16 @@ async def test_a_namespace_that_is_being_deleted_or_not_there_is_told_once(
         ]
 
 
-async def test_one_failure_in_passing_is_no_refusal(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
+async def test_one_failure_in_passing_is_no_refusal(cluster: FakeCluster, autojump_clock: MockClock) -> None:
     async with running(cluster) as tokens:
         cluster.fail_with(UnavailableError("429"), 2, verb="create")
         assert await tokens.ensure("team", dry_run=False) == []
 
 
 async def test_an_api_server_that_does_not_answer_refuses_the_pod_in_time(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
-    """B19: the 0.4 integration gave no answer within 12 s."""
+    """The 0.4 integration gave no answer within 12 s."""
     async with running(cluster) as tokens:
         cluster.hang(verb="create", namespace="team")
         for _ in range(2):
@@ -250,8 +224,7 @@ async def test_an_api_server_that_does_not_answer_refuses_the_pod_in_time(
 
 
 async def test_before_the_first_lists_a_pod_waits_shortly_and_is_told_to_try_again(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     with cluster.failing(UnavailableError("connection refused"), verb="list"):
         async with running(cluster) as tokens:
@@ -265,8 +238,7 @@ async def test_before_the_first_lists_a_pod_waits_shortly_and_is_told_to_try_aga
 
 
 async def test_a_pod_that_comes_a_moment_before_the_first_lists_is_admitted(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     release = cluster.hang(verb="list")
     async with running(cluster) as tokens, trio.open_nursery() as nursery:
@@ -280,8 +252,7 @@ async def _after(seconds: float, do: Callable[[], object]) -> None:
 
 
 async def test_two_replicas_and_a_person_at_once_end_with_one_current_copy(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     async with running(cluster) as one, running(cluster) as other, trio.open_nursery() as nursery:
         results: list[list[str]] = []
@@ -298,10 +269,7 @@ async def test_two_replicas_and_a_person_at_once_end_with_one_current_copy(
         assert values(cluster) == ["b: 2"] * 3
 
 
-async def test_conflicts_without_end_are_told_as_such(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
+async def test_conflicts_without_end_are_told_as_such(cluster: FakeCluster, autojump_clock: MockClock) -> None:
     async with running(cluster) as tokens:
         with cluster.failing(ConflictError("already exists"), verb="create"):
             problems = await tokens.ensure("team", dry_run=False)

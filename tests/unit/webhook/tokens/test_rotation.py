@@ -14,7 +14,7 @@ from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.kube import SECRETS, UnavailableError
 from bitfusiond.webhook.tokens import replication
 from tests.fakes.cluster import FakeCluster
-from tests.unit.webhook.conftest import Events
+from tests.unit.conftest import Events
 from tests.unit.webhook.tokens.cluster import (
     CA,
     CLIENT,
@@ -23,32 +23,17 @@ from tests.unit.webhook.tokens.cluster import (
     put_sources,
     running,
     secret,
+    serving,
     value,
     values,
     writes,
 )
 
-
-@pytest.fixture
-def cluster() -> FakeCluster:
-    cluster = FakeCluster("team")
-    put_sources(cluster)
-    return cluster
-
-
-@pytest.fixture
-def metrics() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
 # --- rotation -------------------------------------------------------------------------------------------------------
 
 
 async def test_every_copy_follows_its_source_within_seconds(
-    cluster: FakeCluster,
-    metrics: CollectorRegistry,
-    events: Events,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, metrics: CollectorRegistry, events: Events, autojump_clock: MockClock
 ) -> None:
     spaces = [f"team-{index}" for index in range(200)]
     cluster.add_namespace(*spaces)
@@ -66,13 +51,9 @@ async def test_every_copy_follows_its_source_within_seconds(
 
 
 async def test_a_rotation_that_fails_is_tried_again_and_the_lag_shows_it(
-    cluster: FakeCluster,
-    metrics: CollectorRegistry,
-    events: Events,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, metrics: CollectorRegistry, events: Events, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, metrics) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster, metrics):
         with cluster.failing(UnavailableError("no route"), verb="update"):
             put_sources(cluster, "b: 2")
             await trio.sleep(100)
@@ -87,12 +68,8 @@ async def test_a_rotation_that_fails_is_tried_again_and_the_lag_shows_it(
         assert metrics.get_sample_value("bitfusiond_token_replication_lag_seconds") == 0
 
 
-async def test_an_admission_never_gets_a_copy_that_is_behind(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+async def test_an_admission_never_gets_a_copy_that_is_behind(cluster: FakeCluster, autojump_clock: MockClock) -> None:
+    async with serving(cluster) as tokens:
         cluster.fail_with(UnavailableError("no route"), 3, verb="update")
         put_sources(cluster, "b: 2")
         await trio.sleep(0.3)
@@ -101,12 +78,8 @@ async def test_an_admission_never_gets_a_copy_that_is_behind(
         assert values(cluster) == ["b: 2"] * 3
 
 
-async def test_a_copy_that_somebody_edits_is_put_right(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+async def test_a_copy_that_somebody_edits_is_put_right(cluster: FakeCluster, autojump_clock: MockClock) -> None:
+    async with serving(cluster):
         edited = cluster.find(SECRETS, "team", CA.secret)
         assert edited is not None
         edited["data"]["ca.crt"] = "eA=="
@@ -115,12 +88,8 @@ async def test_a_copy_that_somebody_edits_is_put_right(
         assert values(cluster) == ["a: 1"] * 3
 
 
-async def test_a_deleted_copy_comes_back_when_it_is_needed(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
-) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+async def test_a_deleted_copy_comes_back_when_it_is_needed(cluster: FakeCluster, autojump_clock: MockClock) -> None:
+    async with serving(cluster) as tokens:
         await trio.sleep(replication._RECENT_SECONDS + 1)
         cluster.remove(SECRETS, "team", CA.secret)
         await trio.sleep(60)
@@ -131,13 +100,10 @@ async def test_a_deleted_copy_comes_back_when_it_is_needed(
 
 @pytest.mark.parametrize("stalled", [False, True])
 async def test_a_copy_deleted_at_the_moment_of_an_admission_comes_back_by_itself(
-    cluster: FakeCluster,
-    stalled: bool,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, stalled: bool, autojump_clock: MockClock
 ) -> None:
     """The admission was answered from memory, before the watch told of the deletion."""
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster) as tokens:
         await trio.sleep(10)
         if stalled:
             cluster.stall()
@@ -153,13 +119,9 @@ async def test_a_copy_deleted_at_the_moment_of_an_admission_comes_back_by_itself
 
 
 async def test_a_namespace_that_goes_takes_its_copies_along_in_silence(
-    cluster: FakeCluster,
-    metrics: CollectorRegistry,
-    events: Events,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, metrics: CollectorRegistry, events: Events, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster, metrics) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster, metrics):
         cluster.terminate_namespace("team")
         for token in TOKENS:
             cluster.remove(SECRETS, "team", token.secret)
@@ -170,11 +132,9 @@ async def test_a_namespace_that_goes_takes_its_copies_along_in_silence(
 
 
 async def test_a_watch_that_was_lost_during_a_rotation_finds_it_again(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster):
         cluster.fail_with(UnavailableError("restarting"), 20)
         cluster.disconnect()
         put_sources(cluster, "b: 2")
@@ -184,12 +144,9 @@ async def test_a_watch_that_was_lost_during_a_rotation_finds_it_again(
 
 
 async def test_a_copy_nobody_can_update_is_told_seldom_and_stops_nothing_else(
-    cluster: FakeCluster,
-    events: Events,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, events: Events, autojump_clock: MockClock
 ) -> None:
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster) as tokens:
         frozen = cluster.find(SECRETS, "team", CA.secret)
         assert frozen is not None
         cluster.put(SECRETS, {**frozen, "immutable": True})
@@ -205,12 +162,10 @@ async def test_a_copy_nobody_can_update_is_told_seldom_and_stops_nothing_else(
 
 
 async def test_two_installations_that_serve_one_namespace_leave_each_others_copies_alone(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
-    async with running(cluster) as ours, running(cluster, namespace="vault", token_namespace="vault") as theirs:
-        assert await theirs.ensure("team", dry_run=False) == []
+    async with running(cluster) as ours, serving(cluster, namespace="vault", token_namespace="vault"):
         assert await ours.ensure("team", dry_run=False) == []
         put_sources(cluster, "ours: 2")
         await trio.sleep(5)
@@ -222,8 +177,7 @@ async def test_two_installations_that_serve_one_namespace_leave_each_others_copi
 
 
 async def test_the_copies_of_an_installation_that_is_gone_are_taken_over_when_a_pod_needs_them(
-    cluster: FakeCluster,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
     async with running(cluster, namespace="vault", token_namespace="vault") as theirs:
@@ -244,15 +198,10 @@ async def test_the_copies_of_an_installation_that_is_gone_are_taken_over_when_a_
     [("user: [sensitive", "is not YAML"), ("sensitive words", "not a mapping"), ("a: \x01sensitive", "characters")],
 )
 async def test_a_token_that_is_not_yaml_is_copied_with_a_warning_that_shows_nothing_of_it(
-    cluster: FakeCluster,
-    events: Events,
-    text: str,
-    problem: str,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, events: Events, text: str, problem: str, autojump_clock: MockClock
 ) -> None:
     cluster.put(SECRETS, secret(CLIENT.secret, client_yaml=text), HOME)
-    async with running(cluster) as tokens:
-        assert await tokens.ensure("team", dry_run=False) == []
+    async with serving(cluster):
         assert value(cluster, "team", CLIENT) == text
         with trio.move_on_after(math.inf):
             while not events("token is not YAML, copied all the same"):
@@ -264,9 +213,7 @@ async def test_a_token_that_is_not_yaml_is_copied_with_a_warning_that_shows_noth
 
 
 async def test_a_source_with_an_empty_key_is_named_in_the_log_and_to_the_pod(
-    cluster: FakeCluster,
-    events: Events,
-    autojump_clock: MockClock,
+    cluster: FakeCluster, events: Events, autojump_clock: MockClock
 ) -> None:
     cluster.put(SECRETS, secret(SERVERS.secret, servers_conf=""), HOME)
     async with running(cluster) as tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from bitfusiond.operate import checks
 from tests import ROOT
 from tests.fakes.processes import wait_until
 from tests.real.harness.apiserver import Door
-from tests.real.harness.version import since
+from tests.real.harness.programs import since
 
 Object = dict[str, Any]
 _JUST = Path(sys.executable).parent / "just"
@@ -132,8 +133,12 @@ class Cluster:
 
         wait_until(asked, what, seconds)
 
-    def ended(self, name: str, namespace: str) -> str:
-        """The log of all containers of a pod once it has succeeded; a failed one fails the test with its logs."""
+    def ended(self, name: str, namespace: str, *says: str) -> str:
+        """The log of all containers of a pod once it has succeeded; a failed one fails the test with its logs.
+
+        Each of ``says``, regular expressions for a line, must be in it: containerd writes the last lines of a container
+        after it has told of its end.
+        """
 
         def over() -> bool:
             return self.get("pod", name, namespace)["status"].get("phase") in {"Succeeded", "Failed"}
@@ -143,17 +148,20 @@ class Cluster:
         except TimeoutError:
             print(self.run("describe", "pod", name, "-n", namespace).output)
             raise
-        log = self._whole_log(name, namespace)
-        if self.get("pod", name, namespace)["status"]["phase"] != "Succeeded":
-            raise AssertionError(f"pod {name} failed:\n{log}")
-        return log
+        log = ""
 
-    def _whole_log(self, name: str, namespace: str) -> str:
-        """Of all containers of a pod that has ended: containerd may write its last lines after it told of the end."""
-        log, before = "", None
-        while log != before:
-            time.sleep(0.3)
-            before, log = log, self.run("logs", name, "-n", namespace, "--all-containers").output
+        def is_whole() -> bool:
+            nonlocal log
+            log = self.run("logs", name, "-n", namespace, "--all-containers").output
+            return all(re.search(f"^{each}$", log, re.MULTILINE) for each in says)
+
+        succeeded = self.get("pod", name, namespace)["status"]["phase"] == "Succeeded"
+        try:
+            self.wait(is_whole, "its log", 30 if succeeded else 1)
+        except TimeoutError:
+            raise AssertionError(f"pod {name} did not say all of {says}:\n{log}") from None
+        if not succeeded:
+            raise AssertionError(f"pod {name} failed:\n{log}")
         return log
 
     def life(self, name: str, namespace: str) -> tuple[Any, ...]:

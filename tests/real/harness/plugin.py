@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.processes import free_port, wait_until
-from tests.real.node.node import DIRECTORY, get
+from tests.fakes.processes import free_port, get, logged, wait_until
+from tests.real.harness.node import DIRECTORY
 
 SOCKET = DIRECTORY / "bitfusion.io"
 
@@ -68,5 +67,4 @@ class Plugin:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The log lines of that event."""
-        lines = map(json.loads, self._log.read_text().splitlines())
-        return [line for line in lines if line["event"] == event]
+        return logged(self._log, event)

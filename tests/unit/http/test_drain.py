@@ -15,7 +15,8 @@ from bitfusiond.http import conversation
 from bitfusiond.webhook import service
 from tests import pods
 from tests.fakes.https_client import Connection, HungUpError, head, review
-from tests.unit.webhook.conftest import Events, RunWebhook, Webhook, until
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
 
 BODY = json.dumps(review(pods.pod())).encode()
 HEAD = head("POST", "/mutate", {"Content-Type": "application/json", "Content-Length": str(len(BODY))})
@@ -52,7 +53,7 @@ async def test_a_request_in_flight_is_answered_after_the_drain(run_webhook: RunW
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(run_webhook: RunWebhook) -> None:
-    """B32: the old webhook was still running 8 s after SIGTERM."""
+    """The old webhook was still running 8 s after SIGTERM."""
     async with run_webhook() as webhook, webhook.connect() as connection, webhook.connect_plain():
         await connection.request("GET", "/healthz")
         with trio.fail_after(5):
@@ -63,7 +64,6 @@ async def test_an_idle_connection_does_not_hold_up_the_end(run_webhook: RunWebho
 async def test_a_request_that_never_ends_does_not_hold_up_the_end(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B32"""
     monkeypatch.setattr(service, "REQUEST_SECONDS", 0.3)
     async with run_webhook() as webhook, webhook.connect() as connection:
         await connection.send(HEAD + BODY[:10])
@@ -85,7 +85,6 @@ async def jam(connection: Connection) -> None:
 async def test_a_client_that_never_reads_does_not_hold_up_the_end(
     run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B32"""
     monkeypatch.setattr(service, "REQUEST_SECONDS", 0.3)
     async with trio.open_nursery() as nursery:
         async with run_webhook() as webhook:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Any
 from kubernetes import client
 
 from tests.fakes.processes import run_quietly, wait_until
-from tests.real.harness.version import minor_version
+from tests.real.harness.programs import minor_version
 
 RESOURCE = "bitfusion.io/gpu"
 DIRECTORY = Path("/var/lib/kubelet/device-plugins")
@@ -89,6 +87,12 @@ class Node:
             self.core.delete_namespaced_pod(name, NAMESPACE, grace_period_seconds=0)
             wait_until(lambda: not self._exists(name), f"the end of pod {name}")
 
+    def serves(self, name: str, shares: int, *, scheduled: bool = True) -> None:
+        """A pod that asks for so many shares runs, and is told of them."""
+        with self.pod(name, shares, "echo shares: $BITFUSION_GPU_SHARES", scheduled=scheduled):
+            self.wait_phase(name, "Succeeded")
+            assert self.log(name) == f"shares: {shares}\n"
+
     def status(self, name: str) -> Any:
         return self.core.read_namespaced_pod(name, NAMESPACE).status
 
@@ -107,15 +111,3 @@ class Node:
     def _exists(self, name: str) -> bool:
         pods = self.core.list_namespaced_pod(NAMESPACE, field_selector=f"metadata.name={name}")
         return bool(pods.items)
-
-
-def get(address: str, path: str) -> tuple[int, str]:
-    """The status and body of an answer; 0 where nobody answers."""
-    try:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)

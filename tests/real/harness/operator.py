@@ -5,25 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.real.harness.apiserver import APIServer, Refused
-
-Json = dict[str, Any]
+from tests.fakes.processes import repeating
+from tests.real.harness import programs
+from tests.real.harness.apiserver import APIServer, Json, Refused
 
 APPS = "/apis/apps/v1"
 WEBHOOK = f"{APPS}/namespaces/bwki/deployments/bitfusion-webhook-deployment"
 PLUGIN = f"{APPS}/namespaces/kube-system/daemonsets/bitfusion-device-plugin"
 REPLICA_SETS = f"{APPS}/namespaces/bwki/replicasets"
-_MERGE = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +44,7 @@ class Operator:
     @classmethod
     def of_environment(cls, kubeconfig: Path) -> Operator:
         """With the kubectl that lies beside the API server's program."""
-        kubectl = Path(os.environ["KUBEBUILDER_ASSETS"]) / "kubectl"
-        if not kubectl.exists():
-            pytest.skip("KUBEBUILDER_ASSETS holds no kubectl: put one there to run this")
-        return cls(kubeconfig, kubectl)
+        return cls(kubeconfig, programs.kubectl())
 
     def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         environment = {
@@ -76,20 +68,10 @@ def ended(process: subprocess.Popen[str]) -> Result:
     return Result(process.returncode, out, err)
 
 
-def found(api: APIServer, path: str) -> Json | None:
-    try:
-        answer: Json = api.request("GET", path)
-    except Refused as refused:
-        if refused.code != 404:
-            raise
-        return None
-    return answer
-
-
 def rolled_out(api: APIServer, *, nodes: int = 1) -> None:
     """One round of the controllers: both workloads have all pods they want, and deletions come to their end."""
     for path in (WEBHOOK, PLUGIN):
-        workload = found(api, path)
+        workload = api.find(path)
         if workload is None:
             continue
         if "deletionTimestamp" in workload["metadata"]:
@@ -118,9 +100,9 @@ def _orphan(api: APIServer, path: str, workload: Json) -> None:
     _patch(api, path, {"metadata": {"finalizers": None}})
 
 
-def _patch(api: APIServer, path: str, body: Mapping[str, Any]) -> None:
+def _patch(api: APIServer, path: str, body: Json) -> None:
     try:
-        api.request("PATCH", path, body, _MERGE)
+        api.merge(path, body)
     except Refused as refused:
         assert refused.code == 404  # noqa: PT017 - deleted meanwhile
 
@@ -128,17 +110,5 @@ def _patch(api: APIServer, path: str, body: Mapping[str, Any]) -> None:
 @contextmanager
 def controllers(api: APIServer) -> Iterator[None]:
     """The controllers, for as long as the block lasts."""
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.is_set():
-            rolled_out(api)
-            time.sleep(0.2)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
+    with repeating(partial(rolled_out, api), 0.2):
         yield
-    finally:
-        over.set()
-        thread.join()

@@ -1,4 +1,4 @@
-"""The webhook of this process on a free port, with certificates of a throw-away CA."""
+"""What was logged, and the webhook of this process on a free port."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-import trustme
 
 from bitfusiond import settings
 from bitfusiond.settings import Address
@@ -18,34 +17,11 @@ from bitfusiond.webhook import service
 from tests import pods
 from tests.fakes import https_client as client
 from tests.fakes.https_client import Connection, Json, Response
+from tests.fakes.pki import Pki
+from tests.fakes.processes import until
 
 STOP_SECONDS = 20.0
 Events = Callable[..., list[dict[str, Any]]]
-
-
-class Pki:
-    """A CA, and the two files that ``--tls-cert`` and ``--tls-key`` name."""
-
-    def __init__(self, directory: Path) -> None:
-        self.ca = trustme.CA()
-        self.cert = directory / "tls.crt"
-        self.key = directory / "tls.key"
-        self.issue()
-
-    def issue(self, **more: Any) -> trustme.LeafCert:
-        """Write a new certificate and its key into the files."""
-        leaf = self.ca.issue_cert("localhost", "127.0.0.1", **more)
-        self.cert.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
-        self.key.write_bytes(leaf.private_key_pem.bytes())
-        return leaf
-
-    def client(self, *alpn: str) -> ssl.SSLContext:
-        """A context that trusts the CA and offers ``alpn``."""
-        context = ssl.create_default_context()
-        self.ca.configure_trust(context)
-        if alpn:
-            context.set_alpn_protocols(list(alpn))
-        return context
 
 
 class Webhook:
@@ -154,10 +130,3 @@ def run_webhook(pki: Pki, events: Events) -> RunWebhook:
         assert not nursery.cancel_scope.cancelled_caught, "the webhook did not stop"
 
     return run
-
-
-async def until(condition: Callable[[], object], seconds: float = client.SECONDS) -> None:
-    """Wait until ``condition()`` is true. Raises trio.TooSlowError."""
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.01)

@@ -7,9 +7,9 @@ from typing import Any
 
 import trustme
 
-from tests.real.apiserver.operate.cluster import APPS, REPLICA_SETS, WEBHOOK, found
 from tests.real.harness.apiserver import APIServer
-from tests.real.harness.webhook import MUTATING, VALIDATING, namespace
+from tests.real.harness.operator import APPS, REPLICA_SETS, WEBHOOK
+from tests.real.harness.webhook import MUTATING, VALIDATING
 
 Json = dict[str, Any]
 
@@ -21,7 +21,7 @@ REPLICA_SET = "bitfusion-webhook-deployment-6dbc6df664"
 
 def install(api: APIServer, ca: trustme.CA, *, total_gpu_memory: str = "16000") -> None:
     """Everything that its `make deploy` makes, and the ReplicaSet that its Deployment then has."""
-    namespace(api, "bwki")
+    api.namespace("bwki")
     bundle = _encoded(ca.cert_pem.bytes())
     api.create(
         "/api/v1/namespaces/bwki/secrets",
@@ -69,7 +69,7 @@ def is_left(api: APIServer) -> list[str]:
         f"{ACCOUNTS}/bwki-webhook-deployment",
         f"{REPLICA_SETS}/{REPLICA_SET}",
     ]
-    return [path for path in paths if found(api, path) is not None]
+    return [path for path in paths if api.find(path) is not None]
 
 
 def _of(kind: str, name: str, **fields: Any) -> Json:

@@ -18,8 +18,10 @@ from bitfusiond.http import connections, conversation, server
 from bitfusiond.http.messages import Response
 from tests import pods
 from tests.fakes.https_client import HungUpError, head, review
-from tests.unit.webhook.conftest import Events, Pki, RunWebhook, Webhook, until
-from tests.unit.webhook.keyupdates import KeyUpdates
+from tests.fakes.pki import Pki
+from tests.fakes.processes import until
+from tests.unit.conftest import Events, RunWebhook, Webhook
+from tests.unit.http.keyupdates import KeyUpdates
 
 MOST = 8  # connections at once
 
@@ -94,10 +96,11 @@ async def test_an_old_connection_ends_with_an_answer(webhook: Webhook, monkeypat
         assert await connection.rest() == b""
 
 
+@pytest.mark.slow
 async def test_the_answer_to_a_request_begun_before_the_drain_says_goodbye_too(
     run_webhook: RunWebhook, events: Events
 ) -> None:
-    async with run_webhook(drain_seconds="5") as webhook, webhook.connect() as connection:
+    async with run_webhook(drain_seconds="2") as webhook, webhook.connect() as connection:
         await connection.send(HEAD + BODY[:10])
         await webhook.request("GET", "/healthz")  # the server has seen the first half by now
         webhook.stop.set()
@@ -179,6 +182,7 @@ async def test_a_handshake_that_is_never_finished_ends(webhook: Webhook, monkeyp
         await connection.rest()
 
 
+@pytest.mark.slow
 async def test_of_too_many_connections_those_that_wait_longest_end_first(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, events: Events
 ) -> None:

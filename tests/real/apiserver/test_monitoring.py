@@ -1,0 +1,93 @@
+"""manifests/monitoring goes by metrics that the daemons really print, with labels that they really have."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import pods
+from tests.fakes.processes import get, logged, running, wait_until
+from tests.real.harness.apiserver import started
+from tests.real.harness.webhook import Installation, put_sources
+from tests.unit.manifests.test_monitoring import expressions
+
+Series = dict[str, set[str]]
+
+# What Prometheus puts on every series of a target, and on every bucket of a histogram.
+_TARGET = {"instance", "job", "namespace", "node", "pod", "le"}
+_SELECTOR = re.compile(r"\b((?:bitfusiond|process)_\w+)(?:\{([^}]*)\})?")
+_GROUPED = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
+
+
+def series_of(text: str) -> Series:
+    """The labels of each series on a page of /metrics."""
+    found: Series = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def plugin_series(directory: Path) -> Series:
+    """A plugin without a kubelet, with a server that does not answer."""
+    servers = directory / "servers.conf"
+    servers.write_text("servers:\n- addresses:\n  - 127.0.0.1:1\n")
+    options = ["--device-plugin-dir", str(directory), "--observe", "127.0.0.1:0", "--servers-conf", str(servers)]
+    log = directory / "log"
+    with running([sys.executable, "-m", "bitfusiond", "--role", "plugin", "--interval", "0.1", *options], log):
+        wait_until(lambda: bool(logged(log, "observing")), "a plugin that observes")
+        address = logged(log, "observing")[0]["address"]
+        wait_until(lambda: "bitfusiond_plugin_servers{" in get(address, "/metrics")[1], "a first round of probes")
+        return series_of(get(address, "/metrics")[1])
+
+
+def webhook_series(directory: Path) -> Series:
+    """A webhook in a cluster, after one pod."""
+    with started(directory) as api:
+        installation = Installation(api, directory)
+        put_sources(api, installation.tokens)
+        api.namespace("team")
+        with installation.ready_replica() as replica:
+            replica.review(pods.pod(), "team")
+            return series_of(replica.get("/metrics")[1])
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Series:
+    found = webhook_series(tmp_path_factory.mktemp("webhook"))
+    for name, labels in plugin_series(tmp_path_factory.mktemp("plugin")).items():
+        found.setdefault(name, set()).update(labels)
+    return found
+
+
+def test_every_metric_of_the_rules_and_the_dashboard_is_printed_with_the_labels_that_they_name(printed: Series) -> None:
+    for where, expression, words in expressions():
+        selectors = _SELECTOR.findall(expression)
+        assert selectors, where
+        known = set(_TARGET)
+        for name, matchers in selectors:
+            # A counter with labels that nothing was counted under yet has no series.
+            labels = {"reason"} if name == "bitfusiond_token_copy_failures_total" else printed.get(name)
+            assert labels is not None, f"{where}: nobody prints {name}"
+            known |= labels
+            assert set(re.findall(r"(\w+)\s*=", matchers)) <= labels, f"{where}: {name}"
+        grouped = {label.strip() for labels in _GROUPED.findall(expression) for label in labels.split(",")}
+        named = set(re.findall(r"\$labels\.(\w+)", words)) | set(re.findall(r"\{\{(\w+)\}\}", words))
+        assert grouped | named <= known, where
+
+
+def test_every_metric_of_our_own_is_looked_at_somewhere(printed: Series) -> None:
+    looked_at = " ".join(expression for _, expression, _ in expressions())
+    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in printed if name.startswith("bitfusiond_")}
+    left_out = {
+        # The same as expiry_seconds, for those who would rather subtract themselves.
+        "bitfusiond_certificate_expiry_timestamp_seconds",
+        "bitfusiond_certificate_renewals_total",
+        "bitfusiond_watch_synced",
+        "bitfusiond_watch_quiet_seconds",
+    }
+    assert {name for name in ours if name not in looked_at} == left_out & ours
