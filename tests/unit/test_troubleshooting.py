@@ -46,6 +46,12 @@ SILENT = {
         "being terminated",
         "no GPU container",
     ),
+    *(
+        "tokens are copied",
+        "from \0, into namespaces \0",
+        "CLIENT_CA=FILE just deploy",
+        "API_SERVER_ONLY=no just deploy",
+    ),
     *("it failed without a word", "wrong variables:", 'service "bwki-webhook-svc" not found'),
     *("--device-plugin-dir and --socket-name", ", its last exit status was \0", "Secret kube-system/\0"),
     *("mend what refuses it; then just verify", "a pod in \0 (dry run)", "\0; kubectl get networkpolicy -n bwki"),
