@@ -232,7 +232,7 @@ def test_a_refused_pod_of_a_controller_leaves_one_event_at_it(api: APIServer, we
 
 def test_a_warning_reaches_whoever_created_the_pod(api: APIServer, webhook: Replica, team: str) -> None:
     connection = api.door.connect()
-    document = pod(container(command=["bash", "-c", "cd /work; bitfusion run -n 1 -- python x.py"]))
+    document = pod(container(command=["bash", "-c", "cd /work; mywrapper bitfusion run x"]))
     status, headers = _post(connection, api, pods(team), document)
     connection.close()
     assert status == 201
