@@ -108,6 +108,24 @@ def overlay(kubectl: Kubectl, platform: str) -> list[Object]:
         ) from None
 
 
+def shipped() -> list[Ref]:
+    """Everything that the manifests of this checkout make in a cluster, whichever of them were applied; no Namespace.
+
+    By reading the files: who uninstalls needs no kubectl that can build them all.
+    """
+    found: list[Ref] = []
+    for file in sorted(OVERLAYS.parent.rglob("*.yaml")):
+        if "examples" in file.parts or "config" in file.parts:
+            continue
+        for document in yaml_documents.load(file.read_text("utf-8")):
+            if document["kind"] == "Kustomization":
+                generated = document.get("configMapGenerator") or []
+                found += [Ref("ConfigMap", each["name"], each["namespace"]) for each in generated]
+            elif document["kind"] != "Namespace":
+                found.append(ref(document))
+    return list(dict.fromkeys(found))
+
+
 def _version(kubectl: Kubectl) -> str:
     version = json.loads(kubectl.run("version", "--client", "-o", "json")).get("clientVersion") or {}
     return str(version.get("gitVersion") or "of an unknown version")

@@ -3,20 +3,25 @@
 The webhook configurations go first, so that nobody's pod is refused for a webhook that is going; while one of them is
 there, nothing else goes. The permissions go before the Secrets: a webhook that is still ending would make its own anew.
 Pods that run keep running.
+
+What is ours is known by its name, if the manifests of this version or 0.4 have it, or by our label where our own field
+manager gave it, as to an object of a version before. A label alone says nothing: anybody can give it to anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
-from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.tokenplace import MARK_KEY
@@ -45,23 +50,24 @@ KINDS = (
 )
 # Kinds that not every cluster has: of the overlay tkgi, and of manifests/monitoring where somebody applied it.
 OPTIONAL = ("PodSecurityPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule")
-# By name, as those of 0.4 have no label and an operator may have taken it away.
-NAMED = (
-    Ref(names.MUTATING_KIND, names.MUTATING_CONFIGURATION),
-    Ref(names.VALIDATING_KIND, names.VALIDATING_CONFIGURATION),
-    current.WEBHOOK,
-    current.PLUGIN,
-    Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE),
-    Ref("ServiceAccount", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE),
-    Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE),
-    manifests.CATALOGUE_MAP,
-    Ref("ClusterRoleBinding", "bitfusiond-webhook"),
-    Ref("ClusterRole", "bitfusiond-webhook"),
-)
 # The webhook makes them.
 _OWN_SECRETS = (takeover.CERTIFICATES, MARK_KEY)
 Failures = dict[Ref | None, list[str]]
 """What went wrong, by the object; under None what could not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``objects`` are to be deleted, in order; ``extra`` of them are not in the manifests, ``others`` are not ours.
+
+    ``problems``: what could not be looked at, as one broken kind must stop nothing.
+    """
+
+    objects: list[Ref]
+    extra: list[Ref]
+    others: list[Ref]
+    problems: list[KubectlError]
+
 
 _SETTLE_SECONDS = 15.0
 _WEBHOOK_PODS = "app.kubernetes.io/name=bitfusion-webhook"
@@ -72,9 +78,14 @@ def run(settings: Settings, *, namespace: bool, say: Say) -> None:
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     checks.cluster(kubectl, say)
     tokens = current.token_place(settings, current.read(kubectl)).namespace
-    objects, problems = find(kubectl)
-    _permitted(kubectl, objects, problems, namespace=namespace)
-    failures: Failures = {None: [str(each) for each in problems]}
+    found = find(kubectl, tokens)
+    objects = found.objects
+    _permitted(kubectl, objects, found.problems, namespace=namespace)
+    for what in found.extra:
+        say(f"{what}: not in the manifests of this version, but {FIELD_MANAGER} labelled it {LABEL}: it goes too")
+    for what in found.others:
+        say(f"{what}: left, as {FIELD_MANAGER} did not give it its label {LABEL} and the manifests have no such name")
+    failures: Failures = {None: [str(each) for each in found.problems]}
     configurations = [what for what in objects if what.kind in CONFIGURATIONS]
     _delete(kubectl, configurations, failures, say)
     _not_asked_any_more(kubectl, configurations, failures)
@@ -132,26 +143,68 @@ def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
         say(f"{what}: label {manifests.IGNORED} taken away")
 
 
-def find(kubectl: Kubectl) -> tuple[list[Ref], list[KubectlError]]:
-    """What there is to delete, in order, and what could not be looked at: one broken kind must stop nothing."""
-    found: list[Ref] = []
+def find(kubectl: Kubectl, tokens: str) -> Found:
+    """What is in the cluster of us, or says so. ``tokens`` is the token namespace, in which one Role is."""
+    named = _named(tokens)
+    seen: list[Ref] = []
+    labelled: dict[Ref, Object] = {}
     problems = []
-    looks: list[Callable[[], Iterable[Ref]]] = [
-        *(partial(_labelled, kubectl, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
-        lambda: kubectl.existing(NAMED),
-        lambda: [removal.what for removal in leftovers.find(kubectl).removals],
+
+    def labels(kinds: str) -> None:
+        labelled.update({ref(each): each for each in kubectl.all_with_managers(kinds, "-l", LABEL) if not _owned(each)})
+
+    def single(refs: Sequence[Ref]) -> None:
+        seen.extend(kubectl.existing(refs))
+
+    looks: list[Callable[[], None]] = [
+        *(partial(labels, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
+        lambda: single([what for what in named if what.kind not in OPTIONAL]),
+        *(partial(_one, kubectl, what, seen) for what in named if what.kind in OPTIONAL),
+        lambda: seen.extend(removal.what for removal in leftovers.find(kubectl).removals),
     ]
     for look in looks:
         try:
-            found += look()
+            look()
         except KubectlError as error:
             problems.append(error)
+    extra, others = among(labelled, {*named, *seen})
     order = {kind: place for place, kind in enumerate(KINDS)}
-    return sorted(dict.fromkeys(found), key=lambda what: order.get(what.kind, len(order))), problems
+    objects = dict.fromkeys([*(what for what in labelled if what not in others), *seen])
+    return Found(sorted(objects, key=lambda what: order.get(what.kind, len(order))), extra, others, problems)
 
 
-def _labelled(kubectl: Kubectl, kinds: str) -> list[Ref]:
-    return [ref(each) for each in kubectl.all(kinds, "-l", LABEL) if not _owned(each)]
+def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[Ref], list[Ref]]:
+    """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not."""
+    unknown = {what: each for what, each in labelled.items() if what not in known and not _orphan(what)}
+    ours = [what for what, each in unknown.items() if _labelled_by_us(each)]
+    return ours, [what for what in unknown if what not in ours]
+
+
+def _named(tokens: str) -> list[Ref]:
+    """All that the manifests of this version have, and what deploy makes beside them or puts elsewhere."""
+    roles = [Ref(kind, manifests.TOKENS_ROLE, tokens) for kind in ("Role", "RoleBinding")]
+    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, *roles]))
+
+
+def _one(kubectl: Kubectl, what: Ref, seen: list[Ref]) -> None:
+    if kubectl.get(what) is not None:
+        seen.append(what)
+
+
+def _orphan(what: Ref) -> bool:
+    """A ReplicaSet of our Deployment, which a deploy deleted without its pods."""
+    return (what.kind, what.namespace) == ("ReplicaSet", names.NAMESPACE) and what.name.startswith(
+        f"{names.WEBHOOK_DEPLOYMENT}-"
+    )
+
+
+def _labelled_by_us(document: Object) -> bool:
+    """Whether it was our field manager that gave it the label."""
+    return any(
+        entry.get("manager") == FIELD_MANAGER
+        and f"f:{manifests.PART_OF[0]}" in mapping(entry, "fieldsV1", "f:metadata", "f:labels")
+        for entry in document["metadata"].get("managedFields") or []
+    )
 
 
 def _owned(document: Object) -> bool:
@@ -199,12 +252,12 @@ def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) ->
 def _check(kubectl: Kubectl, tokens: str, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
     for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
-        objects, problems = find(kubectl)
-        left = [*objects, *copies_of(adoption.find(kubectl, tokens), tokens), *kubectl.existing(_OWN_SECRETS)]
+        found = find(kubectl, tokens)
+        left = [*found.objects, *copies_of(adoption.find(kubectl, tokens), tokens), *kubectl.existing(_OWN_SECRETS)]
         if all(what in failures for what in left):
             break
     told = [*_told(failures), *_left(left, failures)]
-    told += [str(each) for each in problems if str(each) not in told]
+    told += [str(each) for each in found.problems if str(each) not in told]
     if told:
         raise Failure(report.listed("not everything is gone", told))
     say("nothing of bitfusiond is left. Pods that run keep running; a new one that asks for gpu-* will stay Pending.")

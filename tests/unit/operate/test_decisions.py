@@ -11,7 +11,7 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings
+from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings, uninstall
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
@@ -363,3 +363,24 @@ def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:
     wanted = {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]}
     (row,) = webhooks.look([wanted], {Ref("MutatingWebhookConfiguration", "m"): wanted}, None, 0, None)
     assert row.fix == "just deploy"
+
+
+# --- uninstall ------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifests_know_their_own_names_and_uninstall_their_kinds() -> None:
+    shipped = manifests.shipped()
+    assert {Ref("ClusterRole", "bitfusiond-webhook"), manifests.CATALOGUE_MAP, manifests.NETWORK_POLICY} <= {*shipped}
+    assert Ref("ConfigMap", "bitfusiond-dashboard", "bwki") in shipped, "one that is generated"
+    assert {each.kind for each in shipped} <= {*uninstall.KINDS, *uninstall.OPTIONAL}
+    assert not [each for each in shipped if each.kind in {"Namespace", "Pod", "ResourceQuota"}]
+
+
+def test_a_replica_set_that_a_deploy_orphaned_is_ours_by_its_name() -> None:
+    def labelled(name: str, of: str) -> Json:
+        return {"kind": "ReplicaSet", "metadata": {"name": name, "namespace": of}}
+
+    orphan, theirs = Ref("ReplicaSet", "bitfusion-webhook-deployment-1", "bwki"), Ref("ReplicaSet", "theirs-1", "bwki")
+    far = Ref("ReplicaSet", "bitfusion-webhook-deployment-1", "team")
+    objects = {each: labelled(each.name, each.namespace) for each in (orphan, theirs, far)}
+    assert uninstall.among(objects, ()) == ([], [theirs, far])
