@@ -71,7 +71,7 @@ check: setup
     {{ bin }}/ruff format --check .
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
-    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) | grep -v kustomization); done
+    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) $([ $minor -lt 30 ] || ls manifests/guard/*.yaml) | grep -v kustomization); done
 
 # Measure; prints a table.
 bench *ARGS: setup

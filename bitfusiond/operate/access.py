@@ -10,7 +10,11 @@ from bitfusiond.core.objects import Object
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 _KINDS_OF = {
-    "admissionregistration.k8s.io": names.CONFIGURATION_KINDS,
+    "admissionregistration.k8s.io": (
+        *names.CONFIGURATION_KINDS,
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ),
     "apps": ("Deployment", "DaemonSet", "ReplicaSet"),
     "autoscaling": ("HorizontalPodAutoscaler",),
     "certificates.k8s.io": ("CertificateSigningRequest",),

@@ -42,6 +42,7 @@ class Running:
     allow_namespaces: str | None = None
     client_ca: str | None = None
     client_ca_path: str | None = None
+    tls_cert: str | None = None
     api_server_only: bool | None = None
 
 
@@ -68,6 +69,7 @@ def from_objects(
         _globs(manifests.option(webhook, manifests.ALLOW_NAMESPACES)),
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
         manifests.option(webhook, manifests.CLIENT_CA) or None,
+        manifests.option(webhook, manifests.TLS_CERT) or None,
         None if policy is None else any("from" in rule for rule in policy["spec"].get("ingress") or []),
     )
 
@@ -131,10 +133,16 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
 
 def taken_away(settings: Settings, now: Running) -> list[str]:
     """What somebody else put into the webhook, and a deploy would take away in silence."""
+    problems = []
+    if now.tls_cert is not None:
+        problems.append(
+            f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
+            " it does without: apply manifests/tls-cert instead, or take the option off the Deployment first"
+        )
     if settings.client_ca is not None or now.client_ca is not None or now.client_ca_path is None:
-        return []
+        return problems
     running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
-    return [f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none"]
+    return [*problems, f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none"]
 
 
 def token_place(settings: Settings, now: Running) -> TokenPlace:

@@ -22,6 +22,9 @@ from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 from bitfusiond.operate.tokenplace import TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
+GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
+# ValidatingAdmissionPolicy is stable from here on.
+_POLICIES = (1, 30)
 
 CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
@@ -40,7 +43,10 @@ ALLOW_NAMESPACES = "BITFUSIOND_ALLOW_NAMESPACES"
 CLIENT_CA = "BITFUSIOND_CLIENT_CA"
 CLIENT_CA_MAP = Ref("ConfigMap", names.CLIENT_CA_CONFIGMAP, names.NAMESPACE)
 CLIENT_CA_KEY = "client-ca.crt"
+TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
+# Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
+CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
@@ -135,8 +141,11 @@ def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]
     """``documents`` of an overlay, and what an API server of this version wants besides.
 
     Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
-    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have.
+    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policy that RBAC
+    is no substitute for.
     """
+    if version >= _POLICIES:
+        documents = [*documents, *yaml_documents.load(GUARD.read_text("utf-8"))]
     if version < (1, 21):
         return [
             *documents,
@@ -283,6 +292,11 @@ def option(workload: Workload | None, name: str) -> str | None:
             if word.startswith(f"{flag}="):
                 return word.removeprefix(f"{flag}=")
     return variable(workload, name)
+
+
+def self_managed(webhook: Workload | None) -> bool:
+    """Whether the webhook makes its own certificates, by the options of its Deployment."""
+    return option(webhook, TLS_CERT) is None
 
 
 def variable(workload: Workload | None, name: str) -> str | None:

@@ -48,8 +48,16 @@ KINDS = (
     "ClusterRole",
     "PriorityClass",
 )
-# Kinds that not every cluster has: of the overlay tkgi, and of manifests/monitoring where somebody applied it.
-OPTIONAL = ("PodSecurityPolicy", "PodMonitor", "ServiceMonitor", "PrometheusRule")
+# Kinds that not every cluster has: of the overlay tkgi, of manifests/guard, and of manifests/monitoring where somebody
+# applied it.
+OPTIONAL = (
+    "PodSecurityPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingAdmissionPolicy",
+    "PodMonitor",
+    "ServiceMonitor",
+    "PrometheusRule",
+)
 # The webhook makes them.
 _OWN_SECRETS = (takeover.CERTIFICATES, MARK_KEY)
 Failures = dict[Ref | None, list[str]]

@@ -57,6 +57,8 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
 
 
 def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
+    if not manifests.self_managed(found.get(current.WEBHOOK)):
+        wanted = [each for each in wanted if each["metadata"]["name"] != manifests.CERTIFICATES_ROLE]
     rows = installation.look(kubectl, wanted, found)
     rows += installation.version(wanted, found)
     secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(current.WEBHOOK)

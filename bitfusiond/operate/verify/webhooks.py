@@ -28,7 +28,7 @@ def look(
     rows = []
     signing: x509.Certificate | None = None
     fix = DEPLOY if webhook is None else LOGS
-    if webhook is not None and self_managed(webhook):
+    if webhook is not None and manifests.self_managed(webhook):
         row, signing = certificates(secret, now)
         rows.append(row)
     configurations = [each for each in wanted if each["kind"] in _KINDS]
@@ -97,13 +97,6 @@ def _webhook(wanted: Webhook, current: Webhook | None, signing: x509.Certificate
 
 def _failure_policies(webhooks: Sequence[Webhook]) -> str:
     return ", ".join(f"{each['name']} {each.get('failurePolicy')}" for each in webhooks)
-
-
-def self_managed(webhook: Workload) -> bool:
-    """Whether the webhook makes its own certificates, by the arguments of its Deployment."""
-    spec = webhook["spec"]["template"]["spec"]
-    words = [word for each in spec["containers"] for word in [*(each.get("command") or []), *(each.get("args") or [])]]
-    return not any(word.startswith("--tls-cert") for word in words)
 
 
 def ignored(namespace: Namespace | None) -> list[Row]:

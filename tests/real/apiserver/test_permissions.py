@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import signal
 import ssl
 import subprocess
@@ -14,12 +15,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from bitfusiond.core import names
@@ -31,8 +33,9 @@ from tests.fakes.handshakes import ca_bundle
 from tests.fakes.processes import running, wait_until
 from tests.pods import container, pod
 from tests.real.harness import grants
-from tests.real.harness.apiserver import CORE, APIServer, started
+from tests.real.harness.apiserver import CORE, APIServer, Refused, secret_path, started
 from tests.real.harness.grants import Grant, Request
+from tests.real.harness.operator import Operator
 from tests.real.harness.webhook import Replica, put_sources
 
 BASE = MANIFESTS / "base"
@@ -47,7 +50,13 @@ def _manifests() -> list[dict[str, Any]]:
     return sorted(found, key=lambda document: KINDS.index(document["kind"]))
 
 
+def _guard() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((MANIFESTS / "guard" / "secrets.yaml").read_text()))
+
+
 OBJECTS = _manifests()
+# The minor version from which on the API server has ValidatingAdmissionPolicy, v1.
+POLICIES_SINCE = 30
 ACCOUNT = "bitfusion-webhook-deployment"
 USER = f"system:serviceaccount:{names.NAMESPACE}:{ACCOUNT}"
 TOKEN_NAMESPACE = "kube-system"
@@ -102,17 +111,19 @@ class Cluster:
 
 
 class Asked(Replica):
-    """A replica that is asked over HTTPS, trusting what the Secret holds and nothing else."""
+    """A replica that is asked over HTTPS, trusting ``ca`` or what the Secret holds, and nothing else."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, cluster: Cluster) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, cluster: Cluster, ca: Path | None = None) -> None:
         super().__init__(process, log)
         self._cluster = cluster
+        self._ca = ca
 
     def says(self, event: str, words: str = "") -> bool:
         return any(words in json.dumps(line) for line in self.said(event))
 
     def context(self) -> ssl.SSLContext:
-        authorities = self._cluster.api.secret(names.NAMESPACE, SECRET)["ca.crt"].decode()
+        held = self._ca.read_bytes() if self._ca else self._cluster.api.secret(names.NAMESPACE, SECRET)["ca.crt"]
+        authorities = held.decode()
         context = ssl.create_default_context(cadata=authorities)
         context.check_hostname = False  # it is made for the Service's name
         return context
@@ -157,20 +168,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with started(directory, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
         made = Cluster(api, audit_log, directory)
         api.namespace(TOKEN_NAMESPACE)
-        for document in OBJECTS:
+        for document in [*OBJECTS, *(_guard() if api.minor >= POLICIES_SINCE else [])]:
             api.put(document)
         yield made
 
 
 @contextmanager
-def replica(cluster: Cluster, name: str) -> Iterator[Asked]:
+def replica(cluster: Cluster, name: str, *options: str, ca: Path | None = None) -> Iterator[Asked]:
     arguments = [
         *[sys.executable, "-m", "bitfusiond", "--role", "webhook", "--kubeconfig", str(cluster.kubeconfig())],
         *["--listen", "127.0.0.1:0", "--observe", "none", "--drain-seconds", "0"],
+        *options,
     ]
     log = cluster.directory / f"{name}.log"
     with running(arguments, log) as process:
-        yield Asked(process, log, cluster)
+        yield Asked(process, log, cluster, ca)
 
 
 @pytest.fixture(scope="module")
@@ -278,11 +290,11 @@ def test_a_grant_that_is_not_needed_is_named(asked: list[Request], extra: Grant,
 
 @contextmanager
 def without(cluster: Cluster, resource: str) -> Iterator[None]:
-    """The ClusterRole without its last rule about ``resource``."""
+    """The ClusterRole that has rules about ``resource``, without the last of them."""
     role = next(
         document
         for document in OBJECTS
-        if (document["kind"], document["metadata"]["name"]) == ("ClusterRole", "bitfusiond-webhook")
+        if document["kind"] == "ClusterRole" and any(rule["resources"] == [resource] for rule in document["rules"])
     )
     less = copy.deepcopy(role)
     *_, last = (rule for rule in less["rules"] if rule["resources"] == [resource])
@@ -295,6 +307,8 @@ def without(cluster: Cluster, resource: str) -> Iterator[None]:
 
 
 def copies_told(cluster: Cluster, one: Asked) -> bool:
+    if not one.ready():  # without a certificate no handshake succeeds
+        return False
     # A new one each time: RBAC takes up a change a moment later, and a copy that is there is not made again.
     space = cluster.api.namespace(f"without-copies-{time.monotonic_ns()}")
     return "administrator must apply the ClusterRole of bitfusiond again" in one.mutate(space)
@@ -331,3 +345,119 @@ def test_a_rule_that_is_missing_is_told_and_in_the_audit_log(
     with without(cluster, resource), replica(cluster, f"without-{resource}") as one:
         wait_until(lambda: told(cluster, one), "words about it")
         wait_until(refused, "the refusal in the audit log")
+
+
+# --- with the credentials of the webhook's account -------------------------------------------------------------------
+
+
+def secret(name: str, kind: str = "Opaque") -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name, "labels": {names.MANAGED_BY: names.MANAGED_BY_US}}
+    if kind != "Opaque":
+        metadata["annotations"] = {"kubernetes.io/service-account.name": "default"}
+    return {"metadata": metadata, "type": kind}
+
+
+def test_its_credentials_write_no_secret_but_copies_and_its_own(cluster: Cluster, asked: list[Request]) -> None:
+    """By the policy of manifests/guard: RBAC permits each of these."""
+    api = cluster.api
+    if api.minor < POLICIES_SINCE:
+        pytest.skip(f"Kubernetes 1.{api.minor} has no ValidatingAdmissionPolicy: KUBEBUILDER_ASSETS of 1.30 or later")
+    assert asked, "all that it does goes through with the policy"
+    stolen = replace(api, token=api.token_of(names.NAMESPACE, ACCOUNT))
+    token, other = TOKENS[0].secret, TOKENS[1].secret
+    for of in ("guarded", "default", "kube-public", TOKEN_NAMESPACE):
+        api.namespace(of)
+    api.put_secret("guarded", other, {"of": b"the team"})
+    source = api.secret(TOKEN_NAMESPACE, token)
+
+    def create(of: str, document: dict[str, Any]) -> None:
+        stolen.create(secret_path(of), document)
+
+    def update(of: str, name: str) -> None:
+        stolen.request("PUT", secret_path(of, name), {**secret(name), "data": {}})
+
+    for attempt, words in (
+        (partial(create, "kube-public", secret(token)), "in the namespaces of Kubernetes"),
+        (partial(update, TOKEN_NAMESPACE, token), "in the namespaces of Kubernetes"),
+        (partial(create, "guarded", secret("another")), "and no others"),
+        (partial(create, names.NAMESPACE, secret(token)), "and no others"),
+        (partial(create, "guarded", secret(names.MARK_SECRET)), "and no others"),
+        (partial(create, "guarded", secret(token, "kubernetes.io/service-account-token")), "of type Opaque alone"),
+        (partial(update, "guarded", other), "not labelled as its copy"),
+    ):
+        with pytest.raises(Refused, match=words) as refused:
+            attempt()
+        assert refused.value.code == 403
+    with pytest.raises(Refused, match="cannot get resource"):
+        stolen.request("GET", secret_path("guarded", "another"))
+    assert api.secret(TOKEN_NAMESPACE, token) == source
+    assert api.secret("guarded", other) == {"of": b"the team"}
+    create("guarded", secret(token))
+    update("guarded", token)
+    # Nobody else is meant by it.
+    api.create(secret_path("guarded"), secret("another"))
+
+
+# --- with a certificate of another issuer -----------------------------------------------------------------------------
+
+
+def kustomization(directory: Path, minor: int) -> Path:
+    """manifests/tls-cert in a copy, as its comments say for this version."""
+    copied = directory / "manifests"
+    shutil.copytree(MANIFESTS, copied)
+    file = copied / "tls-cert" / "kustomization.yaml"
+    if minor < 28:
+        file.write_text(file.read_text().replace("\nresources:", "\nbases:").replace("/community\n", "/legacy\n"))
+    return file.parent
+
+
+def test_with_a_certificate_of_another_issuer_it_needs_none_of_the_permissions_for_its_own(
+    tmp_path: Path,
+) -> None:
+    policy, audit_log = tmp_path / "audit-policy", tmp_path / "audit.log"
+    policy.write_text(json.dumps(grants.POLICY))
+    with started(tmp_path, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
+        cluster = Cluster(api, audit_log, tmp_path)
+        api.namespace(TOKEN_NAMESPACE)
+        for document in OBJECTS:  # of an installation that made its own certificates
+            api.put(document)
+        operator = Operator.of_environment(api.write_kubeconfig(tmp_path / "admin"))
+        place = kustomization(tmp_path, api.minor)
+        words = [str(operator.kubectl), "--kubeconfig", str(operator.kubeconfig), "apply", "-k", str(place)]
+        applied = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert applied.returncode == 0, applied.stderr
+        put_sources(api, TOKEN_NAMESPACE, "a: 1")
+        ca = trustme.CA()
+        ca.issue_cert("bwki-webhook-svc.bwki.svc").private_key_and_cert_chain_pem.write_to_path(tmp_path / "tls.pem")
+        ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+        options = ("--tls-cert", str(tmp_path / "tls.pem"), "--tls-key", str(tmp_path / "tls.pem"))
+        with replica(cluster, "files", *options, ca=tmp_path / "ca.pem") as one:
+            wait_until(one.ready, "a replica that is ready")
+            team = api.namespace("team")
+            wait_until(lambda: not one.mutate(team), "a pod")
+            put_sources(api, TOKEN_NAMESPACE, "b: 2")
+            wait_until(lambda: _arrived(cluster, team, b"b: 2"), "a rotation")
+            _nodes_come(cluster, one)
+            refused = pod(container({names.GPU_AMOUNT: "1", names.GPU_PERCENT: "101"}))
+            refused["metadata"]["ownerReferences"] = [OWNER]
+            assert "101 is not an integer" in one.mutate(team, refused)
+            wait_until(lambda: bool(api.request("GET", f"{CORE}/namespaces/{team}/events")["items"]), "the Event")
+        done = cluster.asked()
+        assert [each for each in done if each.forbidden] == []
+        assert {each.resource for each in done if each.group == "admissionregistration.k8s.io"} == set()
+        assert not [each for each in done if each.name == SECRET]
+        assert cluster.bundles() == [b"", b""], "the caBundles are the issuer's affair"
+        stolen = replace(api, token=api.token_of(names.NAMESPACE, ACCOUNT))
+        for target in TARGETS:
+            with pytest.raises(Refused, match="cannot patch resource"):
+                stolen.merge(target.resource.path(None, target.name), {"metadata": {"labels": {"a": "b"}}})
+        with pytest.raises(Refused, match="cannot get resource"):
+            stolen.request("GET", secret_path(names.NAMESPACE, SECRET))
+        # The operator's commands know of it.
+        seen = operator.run("verify")
+        assert "Deployment bwki/bitfusion-webhook-deployment" in seen.out
+        assert "bitfusiond-webhook-certificates" not in seen.out
+        assert "bwki-webhook-certs" not in seen.out
+        result = operator.run("deploy")
+        assert result.status == 1
+        assert "runs with --tls-cert /etc/bitfusiond-tls/tls.crt, which deploy would take away" in result.err

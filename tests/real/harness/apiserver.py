@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -116,7 +117,8 @@ class APIServer:
         group = f"/apis/{document['apiVersion']}" if "/" in document["apiVersion"] else CORE
         namespace = document["metadata"].get("namespace")
         place = f"{group}/namespaces/{namespace}" if namespace else group
-        self.apply(f"{place}/{document['kind'].lower()}s/{document['metadata']['name']}", document)
+        plural = re.sub("y$", "ie", document["kind"].lower()) + "s"
+        self.apply(f"{place}/{plural}/{document['metadata']['name']}", document)
 
     def merge(self, path: str, changes: Json) -> Any:
         return self.request("PATCH", path, changes, MERGE)

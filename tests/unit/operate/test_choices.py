@@ -157,6 +157,12 @@ def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_know
     assert manifests.fitting([], "tkgi", version) == []
 
 
+def test_what_the_webhook_may_write_is_a_policy_where_the_api_server_has_such() -> None:
+    made = manifests.fitting([], "community", (1, 30))
+    assert [each["kind"] for each in made] == ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
+    assert manifests.fitting([], "community", (1, 29)) == []
+
+
 # --- who may ask, and where tokens may go ---------------------------------------------------------------------------
 
 CA = trustme.CA()
@@ -223,6 +229,13 @@ def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(runn
         "CLIENT_CA: the webhook runs with --client-ca /x, which no deploy put there: give CLIENT_CA="
     )
     assert current.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
+
+
+@pytest.mark.parametrize("running", [webhook(["--tls-cert=/x"]), webhook(TLS_CERT="/x")])
+def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
+    (problem,) = current.taken_away(settings.resolve({}), current.from_objects(running, None, None))
+    assert problem.startswith("the webhook runs with --tls-cert /x, which deploy would take away")
+    assert "apply manifests/tls-cert instead" in problem
 
 
 @pytest.mark.parametrize(

@@ -352,10 +352,13 @@ def test_a_ca_bundle_without_the_ca_that_signs_is_wrong() -> None:
 
 
 def test_certificate_files_of_another_issuer_need_no_secret() -> None:
-    container = {"args": ["--role", "webhook", "--tls-cert", "/c", "--tls-key", "/k"]}
-    webhook = {"spec": {"template": {"spec": {"containers": [container]}}}}
-    assert not webhooks.self_managed(webhook)
-    assert webhooks.look([], {}, None, 0, webhook) == []
+    by_option = {"args": ["--role", "webhook", "--tls-cert", "/c", "--tls-key", "/k"]}
+    by_variable = {"args": ["--role", "webhook"], "env": [{"name": "BITFUSIOND_TLS_CERT", "value": "/c"}]}
+    for container in (by_option, by_variable):
+        webhook = {"spec": {"template": {"spec": {"containers": [container]}}}}
+        assert not manifests.self_managed(webhook)
+        assert webhooks.look([], {}, None, 0, webhook) == []
+    assert manifests.self_managed({"spec": {"template": {"spec": {"containers": [{"args": ["--role", "webhook"]}]}}}})
 
 
 def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:
