@@ -204,7 +204,15 @@ def test_a_message_that_is_made_up_is_in_no_row() -> None:
         assert not [entry for entry in entries() if fixed(entry) >= TELLING and describes(entry, text)]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/operating.md", "docs/troubleshooting.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *sorted(str(each.relative_to(ROOT)) for each in ROOT.glob("docs/*.md")),
+    ],
+)
 def test_links_to_and_from_the_page_lead_somewhere(name: str) -> None:
     page = ROOT / name
     for path, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):

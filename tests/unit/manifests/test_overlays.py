@@ -299,3 +299,21 @@ def test_where_it_does_not_only_pods_with_the_label_are(overlay: str, target: ca
         first: (names.MANAGEMENT, "DoesNotExist", "Ignore"),
         labelled: (names.MANAGEMENT, "Exists", "Fail"),
     }
+
+
+def test_security_md_has_a_row_for_every_account_and_every_secret_of_ours() -> None:
+    rows = [line for line in (MANIFESTS.parent / "SECURITY.md").read_text().splitlines() if line.startswith("| `")]
+    wanted = [f"bwki/{names.WEBHOOK_CERTIFICATES}", f"bwki/{names.MARK_SECRET}"]
+    for overlay in OVERLAYS:
+        accounts = [each["metadata"] for each in overlays.overlay(overlay) if each["kind"] == "ServiceAccount"]
+        assert len(accounts) == 2
+        wanted += [f"{each['namespace']}/{each['name']}" for each in accounts]
+    assert [each for each in wanted if not any(row.startswith(f"| `{each}` |") for row in rows)] == []
+
+
+def test_the_certificate_of_another_issuer_is_an_option_that_the_webhook_has() -> None:
+    """manifests/tls-cert names the container and the variables; what it makes of them is tried on an API server."""
+    patch = yaml.safe_load((MANIFESTS / "tls-cert" / "certificate.yaml").read_text())
+    changed = container(patch["spec"]["template"], CONTAINER)
+    known = {name for option in settings.options(Webhook).values() for name in option.variables}
+    assert {each["name"] for each in changed["env"]} <= known
