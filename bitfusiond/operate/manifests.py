@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 
 CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
+TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
 # edited, and a deploy without CLIENTS leaves it.
 PACKAGED = "bitfusion.io/packaged-sha256"
@@ -41,13 +42,19 @@ _CONFIGURATIONS = names.CONFIGURATION_KINDS
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """``clients`` is the text of a catalogue; None = the one of the manifests."""
+    """``clients`` is the text of a catalogue; None = the one of the manifests. ``digests`` by NAME:TAG of an image."""
 
     image_repo: str
     image_tag: str
     total_gpu_memory: int
     resource_nums: int
     clients: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def image(self, name: str) -> str:
+        """As a manifest names it. Beside a digest the tag is for people: what is pulled has that digest."""
+        tagged = f"{self.image_repo}/{name}:{self.image_tag}"
+        return f"{tagged}@{self.digests[tagged]}" if tagged in self.digests else tagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ def _images(value: Any, values: Values) -> Any:
     if isinstance(value, list):
         return [_images(each, values) for each in value]
     if isinstance(value, str):
-        return _OUR_IMAGE.sub(lambda match: f"{values.image_repo}/{match[1]}:{values.image_tag}", value)
+        return _OUR_IMAGE.sub(lambda match: values.image(match[1]), value)
     return value
 
 
