@@ -147,13 +147,19 @@ TOTAL_GPU_MEMORY := env("TOTAL_GPU_MEMORY", "")
 RESOURCE_NUMS := env("RESOURCE_NUMS", "")
 CLIENTS := env("CLIENTS", "")
 IMAGE_DIGESTS := env("IMAGE_DIGESTS", "")
+ALLOW_NAMESPACES := env("ALLOW_NAMESPACES", "")
+TOKEN_NAMESPACE := env("TOKEN_NAMESPACE", "")
+CLIENT_CA := env("CLIENT_CA", "")
+API_SERVER_ONLY := env("API_SERVER_ONLY", "")
 ADOPT := env("ADOPT", "")
 NAMESPACE := env("NAMESPACE", "")
 TIMEOUT := env("TIMEOUT", "")
 operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_TAG) + \
     " IMAGE_DIGESTS=" + quote(IMAGE_DIGESTS) + \
     " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
-    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + " ADOPT=" + quote(ADOPT) + \
+    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + \
+    " ALLOW_NAMESPACES=" + quote(ALLOW_NAMESPACES) + " TOKEN_NAMESPACE=" + quote(TOKEN_NAMESPACE) + \
+    " CLIENT_CA=" + quote(CLIENT_CA) + " API_SERVER_ONLY=" + quote(API_SERVER_ONLY) + " ADOPT=" + quote(ADOPT) + \
     " NAMESPACE=" + quote(NAMESPACE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
     " -m bitfusiond.operate"
 

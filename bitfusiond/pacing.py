@@ -40,6 +40,24 @@ class Backoff:
         self._failures = 0
 
 
+class Allowance:
+    """``burst`` of something at once, and ``per_second`` after that."""
+
+    def __init__(self, burst: int, per_second: float) -> None:
+        self._seconds = 1 / per_second  # for one
+        self._credit = (burst - 1) * self._seconds
+        self._due = -math.inf  # when all that were taken would have come one after the other
+
+    def take(self, now: float, longest: float) -> float | None:
+        """The seconds until one may be had, and have it then; None, and have none, where they are over ``longest``."""
+        due = max(self._due, now)
+        pause = due - now - self._credit
+        if pause > longest:
+            return None
+        self._due = due + self._seconds
+        return max(pause, 0.0)
+
+
 class Repeats:
     """Whether something is worth a line: at once what is new, again after ``seconds`` what is not."""
 

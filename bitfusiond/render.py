@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import jsonpatch
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
-from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.admission.mutate import NOT_OPTED_IN, Verdict, mutate
 from bitfusiond.core.fields import Json, mapping
-from bitfusiond.core.objects import Pod
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import config, yaml_documents
 from bitfusiond.settings import Render
 
-# Where each kind keeps the pod that its controller makes.
-_POD_TEMPLATES: dict[str, tuple[str, ...]] = {
-    "Pod": (),
-    "PodTemplate": ("template",),
-    "CronJob": ("spec", "jobTemplate", "spec", "template"),
-    **dict.fromkeys(
-        ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job"), ("spec", "template")
-    ),
-}
+_Path = tuple[str | int, ...]
+
+# Where these keep the pod that their controller makes. Wherever another kind has one, that is said.
+_KNOWN_PLACES: frozenset[_Path] = frozenset(
+    {(), ("template",), ("spec", "template"), ("spec", "jobTemplate", "spec", "template")}
+)
 
 
 def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> int:
@@ -86,28 +83,68 @@ def _admit(document: object, rules: Rules, source: str, stderr: TextIO, *, keep_
         results = [_admit(item, rules, source, stderr, keep_refused=keep_refused) for item in document["items"]]
         kept = [result for result, _ in results if result is not None]
         return {**document, "items": kept}, any(refused for _, refused in results)
-    where = _POD_TEMPLATES.get(str(document.get("kind")))
-    pod = {} if where is None else mapping(document, *where)
-    if where is None or not pod:
-        return document, False  # without a template it is for the API server to refuse
     metadata = mapping(document, "metadata")
-    namespace = metadata.get("namespace") or "default"
-    title = f"{source}: {document['kind']} {namespace}/{metadata.get('name') or metadata.get('generateName') or '?'}"
-    verdict = mutate(pod, str(namespace), rules)
-    if isinstance(verdict, Refusal):
-        for problem in verdict.problems:
-            print(f"{title}: refused: {problem}", file=stderr)
+    namespace, name = metadata.get("namespace") or "default", metadata.get("name") or metadata.get("generateName")
+    title = f"{source}: {document.get('kind')} {namespace}/{name or '?'}"
+    is_pod = document.get("kind") == "Pod"
+    admitted, verdicts = document, []
+    for where, pod in [((), document)] if is_pod else _templates(document):
+        verdict = mutate(pod, str(namespace), rules)
+        verdicts.append(verdict)
+        for line in _lines(verdict, where):
+            print(f"{title}: {line}", file=stderr)
+        if isinstance(verdict, Patch):
+            admitted = _with_inside(admitted, where, jsonpatch.apply_patch(pod, verdict.operations))
+    if (
+        not is_pod
+        and all(each == NOT_OPTED_IN for each in verdicts)
+        and names.MANAGEMENT in mapping(metadata, "annotations")
+    ):
+        print(f"{title}: {_on_the_wrong_object(document)}", file=stderr)
+    if any(isinstance(each, Refusal) for each in verdicts):
         return (document if keep_refused else None), True
-    if not isinstance(verdict, Patch):
-        return document, False
-    for warning in verdict.warnings:
-        print(f"{title}: warning: {warning}", file=stderr)
-    return _with_pod(document, where, jsonpatch.apply_patch(pod, verdict.operations)), False
+    return admitted, False
 
 
-def _with_pod(document: Json, where: tuple[str, ...], pod: Pod) -> Json:
-    """A copy of ``document`` with ``pod`` under the keys ``where``."""
+def _lines(verdict: Verdict, where: _Path) -> Iterator[str]:
+    """What is said of a pod that stands at ``where`` in its document."""
+    place = "" if where in _KNOWN_PLACES else f"{_written(where)}: "
+    if isinstance(verdict, Refusal):
+        yield from (f"{place}refused: {problem}" for problem in verdict.problems)
+    elif isinstance(verdict, Patch):
+        if place:
+            yield f"{place}taken for the template of a pod"
+        yield from (f"{place}warning: {warning}" for warning in verdict.warnings)
+
+
+def _on_the_wrong_object(document: Json) -> str:
+    """What is said of a document that opted in itself, and not its pods."""
+    annotation = f"metadata.annotations[{names.MANAGEMENT}]"
+    for where, _ in _templates(document):
+        return f"{annotation} is not on its pods: put it into {_written(where)}.metadata.annotations"
+    return f"{annotation} is there, but no pod was found in it: it was not looked into"
+
+
+def _templates(value: Any, path: _Path = ()) -> Iterator[tuple[_Path, Json]]:
+    """Every template of a pod in ``value``: what stands under ``template`` and has containers."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inside in items:
+        if key == "template" and isinstance(mapping(inside, "spec").get("containers"), list):
+            yield (*path, key), inside
+        else:
+            yield from _templates(inside, (*path, key))
+
+
+def _written(path: _Path) -> str:
+    """``spec.workerGroupSpecs[0].template``."""
+    return "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in path).removeprefix(".")
+
+
+def _with_inside(value: Any, where: _Path, pod: Json) -> Any:
+    """``value`` with ``pod`` at the place ``where``."""
     if not where:
         return pod
     key, *rest = where
-    return {**document, key: _with_pod(document[key], tuple(rest), pod)}
+    copy = value.copy()
+    copy[key] = _with_inside(value[key], tuple(rest), pod)
+    return copy

@@ -196,6 +196,12 @@ class Webhook(Common):
     listen: Address = option("--listen", address, "0.0.0.0:8443", "HTTPS address; port 0 picks one")
     tls_cert: Path | None = option("--tls-cert", path, None, "PEM certificate chain, taken up when it changes")
     tls_key: Path | None = option("--tls-key", path, None, "PEM private key of --tls-cert")
+    client_ca: Path | None = option(
+        "--client-ca",
+        path,
+        None,
+        "PEM, taken up when it changes: only clients with a certificate of this CA may ask /mutate and /validate",
+    )
     clients: Path | None = given_by(_CLIENTS)
     injection: Path | None = given_by(_INJECTION)
     total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)

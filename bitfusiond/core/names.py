@@ -42,6 +42,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY_US = "bitfusiond"
 COPIED_FROM = "bitfusion.io/copied-from"
 CONTENT_SHA256 = "bitfusion.io/content-sha256"
+MARK = "bitfusion.io/mark"
 
 # Objects of the cluster
 NAMESPACE = "bwki"
@@ -51,8 +52,10 @@ EXEMPT_NAMESPACES = frozenset({KUBE_SYSTEM, "kube-public", "kube-node-lease"})
 WEBHOOK_DEPLOYMENT = "bitfusion-webhook-deployment"  # of the ServiceAccount too
 WEBHOOK_SERVICE = "bwki-webhook-svc"
 WEBHOOK_CERTIFICATES = "bwki-webhook-certs"
+MARK_SECRET = "bwki-token-mark"  # noqa: S105 - a name
 TEMPLATE_CONFIGMAP = "bwki-webhook-configmap"
 CATALOGUE_CONFIGMAP = "bwki-bitfusion-client-configmap"
+CLIENT_CA_CONFIGMAP = "bwki-webhook-client-ca"
 PLUGIN_DAEMONSET = "bitfusion-device-plugin"
 MUTATING_KIND, VALIDATING_KIND = "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"
 CONFIGURATION_KINDS = (MUTATING_KIND, VALIDATING_KIND)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -44,7 +44,10 @@ _AMBIGUOUS = re.compile(
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """As kubectl reads: dates and times stay strings, 1e3 is a number, a key that is there twice is an error."""
+    """As kubectl reads: dates and times stay strings, 1e3 is a number, y and n are booleans, a key that is there twice
+    is an error."""
+
+    bool_values: ClassVar = {**_SafeLoader.bool_values, "y": True, "n": False}
 
 
 _NOT_AS_KUBECTL = {f"tag:yaml.org,2002:{tag}" for tag in ("timestamp", "int", "float")}
@@ -52,6 +55,7 @@ _Loader.yaml_implicit_resolvers = {
     letter: [(tag, expression) for tag, expression in resolvers if tag not in _NOT_AS_KUBECTL]
     for letter, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)\Z"),

@@ -62,6 +62,8 @@ class Conversation:
         self._http = h11.Connection(h11.SERVER)
         self._begun, self._deadline = 0.0, math.inf
         self._wants_head_alone = False
+        # One that is not good has ended the handshake.
+        self._is_certified = isinstance(stream, trio.SSLStream) and stream.getpeercert(binary_form=True) is not None
         # Not a secret, so a plain random number will do.
         self._old_at = trio.current_time() + CONNECTION_SECONDS * random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311
 
@@ -117,6 +119,7 @@ class Conversation:
             self._body(bodies),
             self._deadline,
             headers,
+            self._is_certified,
         )
         try:
             return await self._manners.answer(request)

@@ -29,7 +29,7 @@ class Request:
 
     ``path`` comes without the query, ``headers`` with names in lower case. The whole of the request must be there at
     ``deadline``, by trio's clock. ``more()`` is the next piece of the body, ``b""`` at its end; it raises
-    ClientGoneError.
+    ClientGoneError. ``is_certified``: the client showed a certificate, and it is good.
     """
 
     method: str
@@ -38,6 +38,7 @@ class Request:
     more: Callable[[], Awaitable[bytes]]
     deadline: float
     headers: dict[str, str] = field(default_factory=dict)
+    is_certified: bool = False
 
 
 Answer = Callable[[Request], Awaitable[Response]]

@@ -95,12 +95,14 @@ async def serve(
     graceful_seconds: float,
     draining: trio.Event | None = None,
     broken: Callable[[int], None] = lambda _status: None,
+    untrusted: Callable[[str], None] = lambda _reason: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer HTTPS requests on ``sock`` until ``stop`` is set: see :func:`serve_connections`.
 
     From ``draining`` on, if given, each connection ends with its next answer, so that the API server takes its next
-    request to another replica. ``broken(status)`` is told of what was no HTTP and never came as far as ``answer``.
+    request to another replica. ``broken(status)`` is told of what was no HTTP and never came as far as ``answer``,
+    ``untrusted(reason)`` of a client whose certificate is not good: TLS has no answer for it but to fail.
     ``tls()`` is asked at each handshake, so that a new certificate holds from the next one on.
     """
     parting = stop if draining is None else draining
@@ -114,8 +116,9 @@ async def serve(
                 await stream.do_handshake()
             if not handshake.cancelled_caught:
                 await Conversation(stream, manners).run()
-        except trio.BrokenResourceError:
-            pass  # no TLS, or gone already
+        except trio.BrokenResourceError as error:  # no TLS, or gone already
+            if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                untrusted(error.__cause__.verify_message)
         finally:
             # It holds a bound method of its own: some 50 kB would wait for the garbage collector.
             vars(stream).pop("_handshook", None)

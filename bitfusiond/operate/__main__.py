@@ -13,7 +13,6 @@ from typing import TextIO
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
 from bitfusiond.operate import deploy, settings, tokens, uninstall
-from bitfusiond.operate.kubectl import Kubectl
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.verify import command as verify
 
@@ -72,12 +71,12 @@ def _uninstall(chosen: Settings, arguments: argparse.Namespace) -> int:
     if variable not in {"yes", "no"}:
         raise ConfigurationError(f"NAMESPACE: {variable!r} is not yes or no")
     namespace = arguments.namespace or variable == "yes"
-    uninstall.run(Kubectl(chosen.kubectl), namespace=namespace, timeout=chosen.timeout, say=_say)
+    uninstall.run(chosen, namespace=namespace, say=_say)
     return 0
 
 
 def _tokens(chosen: Settings, arguments: argparse.Namespace) -> int:
-    tokens.run(Kubectl(chosen.kubectl), arguments.directory, _say)
+    tokens.run(chosen, arguments.directory, _say)
     return 0
 
 

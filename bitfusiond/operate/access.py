@@ -53,7 +53,7 @@ READING = (
     Access("list", "Secret"),
     *(Access("list", "Pod", namespace) for namespace in (names.NAMESPACE, names.KUBE_SYSTEM)),
     Access("list", "ReplicaSet", names.NAMESPACE),
-    Access("list", "EndpointSlice", names.NAMESPACE),
+    *(Access("list", "EndpointSlice", namespace) for namespace in (names.NAMESPACE, "default")),
     Access("get", "CertificateSigningRequest"),
 )
 

@@ -8,18 +8,17 @@ from datetime import UTC, datetime
 
 from bitfusiond.core import names
 from bitfusiond.core.fields import Json, mapping
-from bitfusiond.core.objects import Namespace, Secret
+from bitfusiond.core.objects import Namespace
 from bitfusiond.core.text import from_base64
-from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Missing, Token
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import tokenfiles
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
+from bitfusiond.operate.tokenplace import TokenPlace
 
 NAMESPACE = Ref("Namespace", names.NAMESPACE)
-TOKEN_NAMESPACE = names.KUBE_SYSTEM
 # matchConditions of webhooks are on by default from here on.
 MATCH_CONDITIONS = (1, 28)
 # PodSecurityPolicy, for which the overlay tkgi is, ends before this one.
@@ -89,24 +88,15 @@ def namespace(current: Namespace | None) -> list[str]:
     return [f"Namespace {name} is being deleted: deploy when `kubectl get namespace {name}` finds it no more"]
 
 
-def token_secrets(kubectl: Kubectl) -> dict[str, Secret]:
-    """The Secrets of the token namespace that may be sources, by name."""
-    return {
-        name: each
-        for name in (*names.TOKEN_SECRETS.values(), names.EARLIER_TOKEN_SECRET)
-        for each in kubectl.all("Secret", "--field-selector", f"metadata.name={name}", namespace=TOKEN_NAMESPACE)
-    }
-
-
-def tokens(secrets: dict[str, Secret]) -> list[str]:
+def tokens(place: TokenPlace) -> list[str]:
     """What is wrong with the sources of the tokens today."""
     now = datetime.now(UTC)
-    return [problem for token in TOKENS for problem in token_problems(token, secrets, now)]
+    return [problem for token in TOKENS for problem in token_problems(token, place, now)]
 
 
-def token_problems(token: Token, secrets: dict[str, Secret], now: datetime) -> list[str]:
+def token_problems(token: Token, place: TokenPlace, now: datetime) -> list[str]:
     """What is wrong with the source of one token; its content is never quoted."""
-    source = copies.content(token, secrets, TOKEN_NAMESPACE)
+    source = place.content(token)
     if isinstance(source, Missing):
         return [f"{source.message}, or all three with `just tokens DIR`"]
     return [

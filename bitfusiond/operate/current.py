@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bitfusiond import __version__
+from bitfusiond import __version__, pki
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
-from bitfusiond.core.objects import ConfigMap, Workload
+from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
 from bitfusiond.operate import manifests
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
+from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
+from bitfusiond.settings import globs
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
@@ -39,18 +41,28 @@ class Running:
     resource_nums: int | None = None
     clients: str | None = None
     image: str | None = None
+    token_namespace: str | None = None
+    allow_namespaces: str | None = None
+    client_ca: str | None = None
+    client_ca_path: str | None = None
+    api_server_only: bool | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(kubectl: Kubectl) -> Running:
     plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
-    return from_objects(
-        kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), kubectl.get(manifests.TEMPLATE_MAP)
-    )
+    client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
+    template = kubectl.get(manifests.TEMPLATE_MAP)
+    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy, template)
 
 
 def from_objects(
-    webhook: Workload | None, plugin: Workload | None, clients: ConfigMap | None, template: ConfigMap | None = None
+    webhook: Object | None,
+    plugin: Object | None,
+    clients: Object | None,
+    client_ca: Object | None = None,
+    policy: Object | None = None,
+    template: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     image = next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None
@@ -60,11 +72,24 @@ def from_objects(
         _number(manifests.variable(plugin, manifests.RESOURCE_NUMS)),
         _clients(clients),
         image,
+        manifests.option(webhook, manifests.TOKEN_NAMESPACE) or None,
+        _globs(manifests.option(webhook, manifests.ALLOW_NAMESPACES)),
+        ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
+        manifests.option(webhook, manifests.CLIENT_CA) or None,
+        None if policy is None else any("from" in rule for rule in policy["spec"].get("ingress") or []),
         {match[1]: match[2] for text in texts for match in _WITH_DIGEST.finditer(text)},
     )
 
 
-def _clients(configmap: ConfigMap | None) -> str | None:
+def _globs(value: str | None) -> str | None:
+    """None for what a webhook would not start with."""
+    try:
+        return ",".join(globs(value or ""))
+    except ValueError:
+        return None
+
+
+def _clients(configmap: Object | None) -> str | None:
     """The catalogue in the cluster, where it is the operator's: from CLIENTS, or edited. That of 0.4 is replaced."""
     text: str | None = mapping(configmap, "data").get(CATALOGUE)
     if text is None or manifests.PART_OF not in mapping(configmap, "metadata", "labels").items():
@@ -89,17 +114,53 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
 
     def number(name: str, given: int | None, running: int | None, default: int) -> int:
         value = given if given is not None else running if running is not None else default
-        why = "given" if given is not None else "as it runs" if running is not None else "the default"
-        notes.append(f"{name}: {value} ({why})")
+        notes.append(_note(name, str(value), given, running))
         return value
 
     total = number(
         manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
     )
     shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
+    place = token_place(settings, now)
+    notes.append(_note("TOKEN_NAMESPACE", place.namespace, settings.token_namespace, now.token_namespace))
+    if place.namespace != names.KUBE_SYSTEM:
+        notes.append(f"the plugin looks for servers.conf in {names.KUBE_SYSTEM} alone, and so probes no server")
+    allow = settings.allow_namespaces or now.allow_namespaces
+    notes.append(_note("ALLOW_NAMESPACES", allow or "*", settings.allow_namespaces, now.allow_namespaces))
+    client_ca = settings.client_ca if settings.client_ca is not None else now.client_ca or ""
+    notes.append(_note("CLIENT_CA", _described(client_ca), settings.client_ca, now.client_ca))
+    only = settings.api_server_only if settings.api_server_only is not None else bool(now.api_server_only)
+    notes.append(
+        _note("API_SERVER_ONLY", "yes" if only else "no", settings.api_server_only, now.api_server_only or None)
+    )
     clients, why_clients = _catalogue(settings.clients, now.clients)
     notes.append(f"client catalogue: {why_clients}")
-    return manifests.Values(repo, tag, total, shares, clients, digests), notes
+    values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
+    return values, notes
+
+
+def taken_away(settings: Settings, now: Running) -> list[str]:
+    """What somebody else put into the webhook, and a deploy would take away in silence."""
+    if settings.client_ca is not None or now.client_ca is not None or now.client_ca_path is None:
+        return []
+    running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
+    return [f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none"]
+
+
+def token_place(settings: Settings, now: Running) -> TokenPlace:
+    """Where the tokens are and where they may go, nothing read yet."""
+    namespace = settings.token_namespace or now.token_namespace or names.KUBE_SYSTEM
+    return TokenPlace(namespace, globs(settings.allow_namespaces or now.allow_namespaces or "*"))
+
+
+def _note(name: str, value: str, given: object, running: object) -> str:
+    why = "given" if given is not None else "as it runs" if running is not None else "the default"
+    return f"{name}: {value} ({why})"
+
+
+def _described(client_ca: str) -> str:
+    certificates = pki.certificates_of(client_ca.encode())
+    return ", ".join(each.subject.rfc4514_string() for each in certificates) or "none"
 
 
 def images(settings: Settings, running: str | None) -> tuple[str, str, str]:

@@ -9,25 +9,28 @@ advertise the same devices under the same ids, so that the shares of running pod
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from bitfusiond.core import names
-from bitfusiond.core.objects import Object, Secret
+from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout, waiting
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
 _UNCHANGED = "nothing was changed"
 _DELETION_SECONDS = 60.0
+_NO_CERTIFICATE = ". Has the API server its client certificate? `CLIENT_CA=none just deploy` asks for none"
 
 
 def run(settings: Settings, say: Say) -> None:
     """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
     kubectl = Kubectl(settings.kubectl)
-    stages, sources = _checked(kubectl, settings, say)
+    stages, values = _checked(kubectl, settings, say)
     _keep_trust(kubectl, stages, say)
     _apply(kubectl, stages.base, say)
     rollout.wait(kubectl, current.WEBHOOK, settings.timeout, say)
@@ -41,7 +44,10 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
-    _adopt(kubectl, sources, settings.adopt, say)
+    for what in _outdated(kubectl, values):
+        if kubectl.delete(what):
+            say(f"{what}: removed, as nothing needs it any more")
+    _adopt(kubectl, values.tokens.read(kubectl), settings.adopt, say)
     say(
         "deployed. Next: `just verify`; then a pod: kubectl create namespace tensorflow-benchmark;"
         " kubectl create -f manifests/examples/pod.yaml"
@@ -55,13 +61,15 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
     """
     values, notes = current.choose(settings, current.Running())
     say(f"manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: {settings.platform}")
+    if settings.api_server_only:
+        say("manifests: API_SERVER_ONLY counts for deploy alone: a cluster knows the addresses of its API servers")
     for line in notes:
         say(f"manifests: {line}")
     return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
-def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.Stages, dict[str, Secret]]:
-    """What is to be applied, and the token sources. Raises Failure with every problem, before anything is changed."""
+def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.Stages, manifests.Values]:
+    """What is to be applied, and the values in it. Raises Failure with every problem, before anything is changed."""
     version = checks.cluster(kubectl, say)
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
@@ -73,17 +81,25 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
         raise Failure(report.listed(_UNCHANGED, problems))
     removals = [each.what for each in leftovers.find(kubectl).removals]
     problems = access.missing(kubectl, access.to_delete(removals), "deploy")
-    sources = checks.token_secrets(kubectl)
-    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *checks.tokens(sources)]
+    now = current.read(kubectl)
+    place = current.token_place(settings, now)
+    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *checks.tokens(place.read(kubectl))]
+    problems += current.taken_away(settings, now)
     try:
-        values, notes = current.choose(settings, current.read(kubectl))
+        values, notes = current.choose(settings, now)
+        addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()
     except ConfigurationError as error:
         problems.append(str(error))
     if problems:
         raise Failure(report.listed(_UNCHANGED, problems))
     for line in notes:
         say(line)
-    return manifests.build(documents, values), sources
+    stages = manifests.build(documents, replace(values, api_servers=addresses))
+    # Again, now that the choices are known.
+    needed = [*access.to_apply(stages.all), *access.to_delete(_outdated(kubectl, values))]
+    if problems := access.missing(kubectl, needed, "deploy"):
+        raise Failure(report.listed(_UNCHANGED, problems))
+    return stages, values
 
 
 def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
@@ -155,7 +171,8 @@ def _prove(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
     configmap = next((each for each in stages.base if ref(each) == manifests.CATALOGUE_MAP), None)
     answer = proof.wait(kubectl, proof.NAMESPACE, proof.client_of(configmap))
     if not answer.good:
-        raise Failure(f"everything is rolled out, but a pod by dry run: {answer.detail}; `just verify` says more")
+        hint = _NO_CERTIFICATE if any(ref(each) == manifests.CLIENT_CA_MAP for each in stages.base) else ""
+        raise Failure(f"everything is rolled out, but a pod by dry run: {answer.detail}; `just verify` says more{hint}")
     say(f"a pod by dry run: {answer.detail}")
 
 
@@ -172,11 +189,18 @@ def _remove(kubectl: Kubectl, left: leftovers.Leftovers, say: Say) -> None:
         say(note)
 
 
-def _adopt(kubectl: Kubectl, sources: Mapping[str, Secret], everything: bool, say: Say) -> None:
+def _outdated(kubectl: Kubectl, values: manifests.Values) -> list[Ref]:
+    """What an earlier deploy applied for a choice that is not in force any more."""
+    found = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
+    roles = [ref(each) for each in found if each["metadata"]["namespace"] != values.tokens.namespace]
+    return [*roles, *([] if values.client_ca else kubectl.existing([manifests.CLIENT_CA_MAP]))]
+
+
+def _adopt(kubectl: Kubectl, place: TokenPlace, everything: bool, say: Say) -> None:
     """Make the token copies that an earlier installation made follow their source."""
-    unknown = adoption.sort(adoption.find(kubectl), sources)
+    unknown = adoption.sort(adoption.find(kubectl, place.namespace), place)
     chosen = [*unknown.same, *(unknown.other if everything else [])]
-    kubectl.apply([adoption.adopted(secret, sources) for secret in chosen])
+    kubectl.apply([adoption.adopted(secret, place) for secret in chosen])
     for secret in chosen:
         say(f"{ref(secret)}: adopted, it follows its source from now on")
     for what in [] if everything else map(ref, unknown.other):

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import EndpointSlice
+from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate.kubectl import Kubectl, Ref
 
 KIND = "EndpointSlice"
+_API_SERVER = Ref("Service", "kubernetes", "default")
 
 
 class Endpoint(NamedTuple):
@@ -42,6 +44,15 @@ def of_slices(slices: Iterable[EndpointSlice]) -> list[Endpoint]:
             pod = mapping(endpoint, "targetRef").get("name", "")
             by_pod[pod or tuple(endpoint["addresses"])] = Endpoint(pod, ready)
     return list(by_pod.values())
+
+
+def of_api_server(kubectl: Kubectl) -> tuple[str, ...]:
+    """The addresses of the API servers, as they say themselves. Raises ConfigurationError where there is none."""
+    slices = kubectl.all(KIND, "-l", _label(_API_SERVER), namespace=_API_SERVER.namespace)
+    found = {address for each in slices for end in each.get("endpoints") or [] for address in end["addresses"]}
+    if not found:
+        raise ConfigurationError(f"API_SERVER_ONLY: `{command(_API_SERVER)}` shows no address: give API_SERVER_ONLY=no")
+    return tuple(sorted(found))
 
 
 def _label(service: Ref) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
+from bitfusiond.operate.tokenplace import TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 
@@ -34,21 +36,42 @@ SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name"
 
 TOTAL_GPU_MEMORY = "TOTAL_GPU_MEMORY"
 RESOURCE_NUMS = "RESOURCE_NUMS"
+TOKEN_NAMESPACE = "BITFUSIOND_TOKEN_NAMESPACE"  # noqa: S105 - a name
+ALLOW_NAMESPACES = "BITFUSIOND_ALLOW_NAMESPACES"
+CLIENT_CA = "BITFUSIOND_CLIENT_CA"
+CLIENT_CA_MAP = Ref("ConfigMap", names.CLIENT_CA_CONFIGMAP, names.NAMESPACE)
+CLIENT_CA_KEY = "client-ca.crt"
+TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
+NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
+_CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
 
 _OUR_IMAGE = re.compile(rf"{re.escape(DEFAULT_REPO)}/(bitfusiond|bitfusion-client)(?::[A-Za-z0-9_.-]+)?")
 _CONFIGURATIONS = names.CONFIGURATION_KINDS
 
 
+_KUBE_SYSTEM = TokenPlace(names.KUBE_SYSTEM)
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
-    """``clients`` is the text of a catalogue; None = the one of the manifests. ``digests`` by NAME:TAG of an image."""
+    """``clients`` is the text of a catalogue; None = the one of the manifests.
+
+    ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` is PEM, empty for none. ``api_servers`` are
+    the addresses from which alone the webhook is reached; none: it is reached from everywhere. ``digests`` are of
+    images, by NAME:TAG.
+    """
 
     image_repo: str
     image_tag: str
     total_gpu_memory: int
     resource_nums: int
     clients: str | None = None
+    tokens: TokenPlace = _KUBE_SYSTEM
+    allow_namespaces: str | None = None
+    client_ca: str = ""
+    api_server_only: bool = False
+    api_servers: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def image(self, name: str) -> str:
@@ -126,7 +149,8 @@ def ignored(namespace: Namespace | None) -> bool:
 
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
-    return stages([substituted(document, values) for document in documents])
+    made = [substituted(document, values) for document in documents]
+    return stages([*made, *([_client_ca_map(values.client_ca)] if values.client_ca else [])])
 
 
 def stages(documents: list[Object]) -> Stages:
@@ -141,19 +165,62 @@ def stages(documents: list[Object]) -> Stages:
 
 
 def substituted(document: Object, values: Values) -> Object:
-    """``document`` with our images, the two variables and the catalogue as ``values`` has them."""
+    """``document`` with our images, the variables and files as ``values`` has them."""
     result: Object = _images(document, values)
     variable = _VARIABLE_OF.get(result["kind"])
     if variable is not None:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
         for container in result["spec"]["template"]["spec"]["containers"]:
             container["env"] = with_variable(container.get("env") or [], variable, str(number))
+            if result["kind"] == "Deployment":
+                for name, value in _trust(values):
+                    container["env"] = with_variable(container["env"], name, value)
+        if result["kind"] == "Deployment" and values.client_ca:
+            _mount_client_ca(result)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
         else:
             result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
+    if result["metadata"]["name"] == TOKENS_ROLE:
+        result["metadata"]["namespace"] = values.tokens.namespace
+    if ref(result) == NETWORK_POLICY and values.api_servers:
+        result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
+
+
+def _trust(values: Values) -> Iterator[tuple[str, str]]:
+    """The variables of the webhook that are there where an operator said so."""
+    if values.tokens.namespace != names.KUBE_SYSTEM:
+        yield TOKEN_NAMESPACE, values.tokens.namespace
+    if values.allow_namespaces is not None:
+        yield ALLOW_NAMESPACES, values.allow_namespaces
+    if values.client_ca:
+        yield CLIENT_CA, f"{_CONFIGURATION}/{CLIENT_CA_KEY}"
+
+
+def _client_ca_map(pem: str) -> Object:
+    metadata = {"name": CLIENT_CA_MAP.name, "namespace": CLIENT_CA_MAP.namespace, "labels": dict([PART_OF])}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CLIENT_CA_KEY: pem}}
+
+
+def _mount_client_ca(deployment: Object) -> None:
+    """Beside the other files, in the volume that projects them."""
+    (volume,) = (each for each in deployment["spec"]["template"]["spec"]["volumes"] if "projected" in each)
+    volume["projected"]["sources"].append({"configMap": {"name": CLIENT_CA_MAP.name}})
+
+
+def _from_api_servers(ingress: Sequence[Object], addresses: Iterable[str]) -> list[Object]:
+    """Each port in a rule of its own: the one of the webhook for these alone.
+
+    The other one stays open: kubelets probe it, Prometheus reads it.
+    """
+    blocks = [{"ipBlock": {"cidr": f"{each}/{ipaddress.ip_address(each).max_prefixlen}"}} for each in addresses]
+    return [
+        {"ports": [port], **({"from": blocks} if port["port"] == "https" else {})}
+        for rule in ingress
+        for port in rule["ports"]
+    ]
 
 
 def digest(text: str) -> str:
@@ -193,6 +260,19 @@ def catalogue_text(path: Path) -> str:
 
 def containers(workload: Workload) -> Iterator[Container]:
     yield from workload["spec"]["template"]["spec"]["containers"]
+
+
+def option(workload: Workload | None, name: str) -> str | None:
+    """The value of an option of the daemon in a workload, by its argument or by its variable, or None."""
+    flag = "--" + name.removeprefix("BITFUSIOND_").replace("_", "-").lower()
+    for container in containers(workload) if workload else ():
+        words: list[str] = [*(container.get("command") or []), *(container.get("args") or [])]
+        for word, following in zip(words, [*words, ""][1:], strict=True):
+            if word == flag:
+                return following
+            if word.startswith(f"{flag}="):
+                return word.removeprefix(f"{flag}=")
+    return variable(workload, name)
 
 
 def variable(workload: Workload | None, name: str) -> str | None:

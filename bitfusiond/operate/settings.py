@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitfusiond import settings
+from bitfusiond import pki, settings
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 
 COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
 DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
 
 _REPO = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+# What a name can be, and the signs of a glob.
+_GLOB = re.compile(r"[a-z0-9*?\[\]!-]{1,63}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 PUSHED = Path(__file__).parents[2] / "dist" / "images.txt"  # written by `just push-image`
 DIGEST = r"sha256:[0-9a-f]{64}"
@@ -26,7 +29,8 @@ class Settings:
     """None: not given, so that what the cluster has stays.
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
-    ``timeout`` in seconds for each wait. ``digests`` are those of images that were pushed, by NAME:TAG.
+    ``digests`` are those of images that were pushed, by NAME:TAG. ``client_ca`` is the text of a PEM file, empty for
+    none any more; ``timeout`` in seconds for each wait.
     """
 
     image_repo: str | None
@@ -36,6 +40,10 @@ class Settings:
     total_gpu_memory: int | None
     resource_nums: int | None
     clients: Path | None
+    allow_namespaces: str | None
+    token_namespace: str | None
+    client_ca: str | None
+    api_server_only: bool | None
     adopt: bool
     timeout: float
     kubectl: str
@@ -73,6 +81,31 @@ def _file(value: str) -> Path:
     return Path(value)
 
 
+def _globs(value: str) -> str:
+    wrong = [each for each in settings.globs(value) if not _GLOB.fullmatch(each)]
+    if wrong:
+        raise ValueError(f"names of namespaces or globs, for example team-*,research: {', '.join(wrong)} matches none")
+    return ",".join(settings.globs(value))
+
+
+def _namespace(value: str) -> str:
+    if not re.fullmatch(names.LABEL, value):
+        raise ValueError("the name of a namespace")
+    return value
+
+
+def _client_ca(value: str) -> str:
+    if value == "none":
+        return ""
+    try:
+        text = Path(value).read_text("utf-8")
+        if pki.certificates_of(text.encode()):
+            return text
+    except (OSError, UnicodeDecodeError):
+        pass
+    raise ValueError("a PEM file with the CA of the API server's client certificate, or none")
+
+
 def _yes(value: str) -> bool:
     if value not in {"yes", "no"}:
         raise ValueError("yes or no")
@@ -95,6 +128,10 @@ VARIABLES = {
     "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
     "clients": Variable("CLIENTS", None, _file),
+    "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
+    "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
+    "client_ca": Variable("CLIENT_CA", None, _client_ca),
+    "api_server_only": Variable("API_SERVER_ONLY", None, _yes),
     "adopt": Variable("ADOPT", "no", _yes),
     "timeout": Variable("TIMEOUT", "300", settings.seconds(1, 3600)),
     "kubectl": Variable("KUBECTL", "kubectl", settings.text),

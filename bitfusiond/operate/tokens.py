@@ -8,23 +8,25 @@ from pathlib import Path
 
 from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
-from bitfusiond.core.objects import Secret
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, current, report, tokenfiles
-from bitfusiond.operate.checks import TOKEN_NAMESPACE
 from bitfusiond.operate.kubectl import Kubectl, ref
 from bitfusiond.operate.report import Say
+from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.upgrade04 import adoption
 
 
-def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
+def run(settings: Settings, directory: Path, say: Say) -> None:
     """Write the Secrets. Raises ConfigurationError with every problem of the files, before anything is written."""
     files = read(directory)
     listed = ", ".join(f"{host}:{port}" for host, port in tokenfiles.servers(files[names.SERVERS_CONF]))
     say(f"{directory}: ca.crt, client.yaml and servers.conf are good; servers: {listed}")
+    kubectl = Kubectl(settings.kubectl)
     checks.cluster(kubectl, say)
-    wanted = [secret(token.secret, token.file, files[token.file]) for token in TOKENS]
+    place = current.token_place(settings, current.read(kubectl))
+    wanted = [secret(place.namespace, token.secret, token.file, files[token.file]) for token in TOKENS]
     before = kubectl.get_all(wanted)
     # Server-side apply keeps no copy of the content in an annotation, as `kubectl apply` would.
     after = kubectl.apply(wanted)
@@ -34,7 +36,7 @@ def run(kubectl: Kubectl, directory: Path, say: Say) -> None:
         same = old is not None and old.get("data") == document.get("data")
         changed += not same
         say(f"{what}: {'unchanged' if same else 'made' if old is None else 'changed'}")
-    unknown = adoption.sort(adoption.find(kubectl), {what.name: each for what, each in after.items()})
+    unknown = adoption.sort(adoption.find(kubectl, place.namespace), place.read(kubectl))
     for each in map(ref, unknown.other):
         say(f"{each}: not managed by bitfusiond, so it keeps its content: `kubectl delete {each.words}` if it is stale")
     webhook = kubectl.get(current.WEBHOOK)
@@ -82,12 +84,11 @@ def _deeper(directory: Path) -> Path | None:
     return whole[0] if len(whole) == 1 else None
 
 
-def secret(name: str, file: str, content: bytes) -> Secret:
-    """The Secret ``name`` of the token namespace, with ``content`` under the key ``file``."""
+def secret(namespace: str, name: str, file: str, content: bytes) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "namespace": TOKEN_NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace},
         "type": "Opaque",
         "data": {file: base64.b64encode(content).decode()},
     }

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from bitfusiond.core import names
-from bitfusiond.core.objects import Object, Secret
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
-from bitfusiond.operate.checks import NAMESPACE, TOKEN_NAMESPACE
+from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
+from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.tokenplace import MARK_KEY
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
 LABEL = "=".join(manifests.PART_OF)
@@ -56,6 +58,8 @@ NAMED = (
     Ref("ClusterRoleBinding", "bitfusiond-webhook"),
     Ref("ClusterRole", "bitfusiond-webhook"),
 )
+# The webhook makes them.
+_OWN_SECRETS = (takeover.CERTIFICATES, MARK_KEY)
 Failures = dict[Ref | None, list[str]]
 """What went wrong, by the object; under None what could not be looked at."""
 
@@ -63,9 +67,11 @@ _SETTLE_SECONDS = 15.0
 _WEBHOOK_PODS = "app.kubernetes.io/name=bitfusion-webhook"
 
 
-def run(kubectl: Kubectl, *, namespace: bool, timeout: float, say: Say) -> None:
+def run(settings: Settings, *, namespace: bool, say: Say) -> None:
     """Delete, then look whether anything is left. Raises Failure that names what is, and why."""
+    kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     checks.cluster(kubectl, say)
+    tokens = current.token_place(settings, current.read(kubectl)).namespace
     objects, problems = find(kubectl)
     _permitted(kubectl, objects, problems, namespace=namespace)
     failures: Failures = {None: [str(each) for each in problems]}
@@ -76,15 +82,15 @@ def run(kubectl: Kubectl, *, namespace: bool, timeout: float, say: Say) -> None:
     if not _pods_gone(kubectl, timeout):
         say("pods of the webhook are still ending: going on without them")
     _label_taken_away(kubectl, failures, say)
-    secrets = copies_of(adoption.find(kubectl))
-    _delete(kubectl, [takeover.CERTIFICATES, *secrets], failures, say)
+    secrets = copies_of(adoption.find(kubectl, tokens), tokens)
+    _delete(kubectl, [*secrets, *_OWN_SECRETS], failures, say)
     if namespace:
         _delete(kubectl, [NAMESPACE], failures, say)
         _wait_for_namespace(kubectl, timeout, failures)
     elif kubectl.get(NAMESPACE) is not None:
         say(f"{NAMESPACE}: kept; NAMESPACE=yes just uninstall deletes it")
-    say(f"Secrets {', '.join(names.TOKEN_SECRETS.values())} in {TOKEN_NAMESPACE}: yours, left as they are")
-    _check(kubectl, failures, say)
+    say(f"Secrets {', '.join(names.TOKEN_SECRETS.values())} in {tokens}: yours, left as they are")
+    _check(kubectl, tokens, failures, say)
 
 
 def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError], *, namespace: bool) -> None:
@@ -153,14 +159,14 @@ def _owned(document: Object) -> bool:
     return bool(document["metadata"].get("ownerReferences"))
 
 
-def copies_of(secrets: Iterable[Secret]) -> list[Ref]:
+def copies_of(secrets: Iterable[Object], token_namespace: str) -> list[Ref]:
     """Those of ``secrets`` that bitfusiond copied from our token namespace: not people's own, not another's copies."""
     chosen = []
     for each in secrets:
         metadata = each["metadata"]
-        origin = (metadata.get("annotations") or {}).get(names.COPIED_FROM) or f"{TOKEN_NAMESPACE}/"
+        origin = (metadata.get("annotations") or {}).get(names.COPIED_FROM) or f"{token_namespace}/"
         ours = (metadata.get("labels") or {}).get(names.MANAGED_BY) == names.MANAGED_BY_US
-        if metadata["name"] in BY_SECRET and ours and origin.startswith(f"{TOKEN_NAMESPACE}/"):
+        if metadata["name"] in BY_SECRET and ours and origin.startswith(f"{token_namespace}/"):
             chosen.append(ref(each))
     return chosen
 
@@ -190,11 +196,11 @@ def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) ->
     ]
 
 
-def _check(kubectl: Kubectl, failures: Failures, say: Say) -> None:
+def _check(kubectl: Kubectl, tokens: str, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
     for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
         objects, problems = find(kubectl)
-        left = [*objects, *copies_of(adoption.find(kubectl)), *kubectl.existing([takeover.CERTIFICATES])]
+        left = [*objects, *copies_of(adoption.find(kubectl, tokens), tokens), *kubectl.existing(_OWN_SECRETS)]
         if all(what in failures for what in left):
             break
     told = [*_told(failures), *_left(left, failures)]

@@ -29,6 +29,15 @@ _LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
 _REPEAT_SECONDS = 10.0  # between two lines about what is wrong with requests
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 
+_NO_CERTIFICATE = (
+    "a client certificate of the CA in --client-ca of bitfusiond is needed: kube-apiserver gets one by"
+    " --admission-control-config-file"
+)
+_NOT_TRUSTED = (
+    "the handshake failed: if this is the API server, pods that opted in are refused: give it a client certificate of"
+    " the CA in --client-ca"
+)
+
 _log = logs.Log("webhook")
 
 
@@ -74,7 +83,8 @@ class Surroundings(Protocol):
 class Admission:
     """``/mutate`` and ``/validate``; every other path is for ``others``.
 
-    ``rules`` is asked once a request, so that what it returns may change between two.
+    ``rules`` is asked once a request, so that what it returns may change between two. ``needs_certificate``: only
+    clients that showed one are served (``--client-ca``).
     """
 
     def __init__(
@@ -83,7 +93,10 @@ class Admission:
         surroundings: Surroundings,
         others: Callable[[Request], Response],
         metrics: CollectorRegistry,
+        *,
+        needs_certificate: bool = False,
     ) -> None:
+        self._needs_certificate = needs_certificate
         self._rules = rules
         self._surroundings = surroundings
         self._others = others
@@ -103,6 +116,7 @@ class Admission:
         )
         self._broken_http = _Seldom("broken HTTP")
         self._bad_requests = _Seldom("bad request")
+        self._untrusted = _Seldom("client certificate refused")
 
     async def __call__(self, request: Request) -> Response:
         """The answer to any request."""
@@ -127,7 +141,14 @@ class Admission:
         self._requests.labels("none", "bad_request", str(status)).inc()
         self._broken_http.happened(status=status)
 
+    def untrusted(self, reason: str) -> None:
+        """Take note of a client whose certificate is not of ``--client-ca``, or is not good any more."""
+        self._requests.labels("none", "bad_request", "certificate").inc()
+        self._untrusted.happened(reason=reason, message=_NOT_TRUSTED)
+
     async def _admit(self, endpoint: str, decide: Callable[[Review], _Answer], request: Request) -> bytes:
+        if self._needs_certificate and not request.is_certified:
+            raise HTTPError(401, _NO_CERTIFICATE)
         with trio.move_on_at(request.deadline) as deadline:
             body = await _read(request)
         if deadline.cancelled_caught:

@@ -8,12 +8,14 @@ import trio
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
 from bitfusiond.kube import Cluster
 from bitfusiond.kube.follow import WatchState
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.events import Events
+from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.nodes import Nodes
 from bitfusiond.webhook.tokens.replication import Replication
 
@@ -32,28 +34,42 @@ class NoCluster:
 
 
 class InCluster:
-    """Nodes and tokens, kept in memory by watches; Events, written behind the admissions' back."""
+    """Nodes, namespaces and tokens, kept in memory by watches; Events, written behind the admissions' back."""
 
     def __init__(self, cluster: Cluster, settings: Webhook, metrics: CollectorRegistry) -> None:
         self._cluster = cluster
         self._nodes = Nodes()
-        self._events = Events()
+        exempt = names.EXEMPT_NAMESPACES | {settings.namespace}
+        self._namespaces = Namespaces(exempt)
+        self._events = Events(self._namespaces.serves)
         self._tokens = Replication(
-            cluster, metrics, token_namespace=settings.token_namespace, allow_namespaces=settings.allow_namespaces
+            cluster,
+            metrics,
+            self._namespaces,
+            namespace=settings.namespace,
+            token_namespace=settings.token_namespace,
+            allow_namespaces=settings.allow_namespaces,
+            exempt=exempt,
+            is_proven=settings.client_ca is not None,
         )
-        self.watches: dict[str, WatchState] = {"nodes": self._nodes.watch, **self._tokens.watches}
+        self.watches: dict[str, WatchState] = {
+            "nodes": self._nodes.watch,
+            "namespaces": self._namespaces.watch,
+            **self._tokens.watches,
+        }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep up with the cluster until cancelled; an API server that is away ends nothing."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._nodes.run, self._cluster)
+            await nursery.start(self._namespaces.run, self._cluster)
             await nursery.start(self._tokens.run)
             nursery.start_soon(self._events.run, self._cluster)
             task_status.started()
 
     def ready_reason(self) -> str | None:
         """Why no pod can be admitted yet. Nodes that are not known yet stop none."""
-        return self._tokens.ready_reason()
+        return self._tokens.ready_reason() or self._namespaces.ready_reason()
 
     def largest_node(self) -> Largest | None:
         return self._nodes.largest()

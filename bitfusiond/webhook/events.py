@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import trio
 
 from bitfusiond import logs
-from bitfusiond.core import names
 from bitfusiond.core.admission.review import Owner, Review
 from bitfusiond.core.text import cut
 from bitfusiond.kube import EVENTS, Cluster, ClusterError, Object
@@ -28,9 +28,13 @@ _log = logs.Log("events")
 
 
 class Events:
-    """Writes Events in its own time; :meth:`refused` only leaves a note."""
+    """Writes Events in its own time; :meth:`refused` only leaves a note.
 
-    def __init__(self, component: str = "bitfusiond") -> None:
+    ``serves(namespace)``: whether Events are written there at all.
+    """
+
+    def __init__(self, serves: Callable[[str], bool], component: str = "bitfusiond") -> None:
+        self._serves = serves
         self._component = component
         self._said: dict[str, float] = {}
         self._send, self._receive = trio.open_memory_channel[Object](QUEUE)
@@ -38,7 +42,7 @@ class Events:
     def refused(self, request: Review, message: str) -> None:
         """Note that the pod of ``request`` was refused. Nothing is written for a dry run, or without a controller."""
         owner = request.owner
-        if owner is None or request.dry_run or len(request.namespace) > names.LONGEST_NAMESPACE:
+        if owner is None or request.dry_run or not self._serves(request.namespace):
             return
         key = hashlib.sha256(f"{owner.uid} {message}".encode(errors="replace")).hexdigest()[:16]
         now = trio.current_time()

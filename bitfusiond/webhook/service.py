@@ -14,11 +14,12 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
-from bitfusiond.http import observe, server
+from bitfusiond.http import observe, server, tls
 from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.admission import ENDPOINTS, Admission, Surroundings
+from bitfusiond.webhook.certificates.client_ca import ClientCA
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
 from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
@@ -65,15 +66,19 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     then no new connection, the last answers, and the end. Raises ConfigurationError and Failure at the start only.
     """
     rules = _Files(settings)
+    client_ca = None if settings.client_ca is None else ClientCA(settings.client_ca)
     metrics = observe.registry("webhook")
     async with trio.open_nursery() as background:
-        certificate, surroundings, checks = await _around(settings, metrics, background)
+        if client_ca is not None:
+            background.start_soon(client_ca.follow)
+        certificate, surroundings, checks = await _around(settings, client_ca or tls.no_client_ca, metrics, background)
         health = observe.Health("starting", *checks)
 
         def others(request: Request) -> Response:
             return observe.answer(request.method, request.path, health, metrics, *ENDPOINTS)
 
-        admission = Admission(rules.current, surroundings, others, metrics)
+        needs_certificate = client_ca is not None
+        admission = Admission(rules.current, surroundings, others, metrics, needs_certificate=needs_certificate)
         draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = server.listen(settings.listen, "--listen")
@@ -90,6 +95,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
                     graceful_seconds=REQUEST_SECONDS,
                     draining=draining,
                     broken=admission.broken_http,
+                    untrusted=admission.untrusted,
                 )
             )
             _log.info("listening", address=str(address))
@@ -106,7 +112,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
 
 
 async def _around(
-    settings: Webhook, metrics: CollectorRegistry, background: trio.Nursery
+    settings: Webhook, client_ca: tls.ClientCAs, metrics: CollectorRegistry, background: trio.Nursery
 ) -> tuple[FileCertificate | SelfManagedCertificate, Surroundings, list[Callable[[], str | None]]]:
     """Certificate and cluster, running in ``background``, and what readiness asks of them.
 
@@ -114,7 +120,7 @@ async def _around(
     """
     files = None
     if settings.tls_cert is not None and settings.tls_key is not None:
-        files = FileCertificate(settings.tls_cert, settings.tls_key)
+        files = FileCertificate(settings.tls_cert, settings.tls_key, client_ca)
         background.start_soon(files.follow)
         left = Gauge(EXPIRY, "Until then, by this machine's clock.", ["certificate"], registry=metrics)
         left.labels("serving").set_function(files.seconds_left)
@@ -133,7 +139,7 @@ async def _around(
     if files is not None:
         WatchMetrics(watches, metrics)
         return files, surroundings, [*checks, files.ready_reason]
-    managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace)
+    managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace, client_ca=client_ca)
     await background.start(managed.run)
     WatchMetrics(watches | {resource.plural: state for resource, state in managed.watches.items()}, metrics)
     return managed, surroundings, [*checks, managed.ready_reason]

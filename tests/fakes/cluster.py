@@ -19,6 +19,7 @@ import trio
 
 from bitfusiond.kube import (
     MUTATING,
+    NAMESPACES,
     VALIDATING,
     Change,
     ClusterError,
@@ -71,18 +72,21 @@ class FakeCluster(Faults):
 
     def __init__(self, *namespaces: str) -> None:
         super().__init__()
-        self._namespaces = {"default", "kube-system", "bwki", *namespaces}
         self._terminating: set[str] = set()
         self._stored: dict[Key, _Stored] = {}
         self._history: list[tuple[int, Key, Change]] = []
         self._version = 100
         self._forgotten = 0
         self._watches: list[_Watch] = []
+        self.add_namespace("default", "kube-system", "bwki", *namespaces)
 
     # --- the scene ------------------------------------------------------------------------------------------------
 
-    def add_namespace(self, *names: str) -> None:
-        self._namespaces.update(names)
+    def add_namespace(self, *names: str, **labels: str) -> None:
+        """Make namespaces, or label them anew: ``bitfusion__io_admission`` is ``bitfusion.io/admission``."""
+        written = {key.replace("__", ".").replace("_", "/"): value for key, value in labels.items()}
+        for name in names:
+            self.put(NAMESPACES, {"metadata": {"name": name, "labels": written}})
 
     def terminate_namespace(self, name: str) -> None:
         """As after ``kubectl delete namespace``, while its objects go: nothing new can be created in it."""
@@ -92,7 +96,7 @@ class FakeCluster(Faults):
         """The namespace is gone, and all in it."""
         for key in [key for key in self._stored if key.namespace == name]:
             self.remove(*key)
-        self._namespaces.discard(name)
+        self.remove(NAMESPACES, None, name)
         self._terminating.discard(name)
 
     def put(self, resource: Resource, body: Object, namespace: str | None = None, manager: str = "kubectl") -> Object:
@@ -101,8 +105,8 @@ class FakeCluster(Faults):
         ``namespace`` is that of ``body`` where none is given. A ``stringData`` becomes ``data``.
         """
         namespace = namespace or body["metadata"].get("namespace")
-        if namespace is not None:
-            self._namespaces.add(namespace)
+        if namespace is not None and self.find(NAMESPACES, None, namespace) is None:
+            self.add_namespace(namespace)
         return self._write(Key(resource, namespace, body["metadata"]["name"]), body, manager)
 
     def remove(self, resource: Resource, namespace: str | None, name: str) -> None:
@@ -249,7 +253,7 @@ class FakeCluster(Faults):
         return self._stored[key]
 
     def _check_namespace(self, resource: Resource, namespace: str | None, name: str) -> None:
-        if namespace is not None and namespace not in self._namespaces:
+        if namespace is not None and self.find(NAMESPACES, None, namespace) is None:
             raise NotFoundError(f'namespaces "{namespace}" not found')
         if namespace in self._terminating:
             reason = f"unable to create new content in namespace {namespace} because it is being terminated"

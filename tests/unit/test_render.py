@@ -111,7 +111,7 @@ def test_many_documents_keep_their_order_and_what_is_no_pod_passes() -> None:
         {"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "yes", "b": "450", "script": "x\n  y\n"}},
         {"kind": "Deployment"},
         {"kind": "Deployment", "spec": {"template": None}},
-        {"kind": "Unheard", "spec": {"template": template(pods.pod())}},
+        {"kind": "Unheard", "spec": {"template": {"spec": {"containers": "none"}}}},
         {"no": "kind"},
         ["a", "list"],
         "text",
@@ -304,3 +304,53 @@ def test_the_executable_ends_quietly_when_nobody_reads_on() -> None:
     text = "---\n".join(["a: xxxxxxxxxxxxxxxx\n"] * 20_000)
     result = subprocess.run(["sh", "-c", program], input=text.encode(), capture_output=True, check=False, timeout=60)
     assert (result.stdout, result.stderr) == (b"a: xxxxxxxxxxxxxxxx\n", b"")
+
+
+def test_the_templates_of_a_kind_that_nobody_told_us_of_are_found_and_named() -> None:
+    workers = [{"groupName": "a", "template": template(pods.pod())}, {"template": {"spec": {"containers": []}}}]
+    given = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "r", "namespace": "team"}}
+    given["spec"] = {"headGroupSpec": {"template": template(pods.pod())}, "workerGroupSpecs": workers}
+    result = rendered(dumped(given))
+    (document,) = result.documents
+    after = template(pods.admitted(template(pods.pod())))
+    assert document["spec"]["headGroupSpec"]["template"] == after
+    assert document["spec"]["workerGroupSpecs"] == [{"groupName": "a", "template": after}, workers[1]]
+    assert result.err.splitlines() == [
+        "standard input: RayCluster team/r: spec.headGroupSpec.template: taken for the template of a pod",
+        "standard input: RayCluster team/r: spec.workerGroupSpecs[0].template: taken for the template of a pod",
+    ]
+
+
+def test_one_wrong_template_of_several_refuses_the_whole_object() -> None:
+    wrong = template(pods.pod(pods.container({names.GPU_AMOUNT: "0"})))
+    given = {"kind": "MPIJob", "metadata": {"name": "m"}, "spec": {"mpiReplicaSpecs": {}}}
+    given["spec"] = {"mpiReplicaSpecs": {"Launcher": {"template": template(pods.pod())}, "Worker": {"template": wrong}}}
+    result = rendered(dumped(given))
+    assert (result.out, result.status) == ("", 1)
+    assert "MPIJob default/m: spec.mpiReplicaSpecs.Worker.template: refused: spec.containers[0]" in result.err
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (
+            {"template": {"spec": {"containers": []}}},
+            "is not on its pods: put it into spec.template.metadata.annotations",
+        ),
+        ({"predictor": {"model": {}}}, "is there, but no pod was found in it: it was not looked into"),
+    ],
+)
+def test_an_annotation_on_another_object_than_the_pod_is_told(spec: Pod, words: str) -> None:
+    annotations = {names.MANAGEMENT: "all"}
+    given = {"kind": "Deployment", "metadata": {"name": "d", "annotations": annotations}, "spec": spec}
+    result = rendered(dumped(given))
+    assert (result.documents, result.status) == ([given], 0)
+    assert result.err == f"standard input: Deployment default/d: metadata.annotations[{names.MANAGEMENT}] {words}\n"
+
+
+@pytest.mark.parametrize(("word", "value"), [("y", "true"), ("Y", "true"), ("n", "false"), ("N", "false")])
+def test_y_and_n_are_booleans_as_kubectl_sends_them(word: str, value: str) -> None:
+    given = dumped(pods.pod()).replace("auto-management/bitfusion: all", f"auto-management/bitfusion: {word}")
+    assert failure(given).endswith(
+        f"metadata.annotations[auto-management/bitfusion]: {value} is not a string: put it in quotation marks"
+    )

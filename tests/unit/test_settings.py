@@ -41,6 +41,7 @@ ROLES: dict[str, dict[str, Row]] = {
     "webhook": rows(
         ("listen", Address("0.0.0.0", 8443), "[::1]:0", Address("::1", 0)),
         ("tls_cert", None, "tls.crt", Path("tls.crt")),
+        ("client_ca", None, "clients.crt", Path("clients.crt")),
         ("tls_key", None, "tls.key", Path("tls.key")),
         CATALOGUE,
         TEMPLATE,

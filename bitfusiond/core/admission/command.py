@@ -133,7 +133,7 @@ def _one_string(line: str, args: Sequence[str], variables: Iterable[str]) -> Pro
     """A whole command line as the only element: no container runtime could run it, but users were told to write it."""
     if not args:
         return _argument_list([_SHELL, "-c", line], variables)
-    if not shell.is_plain(line):
+    if not shell.is_argument_list(line):
         raise CommandError(
             "args",
             "cannot follow a command that is a shell script of its own: put them into the command, or write"

@@ -20,6 +20,7 @@ from bitfusiond.core.fields import Field, Json
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
 Verdict = Patch | Refusal | Untouched
+NOT_OPTED_IN = Untouched("not opted in")
 
 
 def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
@@ -34,7 +35,7 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     if asked.is_mirror or asked.is_injected:
         return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
-        return Refusal(root.problems) if root.problems else Untouched("not opted in")
+        return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     given = pod.read(root, asked.mode, rules.total_gpu_memory)
     client = _client(given, rules.catalogue)
     _check_calls(given, rules.total_gpu_memory)
@@ -45,7 +46,7 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
     if problem := calls.too_long(commands.values()):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
-    return Patch(_operations(given, client, commands, rules), _warnings(given, rules))
+    return Patch(_operations(given, client, commands, rules), _warnings(given, client, rules))
 
 
 def _client(given: Pod, catalogue: Catalogue) -> Client | None:
@@ -93,7 +94,7 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
     return operations
 
 
-def _warnings(given: Pod, rules: Rules) -> list[str]:
+def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
     """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
@@ -112,5 +113,5 @@ def _warnings(given: Pod, rules: Rules) -> list[str]:
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
         ),
-        *populate_container.warnings(given),
+        *populate_container.warnings(given, client),
     ]

@@ -22,6 +22,8 @@ _SHELL_WORDS = frozenset(
     shift shopt source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while
     """.split()  # noqa: SIM905 - a list of 70 quoted words is not easier to read
 )
+# Those of them that are programs too, in nearly every image.
+_PROGRAMS_TOO = frozenset({"[", "echo", "false", "kill", "printf", "pwd", "test", "true"})
 _OPTIONS_WITH_VALUE = frozenset({"--rcfile", "--init-file"})
 
 
@@ -60,10 +62,15 @@ def is_plain(script: str) -> bool:
     Not so with operators, redirections, expansions, quotes, comments, assignments in front, or a word of the shell's
     own (``exec``, ``cd``, ``if``) as the program.
     """
+    return is_argument_list(script) and script.split(maxsplit=1)[0] not in _SHELL_WORDS
+
+
+def is_argument_list(script: str) -> bool:
+    """Whether the words between the blanks of ``script`` are a program and its arguments, without a shell too."""
     if not _PLAIN.fullmatch(script):
         return False
     first = script.split(maxsplit=1)[0]
-    return first not in _SHELL_WORDS and not ASSIGNMENT.match(first)
+    return not ASSIGNMENT.match(first) and (first not in _SHELL_WORDS or first in _PROGRAMS_TOO)
 
 
 def starts_a_program(script: str) -> bool:

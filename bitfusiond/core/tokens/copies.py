@@ -5,7 +5,11 @@ the earlier ``bitfusion-secret`` serves, which has all three keys. One that is t
 in it, is a mistake to be told, not to be worked around with an older Secret.
 
 *Whose is it?* A copy has the label ``app.kubernetes.io/managed-by: bitfusiond`` and says in the annotation
-``bitfusion.io/copied-from`` which Secret it was made from. A Secret of that name without the label belongs to the
+``bitfusion.io/copied-from`` which Secret it was made from. Both can be written by anybody who may write a Secret there.
+So a copy follows its source only where it carries our mark (:mod:`bitfusiond.core.tokens.marks`), and in no namespace
+that may not have tokens. One that holds what its source holds gets the mark: it gives away nothing, and so copies of a
+version without marks, or under a key that was lost, are ours again. Any other is left as it is until a pod is admitted
+in its namespace, which would have got it a new copy there. A Secret of that name without the label belongs to the
 people of the namespace: it is used as it is and never written. In the token namespace itself a Secret that carries the
 label is a source all the same, unless it says that it was copied from another one: people label all that they apply,
 and restore a lost source from a copy.
@@ -14,9 +18,8 @@ and restore a lost source from a copy.
 ``copied-from``. Where both serve a namespace, the first to come stays: its copy is left alone and used by the other,
 as long as the Secret it was made from is there. Once that is gone nobody keeps the copy current, so the other takes
 it over, when it next admits a pod there; likewise a copy that says nothing of its source. A source that is a
-``bitfusion-secret`` of another token namespace cannot be seen and counts as being there: after a move of the token
-namespace, delete the copies once (``kubectl delete secrets -A -l app.kubernetes.io/managed-by=bitfusiond``) and they
-are made anew.
+``bitfusion-secret`` of another token namespace cannot be seen and counts as being there. A copy with our mark is ours
+wherever it came from: when our token namespace is another one, it follows there.
 
 *A source that is gone.* Its copies stay: pods hold them, and the kubelet could not restart such a pod without. No new
 pod gets them: it is refused, naming the missing Secret. When the source comes back, the copies follow it. Nothing here
@@ -26,6 +29,7 @@ ever deletes a Secret, so bitfusiond needs no permission to.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -73,7 +77,8 @@ class Missing:
 class Summary:
     """A Secret with the name of a token's, as far as decisions need it: its content only as a digest.
 
-    ``digest`` is None where the token's key is missing or empty. ``exact``: that key alone, and its annotation agrees.
+    ``digest`` is None where the token's key is missing or empty; ``noted_digest`` is that of the annotation. ``alone``:
+    there is no other key.
     """
 
     namespace: str
@@ -81,7 +86,9 @@ class Summary:
     labelled: bool
     origin: str | None
     digest: str | None
-    exact: bool
+    noted_digest: str | None
+    mark: str | None
+    alone: bool
     immutable: bool
     type: str
     metadata: Mapping[str, Any] = field(repr=False)
@@ -92,10 +99,17 @@ class State(Enum):
 
     CURRENT = "current"
     STALE = "stale"  # ours, and must follow its source
+    UNMARKED = "unmarked"  # holds what its source holds, and is to get our mark
+    UNPROVEN = "unproven"  # labelled as ours, without our mark: it follows nothing
+    NOT_ALLOWED = "not_allowed"  # labelled as ours, where no copy may be
     SOURCELESS = "sourceless"  # ours, and its source is gone
     OTHER_INSTALLATION = "other_installation"
     ABANDONED = "abandoned"  # labelled, but nobody keeps it current
     UNMANAGED = "unmanaged"
+
+
+# These are written without a pod's asking.
+FOLLOWING = frozenset({State.STALE, State.UNMARKED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +143,22 @@ def allowed(namespace: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(namespace, glob) for glob in globs)
 
 
+def served(namespace: str, globs: tuple[str, ...], exempt: frozenset[str]) -> bool:
+    """Whether copies of ours may be in ``namespace``."""
+    return namespace not in exempt and allowed(namespace, globs)
+
+
 def not_allowed(namespace: str, globs: tuple[str, ...]) -> str:
     """The refusal for any other namespace."""
     return (
         f"metadata.namespace: pods of {namespace} may not receive Bitfusion tokens, --allow-namespaces of bitfusiond is"
         f" {','.join(globs)}: use one of these namespaces or have this one added"
     )
+
+
+def not_served(namespace: str) -> str:
+    """The refusal for a namespace that gets no copies, whatever anybody allows."""
+    return f"metadata.namespace: no tokens are copied into {namespace}: use a namespace of your own"
 
 
 def is_source(secret: Mapping[str, Any], token_namespace: str) -> bool:
@@ -194,7 +218,9 @@ def summarize(secret: Mapping[str, Any], token: Token) -> Summary:
         labelled=labelled,
         origin=annotations.get(names.COPIED_FROM),
         digest=digest,
-        exact=list(data) == [token.file] and annotations.get(names.CONTENT_SHA256) == digest,
+        noted_digest=annotations.get(names.CONTENT_SHA256),
+        mark=annotations.get(names.MARK),
+        alone=list(data) == [token.file],
         immutable=bool(secret.get("immutable")),
         type=secret.get("type") or "Opaque",
         metadata=_kept(metadata) if labelled else {},
@@ -205,8 +231,9 @@ def summarize(secret: Mapping[str, Any], token: Token) -> Summary:
 class Copy:
     """A token's Secret in a namespace, and all that decides what becomes of it.
 
-    ``stored`` is what is there, None = nothing. ``origin_lives``: whether the Secret that it was copied from is there,
-    where that can be seen.
+    ``stored`` is what is there, None = nothing. ``mark`` is the one that ours carry there, None = it is not known.
+    ``origin_lives``: whether the Secret that it was copied from is there, where that can be seen. ``is_served``:
+    whether a copy may be there.
     """
 
     token: Token
@@ -214,7 +241,9 @@ class Copy:
     stored: Summary | None
     source: Content | Missing
     token_namespace: str
+    mark: str | None
     origin_lives: bool = True
+    is_served: bool = True
 
     @property
     def where(self) -> str:
@@ -223,35 +252,60 @@ class Copy:
 
 def state(copy: Copy) -> State:
     """What a Secret that is there is to us; one that is not there is stale."""
-    stored, source = copy.stored, copy.source
+    stored = copy.stored
     if stored is None:
         return State.STALE
     here = f"{copy.token_namespace}/{copy.token.secret}"
     if not stored.labelled or (copy.namespace == copy.token_namespace and (stored.origin or here) == here):
         return State.UNMANAGED
     origin_namespace, _, origin_name = (stored.origin or "").partition("/")
-    if origin_namespace != copy.token_namespace:
-        return State.OTHER_INSTALLATION if origin_namespace and origin_name and copy.origin_lives else State.ABANDONED
+    is_foreign = origin_namespace != copy.token_namespace and not _is_marked(copy, stored)
+    if is_foreign and origin_namespace and origin_name and copy.origin_lives:
+        return State.OTHER_INSTALLATION
+    if not copy.is_served:
+        return State.NOT_ALLOWED
+    return State.ABANDONED if is_foreign else _of_ours(copy, stored)
+
+
+def _of_ours(copy: Copy, stored: Summary) -> State:
+    """Of a Secret that says that it is a copy by us, of our source."""
+    source = copy.source
     if isinstance(source, Missing):
         return State.SOURCELESS
-    current = stored.exact and stored.digest == source.digest and stored.origin == source.origin
-    return State.CURRENT if current and stored.type == "Opaque" else State.STALE
+    is_equal = stored.alone and stored.digest == source.digest and stored.type == "Opaque"
+    if _is_marked(copy, stored):
+        is_noted = stored.noted_digest == source.digest and stored.origin == source.origin
+        return State.CURRENT if is_equal and is_noted else State.STALE
+    if not is_equal:
+        return State.UNPROVEN
+    return State.CURRENT if stored.immutable else State.UNMARKED  # nobody can make that one follow
+
+
+def _is_marked(copy: Copy, stored: Summary) -> bool:
+    return copy.mark is not None and hmac.compare_digest((stored.mark or "").encode(), copy.mark.encode())
 
 
 def decide(copy: Copy) -> Decision:
     """What a pod in the copy's namespace needs."""
-    if copy.stored is None:
-        if isinstance(copy.source, Missing):
-            return Refuse(copy.source.message)
-        return Create(_body(copy, copy.source, {}))
-    match state(copy):
-        case State.CURRENT:
+    stored, found = copy.stored, state(copy)
+    if found is State.NOT_ALLOWED or (stored is None and not copy.is_served):
+        return Refuse(not_served(copy.namespace))
+    if stored is None:
+        return Refuse(copy.source.message) if isinstance(copy.source, Missing) else Create(_body(copy, copy.source, {}))
+    match found:
+        case State.CURRENT | State.UNMARKED:
             return Leave()
         case State.UNMANAGED:
-            return _others(copy, copy.stored, "which bitfusiond does not manage")
+            return _others(copy, stored, "which bitfusiond does not manage")
         case State.OTHER_INSTALLATION:
-            return _others(copy, copy.stored, f"a copy of {copy.stored.origin} by another bitfusiond")
-    return _follow(copy, copy.stored)
+            return _others(copy, stored, f"a copy of {stored.origin} by another bitfusiond")
+    return _follow(copy, stored)
+
+
+def upkeep(copy: Copy) -> Decision:
+    """What the copy needs while no pod asks for it: that which we wrote follows its source, all else is left alone."""
+    stored = copy.stored
+    return _follow(copy, stored) if stored is not None and state(copy) in FOLLOWING else Leave()
 
 
 def _others(copy: Copy, stored: Summary, whose: str) -> Leave | Refuse:
@@ -276,6 +330,7 @@ def _follow(copy: Copy, stored: Summary) -> Update | Refuse:
 
 def _body(copy: Copy, source: Content, metadata: Mapping[str, Any]) -> Json:
     annotations = {names.COPIED_FROM: source.origin, names.CONTENT_SHA256: source.digest}
+    annotations |= {names.MARK: copy.mark} if copy.mark is not None else {}
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -7,46 +7,48 @@ copy or a team's own token; nobody but the operator can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
-from bitfusiond.core.objects import Secret
+from bitfusiond.core.objects import Object, Secret
 from bitfusiond.core.tokens import copies
-from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, State
-from bitfusiond.operate.checks import TOKEN_NAMESPACE
+from bitfusiond.core.tokens.copies import BY_SECRET, Content, State
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
+from bitfusiond.operate.tokenplace import TokenPlace
+
+_UNKNOWN = frozenset({State.UNMANAGED, State.UNPROVEN})
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Secrets of a token's name in other namespaces that bitfusiond does not manage."""
+    """Secrets of a token's name in other namespaces that bitfusiond does not manage, or cannot know that it wrote."""
 
     same: list[Secret]  # content of the source
     other: list[Secret]
     fixed: list[Ref]  # immutable, or of another type: nobody can bring them up to date
 
 
-def find(kubectl: Kubectl) -> list[Secret]:
+def find(kubectl: Kubectl, token_namespace: str) -> list[Object]:
     """Every Secret of a token's name outside the token namespace."""
     return [
         each
         for name in BY_SECRET
         for each in kubectl.all("Secret", "--field-selector", f"metadata.name={name}")
-        if each["metadata"]["namespace"] != TOKEN_NAMESPACE
+        if each["metadata"]["namespace"] != token_namespace
     ]
 
 
-def sort(secrets: Iterable[Secret], sources: Mapping[str, Secret]) -> Unknown:
-    """``sources`` are the Secrets of the token namespace by name. A token without a source has no copies."""
+def sort(secrets: Iterable[Object], place: TokenPlace) -> Unknown:
+    """A token without a source has no copies, nor has a namespace that may not receive any."""
     unknown = Unknown([], [], [])
     for secret in secrets:
-        token = BY_SECRET[secret["metadata"]["name"]]
-        source = copies.content(token, sources, TOKEN_NAMESPACE)
-        stored = copies.summarize(secret, token)
-        copy = Copy(token, stored.namespace, stored, source, TOKEN_NAMESPACE)
-        if not isinstance(source, Content) or copies.state(copy) != State.UNMANAGED:
+        copy = place.copy(secret)
+        token, stored, source = copy.token, copy.stored, copy.source
+        if stored is None or not isinstance(source, Content) or copies.state(copy) not in _UNKNOWN:
+            continue
+        if not copy.is_served:
             continue
         if stored.immutable or stored.type != "Opaque":
             unknown.fixed.append(ref(secret))
@@ -57,17 +59,18 @@ def sort(secrets: Iterable[Secret], sources: Mapping[str, Secret]) -> Unknown:
     return unknown
 
 
-def adopted(secret: Secret, sources: Mapping[str, Secret]) -> Secret:
+def adopted(secret: Object, place: TokenPlace) -> Object:
     """What to apply so that bitfusiond knows ``secret`` as its copy: nothing of the content.
 
-    With ``uid`` the apply fails where the Secret was deleted meanwhile, instead of making an empty one. A digest that
-    is not the source's is how the webhook sees that the copy has to follow.
+    With its mark, as the operator says that it is one. With ``uid`` the apply fails where the Secret was deleted
+    meanwhile, instead of making an empty one. A digest that is not the source's is how the webhook sees that the copy
+    has to follow.
     """
     metadata = secret["metadata"]
     token = BY_SECRET[metadata["name"]]
-    source = copies.content(token, sources, TOKEN_NAMESPACE)
+    source, mark = place.content(token), place.mark(secret)
     digest = copies.summarize(secret, token).digest
-    origin = source.origin if isinstance(source, Content) else f"{TOKEN_NAMESPACE}/{token.secret}"
+    origin = source.origin if isinstance(source, Content) else f"{place.namespace}/{token.secret}"
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -76,6 +79,10 @@ def adopted(secret: Secret, sources: Mapping[str, Secret]) -> Secret:
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
             "labels": {names.MANAGED_BY: names.MANAGED_BY_US},
-            "annotations": {names.COPIED_FROM: origin, names.CONTENT_SHA256: digest or "none"},
+            "annotations": {
+                names.COPIED_FROM: origin,
+                names.CONTENT_SHA256: digest or "none",
+                **({} if mark is None else {names.MARK: mark}),
+            },
         },
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
@@ -12,8 +13,9 @@ from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
-from bitfusiond.operate.verify import installation, nodes, pods, tokens, webhooks
+from bitfusiond.operate.verify import installation, nodes, pods, tokens, trust, webhooks
 
 
 def run(settings: Settings, namespace: str | None, say: Say) -> bool:
@@ -37,25 +39,24 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     needed = [*access.to_read(documents), access.Access("create", "Pod", namespace or proof.NAMESPACE)]
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
-    found = kubectl.get_all(documents)
+    values, _ = current.choose(settings, current.read(kubectl))
+    wanted = manifests.build(documents, values).all
+    found = kubectl.get_all(wanted)
     if ending := installation.ending(found.get(checks.NAMESPACE)):
         return [*rows, *ending]
     if absent := installation.absent(found):
-        return [*rows, *absent, *tokens.sources(checks.token_secrets(kubectl), tokens.today())]
+        return [*rows, *absent, *tokens.sources(values.tokens.read(kubectl), tokens.today())]
     return [
         *rows,
-        *_installation(kubectl, settings, documents, found),
-        *_tokens(kubectl, namespace),
+        *_installation(kubectl, wanted, found),
+        *trust.look(values, found, partial(endpoints.of_api_server, kubectl)),
+        *_tokens(kubectl, values.tokens.read(kubectl), namespace),
         *_nodes(kubectl),
         *_pods(kubectl, namespace),
     ]
 
 
-def _installation(
-    kubectl: Kubectl, settings: Settings, documents: Sequence[Object], found: Mapping[Ref, Object]
-) -> list[Row]:
-    values, _ = current.choose(settings, current.read(kubectl))
-    wanted = manifests.build(documents, values).all
+def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     rows = installation.look(kubectl, wanted, found)
     rows += installation.version(wanted, found)
     secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(current.WEBHOOK)
@@ -67,10 +68,10 @@ def _installation(
     return rows
 
 
-def _tokens(kubectl: Kubectl, namespace: str | None) -> list[Row]:
-    secrets = checks.token_secrets(kubectl)
-    found = [each for each in adoption.find(kubectl) if namespace in {None, each["metadata"]["namespace"]}]
-    return [*tokens.sources(secrets, tokens.today()), *tokens.copied(found, secrets)]
+def _tokens(kubectl: Kubectl, place: TokenPlace, namespace: str | None) -> list[Row]:
+    everywhere = adoption.find(kubectl, place.namespace)
+    found = [each for each in everywhere if namespace in {None, each["metadata"]["namespace"]}]
+    return [*tokens.sources(place, tokens.today()), *tokens.copied(found, place)]
 
 
 def _nodes(kubectl: Kubectl) -> list[Row]:

@@ -23,12 +23,17 @@ class FileCertificate:
     change from RSA to ECDSA some clients would still be shown the old one.
     """
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    def __init__(self, cert: Path, key: Path, client_ca: tls.ClientCAs = tls.no_client_ca) -> None:
         """Raises ConfigurationError that names the option and what is wrong with the file."""
         self._cert = cert
         self._key = key
+        self._client_ca = client_ca
         self._watch = watch.Watch(cert, key)
-        self.context = self._load()
+        self._tls = self._load()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        return self._tls.context
 
     def seconds_left(self) -> float:
         """Until the certificate in force expires, by this machine's clock; below zero when it has."""
@@ -43,21 +48,17 @@ class FileCertificate:
         await self._watch.follow(self._reload, self._not_reloaded)
 
     def _reload(self) -> None:
-        self.context = self._load()
+        self._tls = self._load()
         _log.info("certificate taken up", path=str(self._cert))
 
     def _not_reloaded(self, error: Exception) -> None:
         _log.error("certificate not taken up, keeping the last good one", message=str(error))
 
-    def _load(self) -> ssl.SSLContext:
-        for option, path in (("--tls-cert", self._cert), ("--tls-key", self._key)):
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
+    def _load(self) -> tls.ServerTLS:
+        cert, key = _read("--tls-cert", self._cert), _read("--tls-key", self._key)
         try:
-            context = tls.server_context(str(self._cert), str(self._key))
-            leaf = x509.load_pem_x509_certificate(self._cert.read_bytes())
+            loaded = tls.ServerTLS(cert, key, self._client_ca)
+            leaf = x509.load_pem_x509_certificate(cert)
         except tls.EncryptedKeyError:
             raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
         except ssl.SSLError as error:
@@ -73,4 +74,11 @@ class FileCertificate:
                 f"--tls-cert: {self._cert} cannot be read: {' '.join(str(error).split())}"
             ) from None
         self._not_after = leaf.not_valid_after_utc.timestamp()
-        return context
+        return loaded
+
+
+def _read(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None

@@ -18,7 +18,6 @@ the one that is signed in its place is dated back by the jump: it is good by eit
 from __future__ import annotations
 
 import math
-import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +72,7 @@ class SelfManagedCertificate:
         lives: Lives | None = None,
         poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
+        client_ca: tls.ClientCAs = tls.no_client_ca,
     ) -> None:
         self._cluster = cluster
         self._namespace = namespace
@@ -84,7 +84,8 @@ class SelfManagedCertificate:
         self._clock = clock
         self._metrics = _Metrics(metrics, clock)
         self._no_certificate = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._loaded: ssl.SSLContext | None = None
+        self._client_ca = client_ca
+        self._loaded: tls.ServerTLS | None = None
         self._leaf: rotation.Leaf | None = None
         # The clock less the time that never jumps: at the last signing, and the lowest so far.
         self._offset_of_leaf = 0.0
@@ -105,7 +106,7 @@ class SelfManagedCertificate:
         """
         if self._loaded is None or self._leaf is None or self._time_of_leaf() >= self._leaf.span.not_after:
             return self._no_certificate
-        return self._loaded
+        return self._loaded.context
 
     def _time_of_leaf(self) -> float:
         """The time of day, as far as it went on since the serving certificate was signed: without jumps ahead."""
@@ -288,7 +289,7 @@ class SelfManagedCertificate:
         ahead = self._offset_of_leaf - self._lowest_offset
         lives = replace(self._lives, backdate=self._lives.backdate + ahead)
         leaf, pem = pki.sign_leaf(vault.signing, self._names, now, lives)
-        self._loaded = _load(pem)
+        self._loaded = tls.ServerTLS(pem, pem, self._client_ca)
         span = replace(leaf.span, not_before=now - self._lives.backdate)
         self._leaf = leaf = replace(leaf, span=span)
         self._metrics.renewals.labels("serving").inc()
@@ -296,19 +297,6 @@ class SelfManagedCertificate:
         _log.info(
             "serving certificate signed", why=why, ca=leaf.authority[:16], not_after=_rfc3339(leaf.span.not_after)
         )
-
-
-def _load(pem: bytes) -> ssl.SSLContext:
-    """A context with the certificate and key of ``pem``.
-
-    Python's ssl takes them from files only. This one is in memory and has no name: it needs no directory that can be
-    written, and is gone when it is closed.
-    """
-    with os.fdopen(os.memfd_create("serving", os.MFD_CLOEXEC), "wb") as file:
-        file.write(pem)
-        file.flush()
-        path = f"/proc/self/fd/{file.fileno()}"
-        return tls.server_context(path, path)
 
 
 def _rfc3339(seconds: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bitfusiond.core.tokens.copies import Create, Leave, Refuse, Update
+from collections.abc import Callable
+
+from bitfusiond.core.tokens.copies import Create, Decision, Leave, Refuse, Update
 from bitfusiond.kube import (
     SECRETS,
     Cluster,
@@ -27,14 +29,14 @@ class Problem(Exception):  # noqa: N818 - for a person, and often not ours
         self.passing = passing
 
 
-async def ensure_copy(cluster: Cluster, inventory: Inventory, key: Key) -> bool:
-    """Create or update the copy if that is due; whether it wrote. Raises Problem.
+async def ensure_copy(cluster: Cluster, inventory: Inventory, key: Key, decide: Callable[[Key], Decision]) -> bool:
+    """Create or update the copy if ``decide`` says so; whether it wrote. Raises Problem.
 
     Any number of replicas may do so at once: the API server refuses all but the first (409), and they look again.
     """
     try:
         for _ in range(_CONFLICTS):
-            match inventory.decide(key):
+            match decide(key):
                 case Leave():
                     return False
                 case Refuse(problem):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bitfusiond.core import names
-from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens import copies, marks
 from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, Decision, Missing, State, Summary, Token
 from bitfusiond.kube import Object
 
@@ -28,14 +28,16 @@ class Inventory:
     older than what is known already is ignored.
     """
 
-    def __init__(self, token_namespace: str, allowed: Callable[[str], bool], now: Callable[[], float]) -> None:
+    def __init__(self, token_namespace: str, served: Callable[[str], bool], now: Callable[[], float]) -> None:
         self.token_namespace = token_namespace
-        self._allowed = allowed
+        self._served = served
         self._now = now
         self._sources: dict[str, Object] = {}
         self._contents: dict[Token, Content | Missing] = {}
         self._stored: dict[str, dict[str, Summary]] = {token.secret: {} for token in TOKENS}
         self._stale: dict[Key, float] = {}
+        self._unproven: set[Key] = set()
+        self._mark_key: bytes | None = None
         self._refresh_sources()
 
     # --- what happened --------------------------------------------------------------------------------------------
@@ -78,6 +80,15 @@ class Inventory:
         if namespace == self.token_namespace and self._sources.pop(name, None) is not None:
             self._refresh_sources()
 
+    def use_mark_key(self, key: bytes) -> None:
+        """Marks are made and known by ``key`` from now on. Until the first one nothing is stale."""
+        if key == self._mark_key:
+            return
+        self._mark_key = key
+        for token in TOKENS:
+            for namespace in self._stored[token.secret]:
+                self._refresh_staleness(Key(namespace, token))
+
     # --- what is ----------------------------------------------------------------------------------------------------
 
     @property
@@ -89,15 +100,20 @@ class Inventory:
         """What a pod in the namespace needs."""
         return copies.decide(self._copy(key))
 
+    def upkeep(self, key: Key) -> Decision:
+        """What the copy needs while no pod asks for it."""
+        return copies.upkeep(self._copy(key))
+
     def exists(self, key: Key) -> bool:
         return key.namespace in self._stored[key.token.secret]
 
     def stale(self) -> dict[Key, float]:
-        """Copies of ours that are behind their source, and since when.
-
-        None of a namespace that may not receive tokens: a Secret there that calls itself a copy must not get them.
-        """
+        """Copies that are behind their source or lack our mark, and since when."""
         return self._stale
+
+    def unproven(self) -> set[Key]:
+        """Secrets that are labelled as our copies and were not written by us."""
+        return self._unproven
 
     def states(self) -> Counter[State]:
         """How many Secrets of the tokens' names are in which state, the sources left out."""
@@ -128,7 +144,9 @@ class Inventory:
         stored = self._stored[key.token.secret].get(key.namespace)
         source = self._contents[key.token]
         lives = stored is None or self._origin_lives(stored)
-        return Copy(key.token, key.namespace, stored, source, self.token_namespace, lives)
+        mark = None if self._mark_key is None else marks.mark(self._mark_key, key.namespace, key.token.secret)
+        is_served = self._served(key.namespace)
+        return Copy(key.token, key.namespace, stored, source, self.token_namespace, mark, lives, is_served)
 
     def _origin_lives(self, stored: Summary) -> bool:
         namespace, _, name = (stored.origin or "").partition("/")
@@ -146,11 +164,15 @@ class Inventory:
                 self._refresh_staleness(Key(namespace, token))
 
     def _refresh_staleness(self, key: Key) -> None:
-        is_stale = self.exists(key) and copies.state(self._copy(key)) is State.STALE
-        if is_stale and self._allowed(key.namespace):
+        state = copies.state(self._copy(key)) if self.exists(key) and self._mark_key is not None else None
+        if state in copies.FOLLOWING:
             self._stale.setdefault(key, self._now())
         else:
             self._stale.pop(key, None)
+        if state is State.UNPROVEN:
+            self._unproven.add(key)
+        else:
+            self._unproven.discard(key)
 
 
 def _older(version: str, than: str | None) -> bool:

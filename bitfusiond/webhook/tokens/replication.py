@@ -3,9 +3,9 @@
 What is decided about a copy, and whose it is, is in :mod:`bitfusiond.core.tokens.copies`. Any number of replicas do
 this at once, without a leader: each sees the same and does the same, and whoever comes second finds it done.
 
-Four watches feed the memory that admissions are answered from. Three are of one name in all namespaces and bring the
-sources as well as the copies, the fourth is of the earlier Secret in the token namespace. A watch by ``metadata.name``
-is what RBAC can limit by ``resourceNames``: no other Secret can be read.
+Five watches feed the memory that admissions are answered from. Three are of one name in all namespaces and bring the
+sources as well as the copies, the fourth is of the earlier Secret in the token namespace, the fifth of the key of marks
+in our own. A watch by ``metadata.name`` is what RBAC can limit by ``resourceNames``: no other Secret can be read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
 from bitfusiond.kube.follow import WatchState, follow
-from bitfusiond.pacing import Backoff, Repeats
+from bitfusiond.pacing import Allowance, Backoff, Repeats
+from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.tokens.copying import Problem, ensure_copy
 from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
+from bitfusiond.webhook.tokens.markkey import MarkKey
 from bitfusiond.webhook.tokens.metrics import Metrics
 
 ENSURE_SECONDS = 5.0  # for all that an admission waits for; the API server gives a webhook 10 s by default
 LISTED_SECONDS = 2.0  # of these, for the first lists
+# Namespaces that get their first copies, where nobody proves to be the API server: far above what people make, and so
+# that a cluster whose pods all start at once waits for seconds.
+FIRST_COPIES_AT_ONCE = 500
+FIRST_COPIES_PER_SECOND = 20.0
+FIRST_COPY_SECONDS = 2.0  # of ENSURE_SECONDS, to wait for one's turn
+_NOT_YET = f"bitfusiond copies tokens into {FIRST_COPIES_PER_SECOND:g} new namespaces a second: try again"
 _TRIES = 3
 _PAUSE_SECONDS = 0.2
 _AT_ONCE_FOR_PODS = 48
@@ -46,6 +54,8 @@ _RECENT_SECONDS = 300.0
 # A namespace that is being deleted loses its Secrets first; and without a source there is nothing to bring back.
 _LOST_FOR_GOOD = frozenset({"terminating", "not_found", "refused"})
 _LARGEST_CHECKED = 64 * 1024  # bytes of base64: a thousand times what is in such a file, and no more work than that
+_UNPROVEN = "labelled as token copies, but not written by bitfusiond and not equal to their source: they follow nothing"
+_MOST_TOLD = 20  # Secrets in a log line
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _log = logs.Log("tokens")
@@ -71,23 +81,33 @@ class Replication:
     """The copies of the token Secrets.
 
     ``run`` must be running for anything to happen; until its first lists are there, ``ensure`` says so to whoever
-    asks. ``allow_namespaces`` are globs. ``watches`` tells how each watch is doing, by the name of its Secret.
+    asks. ``allow_namespaces`` are globs; copies in namespaces that they do not cover, or that are ``exempt``, follow
+    nothing. ``is_proven``: whoever asks is the API server. ``watches`` tells how each watch is doing, by the name of
+    its Secret.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         metrics: CollectorRegistry,
+        namespaces: Namespaces,
         *,
+        namespace: str,
         token_namespace: str,
         allow_namespaces: tuple[str, ...] = ("*",),
+        exempt: frozenset[str] = names.EXEMPT_NAMESPACES,
+        is_proven: bool = False,
     ) -> None:
         self._cluster = cluster
+        self._namespaces = namespaces
         self._globs = allow_namespaces
-        self._inventory = Inventory(token_namespace, partial(copies.allowed, globs=allow_namespaces), trio.current_time)
+        self._first_copies = None if is_proven else Allowance(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND)
+        served = partial(copies.served, globs=allow_namespaces, exempt=exempt)
+        self._inventory = Inventory(token_namespace, served, trio.current_time)
         self._metrics = Metrics(metrics, self._inventory)
-        self.watches = {name: WatchState() for name in SOURCE_NAMES}
-        self._not_listed = set(SOURCE_NAMES)
+        self._mark_key = MarkKey(cluster, namespace, self._use_mark_key)
+        self.watches = {name: WatchState() for name in SOURCE_NAMES} | {names.MARK_SECRET: self._mark_key.watch}
+        self._not_listed = set(self.watches)
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._flights: dict[str, _Flight] = {}
@@ -98,6 +118,7 @@ class Replication:
         self._wake = trio.Event()
         self._told: dict[Token, Content | Missing] = {}
         self._repeats = Repeats(_REPEAT_SECONDS)
+        self._unproven_repeats = Repeats(_REPEAT_SECONDS)
 
     # --- for admissions -----------------------------------------------------------------------------------------------
 
@@ -118,10 +139,13 @@ class Replication:
             refusals = [decision.problem for decision in decisions if isinstance(decision, Refuse)]
             if refusals or dry_run:
                 return list(dict.fromkeys(refusals))
+            is_there = all(isinstance(decision, Leave) for decision in decisions)
+            if not is_there and (problem := await self._namespaces.problem(namespace)):
+                self._metrics.failures.labels("namespace").inc()
+                return [problem]
+            # Bounded by the namespaces that there are: one that has all three is there too.
             self._admitted[namespace] = trio.current_time()
-            if all(isinstance(decision, Leave) for decision in decisions):
-                return []
-            return await self._join_flight(namespace)
+            return [] if is_there else await self._join_flight(namespace)
         return [f"the token Secrets could not be copied into namespace {namespace} in {ENSURE_SECONDS:g} s: try again"]
 
     def ready_reason(self) -> str | None:
@@ -156,6 +180,10 @@ class Replication:
 
         try:
             with trio.move_on_after(ENSURE_SECONDS) as deadline:
+                if not await self._has_turn(namespace):
+                    self._metrics.failures.labels("rate").inc()
+                    flight.problems = [_NOT_YET]
+                    return
                 async with trio.open_nursery() as nursery:
                     for token in TOKENS:
                         nursery.start_soon(ensure_one, token)
@@ -169,10 +197,21 @@ class Replication:
             del self._flights[namespace]
             flight.done.set()
 
+    async def _has_turn(self, namespace: str) -> bool:
+        """Whether the namespace may have its first copies, perhaps after a while."""
+        due = [key for key in (Key(namespace, token) for token in TOKENS) if key not in self._inventory.stale()]
+        if self._first_copies is None or all(isinstance(self._inventory.decide(key), Leave) for key in due):
+            return True
+        pause = self._first_copies.take(trio.current_time(), FIRST_COPY_SECONDS)
+        if pause is None:
+            return False
+        await trio.sleep(pause)
+        return True
+
     async def _ensure_patiently(self, key: Key) -> None:
         for failures in range(1, _TRIES + 1):
             try:
-                await ensure_copy(self._cluster, self._inventory, key)
+                await ensure_copy(self._cluster, self._inventory, key, self._inventory.decide)
             except Problem as problem:
                 if not problem.passing or failures == _TRIES:
                     raise
@@ -192,6 +231,7 @@ class Replication:
             try:
                 for name in SOURCE_NAMES:
                     nursery.start_soon(self._watch, name)
+                nursery.start_soon(self._mark_key.run)
                 task_status.started()
                 await self._listed.wait()
                 while True:
@@ -204,9 +244,7 @@ class Replication:
             before = {key for key in self._recently_admitted(name) if self._inventory.exists(key)}
             self._inventory.replace(name, secrets)
             self._lost.update(key for key in before if not self._inventory.exists(key))
-            self._not_listed.discard(name)
-            if not self._not_listed:
-                self._listed.set()
+            self._has_listed(name)
             self._look_at_sources()
 
         def changed(change: Change) -> None:
@@ -233,18 +271,35 @@ class Replication:
             state=self.watches[name],
         )
 
+    def _has_listed(self, name: str) -> None:
+        self._not_listed.discard(name)
+        if not self._not_listed:
+            self._listed.set()
+
+    def _use_mark_key(self, key: bytes) -> None:
+        self._inventory.use_mark_key(key)
+        self._has_listed(names.MARK_SECRET)
+        self._look_at_sources()
+
     def _recently_admitted(self, name: str) -> Iterable[Key]:
         token = copies.BY_SECRET.get(name)
         if token is None:
             return []
         since = trio.current_time() - _RECENT_SECONDS
-        self._admitted = {namespace: when for namespace, when in self._admitted.items() if when >= since}
+        self._admitted = {
+            namespace: when
+            for namespace, when in self._admitted.items()
+            if when >= since and self._namespaces.knows(namespace)
+        }
         return [Key(namespace, token) for namespace in self._admitted]
 
     def _look_at_sources(self) -> None:
         """Say what became of the sources, and have the copies follow."""
         self._wake.set()
-        if self._not_listed or self._told == self._inventory.contents:
+        if self._not_listed:
+            return
+        self._tell_of_unproven()
+        if self._told == self._inventory.contents:
             return
         self._retries.clear()
         self._repeats.reset()
@@ -258,6 +313,13 @@ class Replication:
                 _log.info("token source", token=token.file, secret=source.origin)
                 if token.file != names.CA_CRT and self._nursery is not None:
                     self._nursery.start_soon(_check_yaml, token, source)
+
+    def _tell_of_unproven(self) -> None:
+        unproven = self._inventory.unproven()
+        if not unproven or not self._unproven_repeats.is_due(trio.current_time()):
+            return
+        secrets = sorted(f"{key.namespace}/{key.token.secret}" for key in unproven)
+        _log.warning(_UNPROVEN, secrets=secrets[:_MOST_TOLD], number=len(secrets))
 
     async def _keep_current(self) -> None:
         """Wait until copies must be written, and write them once."""
@@ -308,10 +370,11 @@ class Replication:
         )
 
     async def _write_one(self, key: Key) -> bool:
-        if key not in self._lost and not self._inventory.exists(key):
-            return False  # deleted meanwhile: it comes back when a pod needs it
+        # One that is deleted meanwhile comes back when a pod needs it.
+        is_lost = key in self._lost and not self._inventory.exists(key)
         try:
-            wrote = await ensure_copy(self._cluster, self._inventory, key)
+            decide = self._inventory.decide if is_lost else self._inventory.upkeep
+            wrote = await ensure_copy(self._cluster, self._inventory, key, decide)
         except Problem as problem:
             if key in self._lost and problem.reason in _LOST_FOR_GOOD:
                 self._lost.discard(key)

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,15 @@ class Asked(Replica):
                 return b"ok" in answer.read()
         except (OSError, KeyError):
             return False
+
+    def readiness(self) -> bytes:
+        try:
+            urllib.request.urlopen(f"https://{self.address}/readyz", context=self.context(), timeout=15).close()
+        except urllib.error.HTTPError as error:
+            return error.read()
+        except (OSError, KeyError):  # no certificate yet
+            pass
+        return b""
 
     def refusal(self, path: str, namespace: str, document: dict[str, Any]) -> str:
         """Why the pod is refused; empty: it is admitted."""
@@ -294,6 +304,10 @@ def nodes_told(cluster: Cluster, one: Asked) -> bool:
     return one.says("cannot follow", "nodes is forbidden")
 
 
+def namespaces_told(cluster: Cluster, one: Asked) -> bool:
+    return one.says("cannot follow", "namespaces is forbidden") and b"namespaces: not listed yet" in one.readiness()
+
+
 def certificates_told(cluster: Cluster, one: Asked) -> bool:
     return one.says("certificates cannot be kept", "is forbidden")
 
@@ -303,6 +317,7 @@ def certificates_told(cluster: Cluster, one: Asked) -> bool:
     [
         ("secrets", "create", copies_told),
         ("nodes", "list", nodes_told),
+        ("namespaces", "list", namespaces_told),
         ("mutatingwebhookconfigurations", "get", certificates_told),
     ],
 )

@@ -71,6 +71,24 @@ def of_controller(uid: str) -> dict[str, Any]:
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("made", ["", "ignored", "public"])
+def test_a_review_that_comes_from_no_api_server_brings_no_tokens_where_it_would_ask_about_no_pod(
+    api: APIServer, webhook: Replica, made: str
+) -> None:
+    name = f"team-{next(_numbers)}"
+    words = f"bitfusiond sees no namespace {name} in the cluster: try again"
+    if made == "ignored":
+        api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": {names.ADMISSION_LABEL: "ignore"}}})
+        words = f"no tokens are copied into {name}, as it has the label bitfusion.io/admission=ignore"
+    if made == "public":
+        name, words = "kube-public", ""
+    answer = webhook.review(pod(), name)
+    if words:
+        assert not answer["allowed"]
+        assert words in answer["status"]["message"]
+    assert copies(api, name) == []
+
+
 def test_a_pod_that_is_admitted_finds_all_three_token_secrets_in_its_namespace(
     api: APIServer, webhook: Replica, team: str
 ) -> None:
@@ -214,7 +232,7 @@ def test_a_refused_pod_of_a_controller_leaves_one_event_at_it(api: APIServer, we
 
 def test_a_warning_reaches_whoever_created_the_pod(api: APIServer, webhook: Replica, team: str) -> None:
     connection = api.door.connect()
-    document = pod(container(command=["bash", "-c", "cd /work; bitfusion run -n 1 -- python x.py"]))
+    document = pod(container(command=["bash", "-c", "cd /work; mywrapper bitfusion run x"]))
     status, headers = _post(connection, api, pods(team), document)
     connection.close()
     assert status == 201

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from pathlib import Path
 
 import trio
 
@@ -30,7 +31,7 @@ async def _main(cert: str, key: str) -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
-    context = tls.server_context(cert, key)
+    context = tls.ServerTLS(Path(cert).read_bytes(), Path(key).read_bytes()).context
     await server.serve(answer, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
 
 

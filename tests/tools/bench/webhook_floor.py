@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -41,7 +42,7 @@ async def _main(which: str, cert: str, key: str) -> None:
     sock.setblocking(False)
     print(sock.getsockname()[1], flush=True)
     if which == "wrapped":
-        context = tls.server_context(cert, key)
+        context = tls.ServerTLS(Path(cert).read_bytes(), Path(key).read_bytes()).context
         await server.serve(_answer, sock, lambda: context, stop=trio.Event(), graceful_seconds=1)
     config = Config()
     config.bind = [f"fd://{sock.detach()}"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
 from bitfusiond import __version__
 from bitfusiond.errors import ConfigurationError
@@ -80,7 +83,7 @@ def running(image: str, client: str = "") -> current.Running:
     """A cluster with this image of the webhook, and of the client in its template."""
     webhook = {"spec": {"template": {"spec": {"containers": [{"name": "w", "image": image}]}}}}
     template = {"metadata": {}, "data": {"sidecarconfig.yaml": f"initContainers:\n  - image: {client}\n"}}
-    return current.from_objects(webhook, None, None, template)
+    return current.from_objects(webhook, None, None, template=template)
 
 
 def pushed(directory: Path, *lines: str) -> dict[str, str]:
@@ -235,3 +238,112 @@ def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_know
     assert ("unhealthyPodEvictionPolicy" in budget["spec"]) is policy
     assert manifests.fitting([], "community", (1, 28)) == []
     assert manifests.fitting([], "tkgi", version) == []
+
+
+# --- who may ask, and where tokens may go ---------------------------------------------------------------------------
+
+CA = trustme.CA()
+PEM = CA.cert_pem.bytes().decode()
+WEBHOOK = {"kind": "Deployment", "spec": {"template": {"spec": {"containers": [{"name": "w", "image": "i"}]}}}}
+
+
+def webhook(args: list[str] | None = None, **variables: str) -> dict[str, Any]:
+    made = copy.deepcopy(WEBHOOK)
+    (container,) = made["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
+    container["args"] = args or []
+    container["env"] = [{"name": f"BITFUSIOND_{name}", "value": value} for name, value in variables.items()]
+    return made
+
+
+def chosen(given: dict[str, str], running: dict[str, Any] | None) -> tuple[manifests.Values, list[str]]:
+    return current.choose(settings.resolve(given), current.from_objects(running, None, None))
+
+
+@pytest.mark.parametrize(
+    ("given", "running", "allow", "tokens", "why"),
+    [
+        ({}, None, None, "kube-system", "ALLOW_NAMESPACES: * (the default)"),
+        ({}, webhook(ALLOW_NAMESPACES="a-*, b"), "a-*,b", "kube-system", "ALLOW_NAMESPACES: a-*,b (as it runs)"),
+        ({}, webhook(["--allow-namespaces", "c"]), "c", "kube-system", "ALLOW_NAMESPACES: c (as it runs)"),
+        ({}, webhook(["--allow-namespaces=c"]), "c", "kube-system", "ALLOW_NAMESPACES: c (as it runs)"),
+        ({}, webhook(["--allow-namespaces", " , "]), None, "kube-system", "ALLOW_NAMESPACES: * (the default)"),
+        ({"ALLOW_NAMESPACES": "*"}, webhook(ALLOW_NAMESPACES="a"), "*", "kube-system", "ALLOW_NAMESPACES: * (given)"),
+        ({}, webhook(TOKEN_NAMESPACE="vault"), None, "vault", "TOKEN_NAMESPACE: vault (as it runs)"),
+        ({"TOKEN_NAMESPACE": "v"}, webhook(TOKEN_NAMESPACE="vault"), None, "v", "TOKEN_NAMESPACE: v (given)"),
+    ],
+)
+def test_where_tokens_may_go_stays_as_it_runs_whoever_said_it(
+    given: dict[str, str], running: dict[str, Any] | None, allow: str | None, tokens: str, why: str
+) -> None:
+    values, notes = chosen(given, running)
+    assert (values.allow_namespaces, values.tokens.namespace) == (allow, tokens)
+    assert values.tokens.allowed == tuple((allow or "*").split(","))
+    assert why in notes
+    assert any("the plugin looks for servers.conf in kube-system alone" in each for each in notes) is (
+        tokens != "kube-system"
+    )
+
+
+def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text(PEM)
+    values, notes = chosen({"CLIENT_CA": str(tmp_path / "ca.crt")}, None)
+    assert values.client_ca == PEM
+    assert any(each.startswith("CLIENT_CA: ") and each.endswith("(given)") for each in notes)
+    running = current.from_objects(None, None, None, {"data": {manifests.CLIENT_CA_KEY: PEM}})
+    values, notes = current.choose(settings.resolve({}), running)
+    assert values.client_ca == PEM
+    assert any(each.startswith("CLIENT_CA: ") and each.endswith("(as it runs)") for each in notes)
+    values, notes = current.choose(settings.resolve({"CLIENT_CA": "none"}), running)
+    assert values.client_ca == ""
+    assert "CLIENT_CA: none (given)" in notes
+
+
+@pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
+def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
+    now = current.from_objects(running, None, None)
+    (problem,) = current.taken_away(settings.resolve({}), now)
+    assert problem.startswith(
+        "CLIENT_CA: the webhook runs with --client-ca /x, which no deploy put there: give CLIENT_CA="
+    )
+    assert current.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ALLOW_NAMESPACES", " , ", "is not comma-separated namespace names or globs"),
+        ("ALLOW_NAMESPACES", "team-*,Team", "for example team-*,research: Team matches none"),
+        ("TOKEN_NAMESPACE", "Kube_System", "is not the name of a namespace"),
+        (
+            "CLIENT_CA",
+            "/nowhere/ca.crt",
+            "is not a PEM file with the CA of the API server's client certificate, or none",
+        ),
+        ("CLIENT_CA", __file__, "is not a PEM file with the CA of the API server's client certificate, or none"),
+        ("API_SERVER_ONLY", "maybe", "is not yes or no"),
+    ],
+)
+def test_a_wrong_choice_is_refused_with_its_name_and_what_is_allowed(variable: str, value: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        settings.resolve({variable: value})
+    assert str(raised.value).startswith(f"{variable}: {value!r} ")
+    assert words in str(raised.value)
+
+
+def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_stay_open() -> None:
+    text = (MANIFESTS / "base/network-policies.yaml").read_text()
+    policy = next(each for each in yaml_documents.load(text) if ref(each) == manifests.NETWORK_POLICY)
+    values = manifests.Values("r", "1", 0, 1, api_servers=("192.0.2.1", "2001:db8::1"))
+    https, observe = manifests.substituted(policy, values)["spec"]["ingress"]
+    assert https == {
+        "ports": [{"protocol": "TCP", "port": "https"}],
+        "from": [{"ipBlock": {"cidr": "192.0.2.1/32"}}, {"ipBlock": {"cidr": "2001:db8::1/128"}}],
+    }
+    assert observe == {"ports": [{"protocol": "TCP", "port": "observe"}]}
+    assert manifests.substituted(policy, manifests.Values("r", "1", 0, 1)) == policy
+    now = current.from_objects(None, None, None, None, {"spec": {"ingress": [https, observe]}})
+    assert current.choose(settings.resolve({}), now)[0].api_server_only
+    assert not current.choose(settings.resolve({"API_SERVER_ONLY": "no"}), now)[0].api_server_only
+    assert not current.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
+        0
+    ].api_server_only

@@ -27,6 +27,7 @@ TABLE = [
     ("one string", ["python /b/x.py --model=i"], [], ["/bin/bash", "-c", f"{C} python /b/x.py --model=i"]),
     ("one string, blanks around", ["  python x.py\n"], [], ["/bin/bash", "-c", f"{C} python x.py"]),
     ("one string and args", ["python x.py"], ["--a", "b c", "$(V)"], [*CLIENT, "python", "x.py", "--a", "b c", "$(V)"]),
+    ("one string and args, a shell's own", ["echo 123"], ["a b"], [*CLIENT, "echo", "123", "a b"]),
     ("one string, two commands", ["cd /x && python y"], [], [*CLIENT, "/bin/bash", "-c", "cd /x && python y"]),
     ("one string, several lines", ["a b\nc d"], [], [*CLIENT, "/bin/bash", "-c", "a b\nc d"]),
     # shell form
@@ -194,6 +195,7 @@ def test_the_command_table(what: str, words: list[str], args: list[str], expecte
         (["bash", "-c"], [], "command", "has -c without a script"),
         (["bash", "-ec"], [], "command", "has -c without a script"),
         (["cd /x && python y"], ["--a"], "args", "cannot follow a command that is a shell script"),
+        (["cd /x"], ["--a"], "args", "cannot follow a command that is a shell script"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused(words: list[str], args: list[str], field: str, message: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitfusiond.core import names
-from bitfusiond.core.tokens import copies
+from bitfusiond.core.tokens import copies, marks
 from bitfusiond.core.tokens.copies import TOKENS, Content, Copy, Create, Decision, Leave, Missing, Refuse, State, Update
 
 HOME = "kube-system"
@@ -26,9 +26,14 @@ def secret(namespace: str, name: str, metadata: Secret | None = None, **data: st
     return {"metadata": about, "type": "Opaque", "data": encoded}
 
 
-def marked(origin: str | None, digest: str | None = None) -> Secret:
-    """The metadata of a copy."""
-    annotations = {names.COPIED_FROM: origin, names.CONTENT_SHA256: digest}
+KEY = b"k" * 32
+MARK = marks.mark(KEY, "team", CA.secret)
+OF_OTHERS = (marks.mark(b"x" * 32, "team", CA.secret), marks.mark(KEY, "other", CA.secret))
+
+
+def marked(origin: str | None, digest: str | None = None, mark: str | None = MARK) -> Secret:
+    """The metadata of a copy of ours in the namespace team; without a ``mark``, of what calls itself one."""
+    annotations = {names.COPIED_FROM: origin, names.CONTENT_SHA256: digest, names.MARK: mark}
     return {
         "labels": {names.MANAGED_BY: names.MANAGED_BY_US},
         "annotations": {key: value for key, value in annotations.items() if value is not None},
@@ -40,8 +45,12 @@ def source(value: str = "new", origin: str = f"{HOME}/{CA.secret}") -> Content:
 
 
 def decide(there: Secret | None, given_source: Content | Missing | None = None, **more: Any) -> Decision:
+    return copies.decide(copy_of(there, given_source, **more))
+
+
+def copy_of(there: Secret | None, given_source: Content | Missing | None = None, **more: Any) -> Copy:
     stored = None if there is None else copies.summarize(there, CA)
-    return copies.decide(Copy(CA, "team", stored, given_source or source(), HOME, **more))
+    return Copy(CA, "team", stored, given_source or source(), HOME, **{"mark": MARK, **more})
 
 
 def stored(body: Secret) -> Secret:
@@ -118,7 +127,7 @@ def test_a_copy_in_the_token_namespace_is_no_source_but_a_source_that_carries_th
     for origin in (None, f"{HOME}/{CA.secret}"):
         labelled = secret(HOME, CA.secret, marked(origin), ca_crt="x")
         assert isinstance(copies.content(CA, {CA.secret: labelled}, HOME), Content)
-        assert isinstance(copies.decide(Copy(CA, HOME, copies.summarize(labelled, CA), source("y"), HOME)), Leave)
+        assert isinstance(copies.decide(Copy(CA, HOME, copies.summarize(labelled, CA), source("y"), HOME, MARK)), Leave)
 
 
 def test_a_source_shows_no_content_when_printed() -> None:
@@ -144,6 +153,7 @@ def test_where_there_is_nothing_a_copy_is_created_with_one_key_its_label_and_whe
             "annotations": {
                 "bitfusion.io/copied-from": "kube-system/bitfusion-client-secret-ca.crt",
                 "bitfusion.io/content-sha256": hashlib.sha256(b"new").hexdigest(),
+                "bitfusion.io/mark": MARK,
             },
         },
         "type": "Opaque",
@@ -162,7 +172,7 @@ def test_a_copy_follows_its_source_and_keeps_what_others_wrote_into_its_metadata
     assert written["resourceVersion"] == "7"
     assert (written["uid"], written["finalizers"]) == ("u", ["f"])
     assert written["labels"] == {"team": "a", names.MANAGED_BY: names.MANAGED_BY_US}
-    assert written["annotations"].keys() == {"note", names.COPIED_FROM, names.CONTENT_SHA256}
+    assert written["annotations"].keys() == {"note", names.COPIED_FROM, names.CONTENT_SHA256, names.MARK}
     assert decision.body["data"] == {"ca.crt": source().data}
 
 
@@ -195,18 +205,28 @@ def test_without_a_source_no_new_pod_is_admitted_whether_a_copy_is_left_or_not(t
 
 
 def test_the_copy_of_another_installation_is_left_alone_until_its_source_is_gone() -> None:
-    there = secret("team", CA.secret, marked(f"vault/{CA.secret}", "0"), ca_crt="of vault")
+    there = secret("team", CA.secret, marked(f"vault/{CA.secret}", "0", OF_OTHERS[0]), ca_crt="of vault")
     assert isinstance(decide(there), Leave)
+    assert isinstance(copies.upkeep(copy_of(there)), Leave)
     assert isinstance(decide(there, Missing("not here")), Leave)
     taken = decide(there, origin_lives=False)
     assert isinstance(taken, Update)
     assert taken.body["metadata"]["annotations"][names.COPIED_FROM] == f"{HOME}/{CA.secret}"
 
 
+def test_a_copy_of_ours_follows_to_another_token_namespace() -> None:
+    there = copy_of(secret("team", CA.secret, marked(f"vault/{CA.secret}", "0"), ca_crt="of vault"))
+    assert copies.state(there) is State.STALE
+    followed = copies.upkeep(there)
+    assert isinstance(followed, Update)
+    assert followed.body["metadata"]["annotations"][names.COPIED_FROM] == f"{HOME}/{CA.secret}"
+
+
 def test_only_an_admission_takes_over_a_copy_of_nobody() -> None:
-    there = copies.summarize(secret("team", CA.secret, marked(None), ca_crt="old"), CA)
-    assert copies.state(Copy(CA, "team", there, source(), HOME)) is State.ABANDONED
-    assert isinstance(copies.decide(Copy(CA, "team", there, source(), HOME)), Update)
+    there = copy_of(secret("team", CA.secret, marked(None, mark=None), ca_crt="old"))
+    assert copies.state(there) is State.ABANDONED
+    assert isinstance(copies.upkeep(there), Leave)
+    assert isinstance(copies.decide(there), Update)
 
 
 @pytest.mark.parametrize(
@@ -232,16 +252,74 @@ def test_namespaces_are_allowed_by_globs_and_another_is_told_the_option() -> Non
     assert "--allow-namespaces of bitfusiond is team-*,research" in message
 
 
+# --- whose is it? -----------------------------------------------------------------------------------------------------
+
+OURS = f"{HOME}/{CA.secret}"
+OTHER_MARKS = [None, "", "0" * 64, "\u00e9", *OF_OTHERS]
+
+
+@pytest.mark.parametrize("mark", OTHER_MARKS)
+@pytest.mark.parametrize("value", ["", "old"])
+def test_what_calls_itself_a_copy_without_our_mark_is_never_filled_but_for_a_pod(mark: str | None, value: str) -> None:
+    there = copy_of(secret("team", CA.secret, marked(OURS, source().digest, mark), ca_crt=value))
+    assert copies.state(there) is State.UNPROVEN
+    assert isinstance(copies.upkeep(there), Leave)
+    taken = copies.decide(there)
+    assert isinstance(taken, Update), "the next pod would get a new copy there, were it deleted"
+    assert taken.body["metadata"]["annotations"][names.MARK] == MARK
+
+
+@pytest.mark.parametrize("mark", OTHER_MARKS)
+@pytest.mark.parametrize("noted", [None, "0", source().digest])
+@pytest.mark.parametrize("origin", [OURS, f"{HOME}/bitfusion-secret"])
+def test_a_copy_of_an_earlier_version_that_holds_what_its_source_holds_gets_the_mark_and_follows(
+    mark: str | None, noted: str | None, origin: str
+) -> None:
+    there = copy_of(secret("team", CA.secret, marked(origin, noted, mark), ca_crt="new"))
+    assert copies.state(there) is State.UNMARKED
+    assert isinstance(copies.decide(there), Leave), "a pod can use it as it is"
+    written = copies.upkeep(there)
+    assert isinstance(written, Update)
+    assert written.body["metadata"]["annotations"][names.MARK] == MARK
+    assert copies.state(copy_of(stored(written.body), source("newer"))) is State.STALE
+
+
+def test_an_immutable_copy_without_a_mark_is_left_alone() -> None:
+    there = copy_of(secret("team", CA.secret, marked(OURS, mark=None), ca_crt="new") | {"immutable": True})
+    assert copies.state(there) is State.CURRENT
+    assert isinstance(copies.upkeep(there), Leave)
+
+
+@pytest.mark.parametrize("there", [None, secret("team", CA.secret, marked(OURS), ca_crt="old")])
+def test_where_no_copy_may_be_none_is_made_or_brought_up_to_date(there: Secret | None) -> None:
+    copy = copy_of(there, is_served=False)
+    for decision in (copies.decide(copy), copies.upkeep(copy)):
+        assert not isinstance(decision, Create | Update)
+    refused = copies.decide(copy)
+    assert isinstance(refused, Refuse)
+    assert refused.problem == "metadata.namespace: no tokens are copied into team: use a namespace of your own"
+    assert there is None or copies.state(copy) is State.NOT_ALLOWED
+
+
+def test_a_key_is_random_and_one_that_could_be_guessed_is_none() -> None:
+    assert marks.new_key() != marks.new_key()
+    good = base64.b64encode(marks.new_key()).decode()
+    assert marks.key_of({"key": good}) == base64.b64decode(good)
+    for data in (None, {}, {"key": ""}, {"key": "no base64"}, {"key": base64.b64encode(b"x" * 31).decode()}):
+        assert marks.key_of(data) is None
+
+
 # --- for every state of things ----------------------------------------------------------------------------------------
 
 _values = st.sampled_from(["", " ", "old", "new"])
 _origins = st.sampled_from([None, "", "x", f"{HOME}/{CA.secret}", f"{HOME}/bitfusion-secret", f"vault/{CA.secret}"])
 _secrets = st.builds(
-    lambda origin, labelled, more, value, data, other: {
-        **secret("team", CA.secret, marked(origin) if labelled else more),
+    lambda origin, mark, labelled, more, value, data, other: {
+        **secret("team", CA.secret, marked(origin, mark=mark) if labelled else more),
         "data": data or ({"ca.crt": base64.b64encode(value.encode()).decode()} | other),
     },
     _origins,
+    st.sampled_from([MARK, *OTHER_MARKS]),
     st.booleans(),
     st.sampled_from([{}, {"labels": None}, {"labels": {"app.kubernetes.io/managed-by": "Helm"}}, {"annotations": {}}]),
     _values,
@@ -256,7 +334,8 @@ def test_after_one_write_nothing_is_left_to_do(there: Secret | None, lives: bool
     if isinstance(decision, Create | Update):
         after = stored(decision.body)
         assert isinstance(decide(after, origin_lives=lives), Leave)
-        assert copies.state(Copy(CA, "team", copies.summarize(after, CA), source(), HOME)) is State.CURRENT
+        assert copies.state(copy_of(after)) is State.CURRENT
+        assert isinstance(copies.upkeep(copy_of(after, source("newer"))), Update), "and it follows from now on"
         assert isinstance(decide(after, source("newer"), origin_lives=lives), Update)
 
 
@@ -273,3 +352,22 @@ def test_no_secret_without_our_label_is_ever_written(
 def test_what_a_pod_is_left_with_has_content(there: Secret, lives: bool) -> None:
     if isinstance(decide(there, origin_lives=lives), Leave):
         assert base64.b64decode(there["data"]["ca.crt"]).strip()
+
+
+@given(_secrets, st.booleans(), st.booleans(), st.sampled_from([source(), source("old"), Missing("gone")]))
+def test_nobody_but_us_can_make_a_secret_that_gets_a_token_it_does_not_have(
+    there: Secret, lives: bool, served: bool, given_source: Content | Missing
+) -> None:
+    copy = copy_of(there, given_source, origin_lives=lives, is_served=served)
+    written = copies.upkeep(copy)
+    assert not isinstance(written, Create)
+    if isinstance(written, Update):
+        has_mark = there["metadata"]["annotations"].get(names.MARK) == MARK
+        assert served
+        assert has_mark or there["data"] == written.body["data"], "the same content, and the mark"
+
+
+@given(_secrets, st.sampled_from([source(), source("old")]))
+def test_without_a_key_nothing_that_is_there_is_written_but_for_a_mark(there: Secret, given_source: Content) -> None:
+    written = copies.upkeep(copy_of(there, given_source, mark=None))
+    assert isinstance(written, Leave) or (isinstance(written, Update) and there["data"] == written.body["data"])

@@ -21,7 +21,6 @@ from bitfusiond import pki
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.http import tls
 from bitfusiond.kube import MUTATING, SECRETS, ForbiddenError, UnavailableError
-from bitfusiond.webhook.certificates import selfmanaged
 from bitfusiond.webhook.certificates.cabundles import TARGETS
 from bitfusiond.webhook.certificates.selfmanaged import SECRET, SelfManagedCertificate
 from tests.fakes.cluster import FakeCluster
@@ -299,14 +298,15 @@ async def test_no_key_is_logged_and_no_file_stays_open(
 
 def test_the_pair_is_loaded_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    real = tls.server_context
+    real = ssl.SSLContext.load_cert_chain
 
-    def spied(cert: str, key: str) -> ssl.SSLContext:
+    def spied(context: ssl.SSLContext, cert: str, key: str, password: Any) -> None:
         loaded.extend((cert, key))
-        return real(cert, key)
+        real(context, cert, key, password)
 
-    monkeypatch.setattr(tls, "server_context", spied)
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spied)
     issuer = pki.make_ca(time.time(), LIVES)
-    selfmanaged._load(pki.sign_leaf(issuer, ["x"], time.time(), LIVES)[1])
+    pem = pki.sign_leaf(issuer, ["x"], time.time(), LIVES)[1]
+    tls.ServerTLS(pem, pem)
     assert len(loaded) == 2
     assert all(path.startswith("/proc/self/fd/") for path in loaded)

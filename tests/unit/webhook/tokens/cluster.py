@@ -10,8 +10,10 @@ from typing import Any
 import trio
 from prometheus_client import CollectorRegistry
 
+from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import TOKENS, Token
 from bitfusiond.kube import SECRETS, Object
+from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.cluster import FakeCluster
 
@@ -33,9 +35,11 @@ async def running(
     cluster: FakeCluster, metrics: CollectorRegistry | None = None, **options: Any
 ) -> AsyncIterator[Replication]:
     """A replica that has listed everything it can."""
-    given = {"token_namespace": HOME, **options}
-    tokens = Replication(cluster, metrics or CollectorRegistry(), **given)
+    given = {"namespace": names.NAMESPACE, "token_namespace": HOME, **options}
+    namespaces = Namespaces(names.EXEMPT_NAMESPACES)
+    tokens = Replication(cluster, metrics or CollectorRegistry(), namespaces, **given)
     async with trio.open_nursery() as nursery:
+        await nursery.start(namespaces.run, cluster)
         await nursery.start(tokens.run)
         await trio.sleep(1)
         yield tokens
@@ -62,4 +66,9 @@ def values(cluster: FakeCluster, namespace: str = "team") -> list[str | None]:
 
 
 def writes(cluster: FakeCluster) -> list[str]:
-    return [request.verb for request in cluster.requests if request.verb not in {"list", "watch", "get"}]
+    """The verbs, but for the Secret that holds the key of marks."""
+    return [
+        request.verb
+        for request in cluster.requests
+        if request.verb not in {"list", "watch", "get"} and request.name != names.MARK_SECRET
+    ]

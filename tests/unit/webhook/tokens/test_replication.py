@@ -199,7 +199,7 @@ async def test_a_namespace_that_is_being_deleted_or_not_there_is_told_once(
             "namespace team is being deleted: nothing can be created in it"
         ]
         assert await tokens.ensure("nowhere", dry_run=False) == [
-            'namespace nowhere is not there (namespaces "nowhere" not found)'
+            "bitfusiond sees no namespace nowhere in the cluster: try again"
         ]
 
 

@@ -165,7 +165,7 @@ async def test_two_installations_that_serve_one_namespace_leave_each_others_copi
     cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
-    async with running(cluster) as ours, serving(cluster, token_namespace="vault"):
+    async with running(cluster) as ours, serving(cluster, namespace="vault", token_namespace="vault"):
         assert await ours.ensure("team", dry_run=False) == []
         put_sources(cluster, "ours: 2")
         await trio.sleep(5)
@@ -180,7 +180,7 @@ async def test_the_copies_of_an_installation_that_is_gone_are_taken_over_when_a_
     cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
     put_sources(cluster, "of: vault", "vault")
-    async with running(cluster, token_namespace="vault") as theirs:
+    async with running(cluster, namespace="vault", token_namespace="vault") as theirs:
         assert await theirs.ensure("team", dry_run=False) == []
     async with running(cluster) as ours:
         cluster.remove_namespace("vault")
