@@ -15,12 +15,14 @@ from bitfusiond.http.connections import BoundedListener, Connections
 from bitfusiond.http.conversation import Conversation, Manners
 from bitfusiond.http.memory import Memory
 from bitfusiond.http.messages import Answer
+from bitfusiond.pacing import Repeats
 from bitfusiond.settings import Address
 
 HANDSHAKE_SECONDS = 10.0
 BODIES = 2**24  # bytes of large bodies that are being received; more must wait
 ANSWERS = 2**24  # bytes of answers that clients are slow to take
 _BACKLOG = 1024
+_SAY_AGAIN_SECONDS = 10.0
 
 _log = logs.Log("serving")
 
@@ -67,11 +69,14 @@ async def serve_connections(
     """
     listener = BoundedListener(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), connections)
 
+    failures = Repeats(_SAY_AGAIN_SECONDS)  # a client may cause them as often as it likes
+
     async def one(stream: trio.SocketStream) -> None:
         try:
             await serve_one(stream)
         except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
-            _log.exception("connection failed")
+            if failures.is_due(trio.current_time()):
+                _log.exception("connection failed")
         finally:
             connections.left()
             await trio.aclose_forcefully(stream)
