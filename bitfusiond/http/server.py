@@ -12,7 +12,7 @@ import trio
 from bitfusiond import logs
 from bitfusiond.errors import Failure
 from bitfusiond.http.connections import BoundedListener, Connections
-from bitfusiond.http.conversation import Conversation, Manners
+from bitfusiond.http.conversation import Conversation, Shared
 from bitfusiond.http.memory import Memory
 from bitfusiond.http.messages import Answer
 from bitfusiond.pacing import Repeats
@@ -110,9 +110,9 @@ async def serve(
     ``untrusted(reason)`` of a client whose certificate is not good: TLS has no answer for it but to fail.
     ``tls()`` is asked at each handshake, so that a new certificate holds from the next one on.
     """
-    parting = stop if draining is None else draining
+    last_answers = stop if draining is None else draining
     connections = Connections()
-    manners = Manners(answer, connections, parting.is_set, broken, Memory(BODIES), Memory(ANSWERS))
+    shared = Shared(answer, connections, last_answers.is_set, broken, Memory(BODIES), Memory(ANSWERS))
 
     async def one(plain: trio.SocketStream) -> None:
         stream = trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
@@ -120,7 +120,7 @@ async def serve(
             with connections.waiting(HANDSHAKE_SECONDS) as handshake:
                 await stream.do_handshake()
             if not handshake.cancelled_caught:
-                await Conversation(stream, manners).run()
+                await Conversation(stream, shared).run()
         except trio.BrokenResourceError as error:  # no TLS, or gone already
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 untrusted(error.__cause__.verify_message)
