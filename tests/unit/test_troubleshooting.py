@@ -140,6 +140,7 @@ def is_message(text: str) -> bool:
         and " " in words.strip()
         and not text.startswith(SILENT_BEGINNINGS)
         and text not in SILENT
+        and not re.match(r"-[A-Za-z]+ --?[A-Za-z]", text)  # a list of options
         and not re.search(r"\(\?|\[\^|\\w|\\d|\\s|\[ ?-|\[A-Z|\[y", text)  # a regular expression
     )
 

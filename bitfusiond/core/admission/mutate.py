@@ -44,7 +44,8 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     if client is None or root.problems:
         return Refusal(root.problems)
     commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
-    if problem := calls.too_long(commands.values()):
+    kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
+    if problem := calls.too_long([*commands.values(), *kept]):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(_operations(given, client, commands, rules), _warnings(given, client, rules))
 

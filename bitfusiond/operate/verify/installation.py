@@ -45,7 +45,7 @@ def absent(found: Mapping[Ref, Object]) -> list[Row]:
     return [Row("bitfusiond", WRONG, "it is not installed", DEPLOY)]
 
 
-def look(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
+def check(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     """A row for each object of the manifests but the webhook configurations."""
     rows = []
     for document in wanted:

@@ -138,6 +138,11 @@ ADVICE: list[tuple[str, Pod, Pod]] = [
         pod(container({names.GPU_AMOUNT: "1"}, command=["bitfusion", "run", "-n", "1", "x"])),
     ),
     (
+        "is no plain number, which could be compared: write it in digits",
+        pod(container(HALF, command=["bitfusion", "run", "-n", "0x1", "-p", "0.5", "x"])),
+        pod(container(HALF, command=["bitfusion", "run", "-n", "1", "-p", "0.5", "x"])),
+    ),
+    (
         "put the script into a file",
         pod(container(HALF, command=["bash", "-c", LONG])),
         pod(container(HALF, command=["bash", "/scripts/run"])),
