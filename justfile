@@ -6,6 +6,7 @@ set positional-arguments := true # "$@" in a recipe: nothing of what is given is
 python := env("PYTHON", "python3")
 venv := env("VENV", ".venv")
 bin := venv / "bin"
+install := quote(bin / "python") + " -m pip install --quiet --disable-pip-version-check"
 
 # What the images are called, and how they are made. Each can be a variable of the environment, or `just NAME=value RECIPE`.
 # Empty: the default, and for deploy what runs.
@@ -18,11 +19,12 @@ export PACKAGES := env("PACKAGES", "")
 export BASE := env("BASE", "")
 export BUILD_BASE := env("BUILD_BASE", "")
 export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
+export COSIGN_KEY := env("COSIGN_KEY", "")
 
 _list:
     @just --list --unsorted
 
-# Make the virtual environment, or bring it up to date when pyproject.toml or its Python changed.
+# Make the virtual environment, or bring it up to date when pyproject.toml, its lock or its Python changed.
 [private]
 [no-exit-message]
 setup:
@@ -47,9 +49,10 @@ setup:
         echo "{{ venv }}: $wrong. Remove it (rm -rf {{ venv }}) and make it anew, or let VENV name another" >&2
         exit 1
     fi
-    if [ pyproject.toml -nt "$stamp" ] || [ "$(cat "$stamp")" != "$has" ]; then
+    if [ pyproject.toml -nt "$stamp" ] || [ requirements-dev.txt -nt "$stamp" ] || [ "$(cat "$stamp")" != "$has" ]; then
         echo "setting up {{ venv }} (once), with Python $has" >&2
-        "{{ bin }}/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+        {{ install }} --require-hashes --requirement requirements-dev.txt
+        PYTHONWARNINGS=ignore {{ install }} --no-index --no-deps --no-build-isolation --editable .
         echo "$has" >"$stamp"
     fi
 
@@ -79,12 +82,31 @@ bench *ARGS: setup
 
 # Look for inputs that break something, SECONDS for each target or one TARGET: just fuzz [TARGET] [SECONDS] [--keep].
 fuzz *ARGS: setup
-    @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ bin }}/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+    @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ install }} --require-hashes --requirement requirements-fuzz.txt
     @{{ bin }}/python -m tests.tools.fuzz "$@"
 
 # Make the gRPC code of proto/ anew.
 proto: setup
     {{ bin }}/python -m tests.tools.protoc .
+
+# Lock what is installed, with hashes, after a change of pyproject.toml; `just lock --upgrade` takes the newest of all.
+lock *ARGS: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    # Bounds of an older version of Python hold for those above it; --universal is for every platform.
+    least=$(sed -nE 's/^requires-python = ">=([0-9.]+),.*/\1/p' pyproject.toml)
+    lock() {
+        local file=$1
+        shift
+        "{{ bin }}/uv" pip compile --quiet --universal --python-version "$least" --generate-hashes --no-annotate \
+            --no-emit-index-url --custom-compile-command "just lock" --output-file "$file" "$@"
+    }
+    lock image/requirements.txt pyproject.toml "$@"
+    lock image/build-requirements.txt --group image "$@"
+    lock requirements-fuzz.txt --group fuzz "$@"
+    # The tests run with what the image has.
+    lock requirements-dev.txt pyproject.toml --extra dev --group image \
+        --constraint image/requirements.txt --constraint image/build-requirements.txt "$@"
 
 # Make dist/bitfusiond: one executable file that needs only Python, of the minor version that made it.
 build: setup
@@ -94,9 +116,12 @@ build: setup
     interpreter=$("{{ bin }}/python" -c 'import sys; print("python{}.{}".format(*sys.version_info))')
     rm -rf build dist/bitfusiond # what an earlier build left in build/ would go into the package
     mkdir -p dist
+    site=$(mktemp -d)
+    trap 'rm -rf build "$site"' EXIT
+    {{ install }} --target "$site" --no-compile --require-hashes --requirement image/requirements.txt
     "{{ bin }}/shiv" -qq --reproducible --compressed --python "/usr/bin/env $interpreter" \
-        --console-script bitfusiond --output-file dist/bitfusiond .
-    rm -rf build
+        --site-packages "$site" --console-script bitfusiond --output-file dist/bitfusiond \
+        --no-index --no-deps --no-build-isolation .
     echo "dist/bitfusiond: $(du -h --apparent-size dist/bitfusiond | cut -f1), for $interpreter"
 
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
@@ -107,9 +132,13 @@ distros DIR OUT="distros": setup
 build-image *ARGS:
     @{{ images }} build "$@"
 
-# Push the container images that are built.
+# Push the container images that are built, and keep their digests for deploy; COSIGN_KEY=KEY signs them.
 push-image:
     @{{ images }} push
+
+# Print BASE, or the default, by the digest that its tag has now: BASE=$(just base-digest) just build-image.
+base-digest:
+    @{{ images }} base
 
 # What deploy, verify and uninstall can be told. Empty: what the cluster has stays, else the default. Not exported: some
 # are names of the daemons' own variables, and of nobody else's business. After the recipe's name they are taken too.
@@ -117,6 +146,7 @@ K8S_PLATFORM := env("K8S_PLATFORM", "")
 TOTAL_GPU_MEMORY := env("TOTAL_GPU_MEMORY", "")
 RESOURCE_NUMS := env("RESOURCE_NUMS", "")
 CLIENTS := env("CLIENTS", "")
+IMAGE_DIGESTS := env("IMAGE_DIGESTS", "")
 ALLOW_NAMESPACES := env("ALLOW_NAMESPACES", "")
 TOKEN_NAMESPACE := env("TOKEN_NAMESPACE", "")
 CLIENT_CA := env("CLIENT_CA", "")
@@ -125,6 +155,7 @@ ADOPT := env("ADOPT", "")
 NAMESPACE := env("NAMESPACE", "")
 TIMEOUT := env("TIMEOUT", "")
 operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_TAG) + \
+    " IMAGE_DIGESTS=" + quote(IMAGE_DIGESTS) + \
     " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
     " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + \
     " ALLOW_NAMESPACES=" + quote(ALLOW_NAMESPACES) + " TOKEN_NAMESPACE=" + quote(TOKEN_NAMESPACE) + \

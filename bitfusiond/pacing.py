@@ -86,7 +86,7 @@ class Outage(NamedTuple):
 
 
 class Outages:
-    """What of a row of failures is worth a line in the log: the first, one a minute, and the end once."""
+    """Which failures of an outage to write into the log: the first, then one a minute, and the end once."""
 
     def __init__(self) -> None:
         self._since: float | None = None

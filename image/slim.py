@@ -70,7 +70,10 @@ def _drop_distributions(names: Iterable[str], keep: list[str]) -> None:
             _report_idle(name)
             continue
         paths = [Path(str(found.locate_file(each))) for each in found.files or ()]
-        _remove(path for path in paths if not _matches(path, keep))
+        kept = [path for path in paths if _matches(path, keep)]
+        # Of a package that stays in part, the licence and the version stay too.
+        records = [path for path in paths if kept and ".dist-info/" in str(path)]
+        _remove(set(paths) - {*kept, *records})
     _remove_empty_directories()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -69,27 +68,27 @@ class Connections:
             try:
                 yield scope
             finally:
-                self.works(scope)
+                self.ends(scope)
 
     def waits(
         self, scope: trio.CancelScope, seconds: float, *, since: float | None = None, is_idle: bool = True
     ) -> None:
-        """As :meth:`waiting`, from here to :meth:`works`: for one that is told of its requests in other tasks."""
+        """As :meth:`waiting`, until the next call or :meth:`ends`: for what is told of requests in other tasks."""
         now = trio.current_time()
         scope.deadline = now + seconds
         self._waiting[scope] = now if since is None else since
-        if is_idle:
-            self._idle.add(scope)
-            if self._closing:
-                scope.cancel()
-
-    def works(self, scope: trio.CancelScope) -> None:
-        """Its client is waited for no more."""
-        if scope in self._waiting:
-            scope.deadline = math.inf
-            del self._waiting[scope]
+        if not is_idle:
             self._idle.discard(scope)
-            self._changed.unpark_all()
+            return
+        self._idle.add(scope)
+        if self._closing:
+            scope.cancel()
+
+    def ends(self, scope: trio.CancelScope) -> None:
+        """Nothing is waited for any more in ``scope``."""
+        del self._waiting[scope]
+        self._idle.discard(scope)
+        self._changed.unpark_all()
 
     def close(self) -> None:
         """End each idle connection, now and from now on."""

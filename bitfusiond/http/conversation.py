@@ -38,16 +38,16 @@ _log = logs.Log("serving")
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class Shared:
     """What all conversations of a server have in common.
 
-    ``is_parting()``: each connection is to end with its next answer. ``broken(status)`` is told of what was no HTTP.
-    ``bodies`` and ``answers`` are the memory for the large ones.
+    ``closes_keepalives()``: each connection is to end with its next answer. ``broken(status)`` is told of what was no
+    HTTP. ``bodies`` and ``answers`` are the memory for the large ones.
     """
 
     answer: Answer
     connections: Connections
-    is_parting: Callable[[], bool]
+    closes_keepalives: Callable[[], bool]
     broken: Callable[[int], None]
     bodies: Memory
     answers: Memory
@@ -56,9 +56,9 @@ class Manners:
 class Conversation:
     """One client's requests, each answered before the next one is looked at."""
 
-    def __init__(self, stream: Stream, manners: Manners) -> None:
+    def __init__(self, stream: Stream, shared: Shared) -> None:
         self._stream = stream
-        self._manners = manners
+        self._shared = shared
         self._http = h11.Connection(h11.SERVER)
         self._begun, self._deadline = 0.0, math.inf
         self._wants_head_alone = False
@@ -84,7 +84,7 @@ class Conversation:
     async def _begins(self) -> bool:
         """Whether a further request has begun."""
         if not self._http.trailing_data[0]:
-            with self._manners.connections.waiting(KEEP_ALIVE_SECONDS) as waiting:
+            with self._shared.connections.waiting(KEEP_ALIVE_SECONDS) as waiting:
                 await self._receive()
             if waiting.cancelled_caught or self._http.trailing_data == (b"", True):
                 return False
@@ -94,7 +94,7 @@ class Conversation:
 
     async def _one(self) -> None:
         """One request and its answer."""
-        with self._manners.bodies.share() as bodies:
+        with self._shared.bodies.share() as bodies:
             try:
                 head = await self._in_time(self._event)
                 if isinstance(head, h11.Request):
@@ -122,7 +122,7 @@ class Conversation:
             self._is_certified,
         )
         try:
-            return await self._manners.answer(request)
+            return await self._shared.answer(request)
         except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError):
             raise
         except Exception:  # noqa: BLE001 - a defect in one answer must not end the connection without a word
@@ -156,7 +156,7 @@ class Conversation:
                 go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
                 await self._stream.send_all(self._http.send(go_on) or b"")
             # What stalls in the middle of a request is no better than what never begins one.
-            with self._manners.connections.waiting(math.inf, since=self._begun, is_idle=False) as waiting:
+            with self._shared.connections.waiting(math.inf, since=self._begun, is_idle=False) as waiting:
                 await self._receive()
             if waiting.cancelled_caught:
                 raise ClientGoneError
@@ -166,7 +166,7 @@ class Conversation:
         self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVED_AT_ONCE)))
 
     async def _refuse(self, status: int) -> None:
-        self._manners.broken(status)
+        self._shared.broken(status)
         await self._send(Response(status, b""), is_last=True)
 
     async def _send(self, response: Response, *, is_last: bool = False) -> None:
@@ -181,17 +181,17 @@ class Conversation:
             ("date", email.utils.formatdate(usegmt=True)),
             *response.headers,
         ]
-        is_last |= self._manners.is_parting() or trio.current_time() >= self._old_at or not self._is_read()
+        is_last |= self._shared.closes_keepalives() or trio.current_time() >= self._old_at or not self._is_read()
         if is_last:
             headers.append(("connection", "close"))
         events: list[h11.Event] = [h11.Response(status_code=response.status, headers=headers)]
         if response.body and not self._wants_head_alone:
             events.append(h11.Data(data=response.body))
         data = b"".join(self._http.send(event) or b"" for event in [*events, h11.EndOfMessage()])
-        with self._manners.answers.share() as share:
+        with self._shared.answers.share() as share:
             if len(data) > SMALL and not share.take_nowait(len(data)):
                 raise ClientGoneError  # of many clients with large answers, the ones that came first are served
-            with self._manners.connections.waiting(SEND_SECONDS, is_idle=False) as sending:
+            with self._shared.connections.waiting(SEND_SECONDS, is_idle=False) as sending:
                 await self._stream.send_all(data)
         if sending.cancelled_caught:
             raise ClientGoneError

@@ -31,7 +31,7 @@ from bitfusiond.http.messages import Response
 from bitfusiond.settings import Address
 
 KEEP_ALIVE_SECONDS = 60.0
-SEND_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
 MOST_CONNECTIONS = 50  # a kubelet, some Prometheus servers, a person
 
 _log = logs.Log("observe")
@@ -98,7 +98,11 @@ class _Config(Config):
 
 
 class _Connection(TCPServer):
-    """hypercorn counts no connections, but tells when one begins to wait for its client and when it ends to."""
+    """hypercorn counts no connections, but tells when one begins to wait for its client and when it ends to.
+
+    One with a request stalls too, where it takes longer than a moment: an answer is there at once, and a client that
+    does not take it, or speaks HTTP/2 and never asks, must leave its place to others.
+    """
 
     connections: Connections
     scope: trio.CancelScope
@@ -109,22 +113,19 @@ class _Connection(TCPServer):
             try:
                 await super().run()
             finally:
-                self.connections.works(self.scope)
+                self.connections.ends(self.scope)
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
-            if event.idle:
-                self.connections.waits(self.scope, KEEP_ALIVE_SECONDS)
-            else:
-                self.connections.works(self.scope)
+            seconds = KEEP_ALIVE_SECONDS if event.idle else REQUEST_SECONDS
+            self.connections.waits(self.scope, seconds, is_idle=event.idle)
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
         # hypercorn shields what it sends from cancellation: a client that stops reading would keep the process alive.
-        with trio.move_on_after(SEND_SECONDS) as sending, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self.stream.send_all(event.data)
-        if sending.cancelled_caught:
-            await trio.aclose_forcefully(self.stream)
+        async with self.send_lock:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.send_all(event.data)
 
 
 async def serve(

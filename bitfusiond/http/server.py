@@ -12,15 +12,17 @@ import trio
 from bitfusiond import logs
 from bitfusiond.errors import Failure
 from bitfusiond.http.connections import BoundedListener, Connections
-from bitfusiond.http.conversation import Conversation, Manners
+from bitfusiond.http.conversation import Conversation, Shared
 from bitfusiond.http.memory import Memory
 from bitfusiond.http.messages import Answer
+from bitfusiond.pacing import Repeats
 from bitfusiond.settings import Address
 
 HANDSHAKE_SECONDS = 10.0
 BODIES = 2**24  # bytes of large bodies that are being received; more must wait
 ANSWERS = 2**24  # bytes of answers that clients are slow to take
 _BACKLOG = 1024
+_SAY_AGAIN_SECONDS = 10.0
 
 _log = logs.Log("serving")
 
@@ -67,11 +69,14 @@ async def serve_connections(
     """
     listener = BoundedListener(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), connections)
 
+    failures = Repeats(_SAY_AGAIN_SECONDS)  # a client may cause them as often as it likes
+
     async def one(stream: trio.SocketStream) -> None:
         try:
             await serve_one(stream)
         except* Exception:  # noqa: BLE001 - nothing that one client sends may end the others
-            _log.exception("connection failed")
+            if failures.is_due(trio.current_time()):
+                _log.exception("connection failed")
         finally:
             connections.left()
             await trio.aclose_forcefully(stream)
@@ -105,9 +110,9 @@ async def serve(
     ``untrusted(reason)`` of a client whose certificate is not good: TLS has no answer for it but to fail.
     ``tls()`` is asked at each handshake, so that a new certificate holds from the next one on.
     """
-    parting = stop if draining is None else draining
+    last_answers = stop if draining is None else draining
     connections = Connections()
-    manners = Manners(answer, connections, parting.is_set, broken, Memory(BODIES), Memory(ANSWERS))
+    shared = Shared(answer, connections, last_answers.is_set, broken, Memory(BODIES), Memory(ANSWERS))
 
     async def one(plain: trio.SocketStream) -> None:
         stream = trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
@@ -115,7 +120,7 @@ async def serve(
             with connections.waiting(HANDSHAKE_SECONDS) as handshake:
                 await stream.do_handshake()
             if not handshake.cancelled_caught:
-                await Conversation(stream, manners).run()
+                await Conversation(stream, shared).run()
         except trio.BrokenResourceError as error:  # no TLS, or gone already
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 untrusted(error.__cause__.verify_message)

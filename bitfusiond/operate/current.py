@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitfusiond import __version__, pki
@@ -14,7 +15,7 @@ from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
 from bitfusiond.operate import manifests
 from bitfusiond.operate.kubectl import Kubectl, Ref
-from bitfusiond.operate.settings import DEFAULT_REPO, Settings
+from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
 from bitfusiond.settings import globs
@@ -26,13 +27,15 @@ DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000
 
 _OUR_IMAGE = re.compile(r"(?P<repo>\S+)/bitfusiond(?::(?P<tag>[^@]+))?(?:@\S+)?")
+_IMAGES = ("bitfusiond", "bitfusion-client")
+_WITH_DIGEST = re.compile(rf"([^\s@\"']+/(?:{'|'.join(_IMAGES)}):[^\s/:@]+)@({DIGEST})")
 # As releases are tagged; an operator's own tag ("test") stays.
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:(?:a|b|rc|\.dev|\.post)[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """None: nothing is there to be kept. ``image`` is that of the webhook, whosever it is."""
+    """None: nothing is there to be kept. ``image`` is that of the webhook, whosever it is; ``digests`` by NAME:TAG."""
 
     total_gpu_memory: int | None = None
     resource_nums: int | None = None
@@ -44,12 +47,14 @@ class Running:
     client_ca_path: str | None = None
     tls_cert: str | None = None
     api_server_only: bool | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(kubectl: Kubectl) -> Running:
     plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
     client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
-    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy)
+    template = kubectl.get(manifests.TEMPLATE_MAP)
+    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy, template)
 
 
 def from_objects(
@@ -58,19 +63,23 @@ def from_objects(
     clients: Object | None,
     client_ca: Object | None = None,
     policy: Object | None = None,
+    template: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
+    image = next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None
+    texts = [image or "", *map(str, mapping(template, "data").values())]
     return Running(
         _number(manifests.variable(webhook, manifests.TOTAL_GPU_MEMORY)),
         _number(manifests.variable(plugin, manifests.RESOURCE_NUMS)),
         _clients(clients),
-        next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None,
+        image,
         manifests.option(webhook, manifests.TOKEN_NAMESPACE) or None,
         _globs(manifests.option(webhook, manifests.ALLOW_NAMESPACES)),
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
         manifests.option(webhook, manifests.CLIENT_CA) or None,
         manifests.option(webhook, manifests.TLS_CERT) or None,
         None if policy is None else any("from" in rule for rule in policy["spec"].get("ingress") or []),
+        {match[1]: match[2] for text in texts for match in _WITH_DIGEST.finditer(text)},
     )
 
 
@@ -102,7 +111,8 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
     """
     repo, tag, why_images = images(settings, now.image)
-    notes = [f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why_images})"]
+    digests, why_digests = _digests(settings, now, f"{repo}/{{}}:{tag}")
+    notes = [f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why_images})", why_digests]
 
     def number(name: str, given: int | None, running: int | None, default: int) -> int:
         value = given if given is not None else running if running is not None else default
@@ -127,7 +137,7 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     )
     clients, why_clients = _catalogue(settings.clients, now.clients)
     notes.append(f"client catalogue: {why_clients}")
-    values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only)
+    values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
     return values, notes
 
 
@@ -176,6 +186,25 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
     if ours and ours["tag"] and not _VERSION.fullmatch(ours["tag"]):
         return repo, ours["tag"], f"{why}, IMAGE_TAG as it runs, since it is not the number of a version"
     return repo, __version__, f"{why}, IMAGE_TAG the version of this checkout"
+
+
+def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str], str]:
+    """The digests that are known of the images that were chosen, and where from.
+
+    Whoever deploys from where nothing was pushed must not take away the digests that the cluster has. A tag that is
+    given is meant as it is now, not as it was.
+    """
+    pushed, running = settings.digests or {}, now.digests if settings.image_tag is None else {}
+    found, told = {}, []
+    for name in _IMAGES:
+        tagged = form.format(name)
+        digest = pushed.get(tagged) or running.get(tagged)
+        if digest is None:
+            told.append(f"{name} none, a node takes what has the tag when it pulls")
+            continue
+        found[tagged] = digest
+        told.append(f"{name} {digest} ({'as it was pushed' if tagged in pushed else 'as it runs'})")
+    return found, f"digests: {'; '.join(told)}"
 
 
 def _catalogue(given: Path | None, running: str | None) -> tuple[str | None, str]:

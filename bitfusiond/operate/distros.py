@@ -75,7 +75,7 @@ def run(source: Path, out: Path) -> list[str]:
             except OSError as error:
                 problems.append(f"{package.file}: {_reason(error)}")
         if not problems:
-            _write_catalogue(out / read.CATALOGUE, libraries)
+            _write_catalogue(out / read.CATALOGUE, libraries, {each: _size(out / each.file) for each in libraries})
     if problems:
         return [*problems, f"{out / read.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
     _say_what_next(source, out, libraries)
@@ -278,13 +278,19 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _write_catalogue(path: Path, libraries: Mapping[Package, str]) -> None:
+def _size(tree: Path) -> int:
+    """Bytes of all that is in it."""
+    places = (Path(directory, name) for directory, _, names in os.walk(tree) for name in names)
+    return sum(place.lstat().st_size for place in places)
+
+
+def _write_catalogue(path: Path, libraries: Mapping[Package, str], sizes: Mapping[Package, int]) -> None:
     """Raises Failure where the ``Default`` of the one that is there does not fit."""
     try:
         before = path.read_text("utf-8") if path.exists() else ""
         document = read.load_yaml(before)
         default = document.get("Default") if isinstance(document, dict) else None
-        text = _HEADER + yaml_documents.dump([packages.document(libraries, default)])
+        text = _HEADER + yaml_documents.dump([packages.document(libraries, default, sizes)])
         catalogue.parse(read.load_yaml(text))
         if text == before:
             return

@@ -6,8 +6,8 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
 _POLICIES = (1, 30)
 
 CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
+TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
 # edited, and a deploy without CLIENTS leaves it.
 PACKAGED = "bitfusion.io/packaged-sha256"
@@ -63,7 +64,8 @@ class Values:
     """``clients`` is the text of a catalogue; None = the one of the manifests.
 
     ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` is PEM, empty for none. ``api_servers`` are
-    the addresses from which alone the webhook is reached; none: it is reached from everywhere.
+    the addresses from which alone the webhook is reached; none: it is reached from everywhere. ``digests`` are of
+    images, by NAME:TAG.
     """
 
     image_repo: str
@@ -76,6 +78,12 @@ class Values:
     client_ca: str = ""
     api_server_only: bool = False
     api_servers: tuple[str, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def image(self, name: str) -> str:
+        """As a manifest names it. Beside a digest the tag is for people: what is pulled has that digest."""
+        tagged = f"{self.image_repo}/{name}:{self.image_tag}"
+        return f"{tagged}@{self.digests[tagged]}" if tagged in self.digests else tagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +269,7 @@ def _images(value: Any, values: Values) -> Any:
     if isinstance(value, list):
         return [_images(each, values) for each in value]
     if isinstance(value, str):
-        return _OUR_IMAGE.sub(lambda match: f"{values.image_repo}/{match[1]}:{values.image_tag}", value)
+        return _OUR_IMAGE.sub(lambda match: values.image(match[1]), value)
     return value
 
 

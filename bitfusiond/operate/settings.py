@@ -19,6 +19,9 @@ _REPO = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]
 # What a name can be, and the signs of a glob.
 _GLOB = re.compile(r"[a-z0-9*?\[\]!-]{1,63}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+PUSHED = Path(__file__).parents[2] / "dist" / "images.txt"  # written by `just push-image`
+DIGEST = r"sha256:[0-9a-f]{64}"
+_PUSHED_LINE = re.compile(rf"(\S+/[^\s/@]+:[^\s/:@]+)@({DIGEST})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class Settings:
     """None: not given, so that what the cluster has stays.
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
-    ``client_ca`` is the text of a PEM file, empty for none any more; ``timeout`` in seconds for each wait.
+    ``digests`` are those of images that were pushed, by NAME:TAG. ``client_ca`` is the text of a PEM file, empty for
+    none any more; ``timeout`` in seconds for each wait.
     """
 
     image_repo: str | None
     image_tag: str | None
+    digests: Mapping[str, str] | None
     platform: str
     total_gpu_memory: int | None
     resource_nums: int | None
@@ -54,6 +59,20 @@ def _tag(value: str) -> str:
     if not _TAG.fullmatch(value):
         raise ValueError("up to 128 letters, digits, '_', '.', '-', for example 0.5.0")
     return value
+
+
+def _digests(value: str) -> dict[str, str]:
+    try:
+        lines = Path(value).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError("a file that can be read, with lines NAME:TAG@sha256:DIGEST") from None
+    found = {}
+    for line in lines:
+        match = _PUSHED_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"a file of lines NAME:TAG@sha256:DIGEST, as `just push-image` writes it: {line!r}")
+        found[match[1]] = match[2]
+    return found
 
 
 def _file(value: str) -> Path:
@@ -104,6 +123,7 @@ class Variable(NamedTuple):
 VARIABLES = {
     "image_repo": Variable("IMAGE_REPO", None, _repo),
     "image_tag": Variable("IMAGE_TAG", None, _tag),
+    "digests": Variable("IMAGE_DIGESTS", str(PUSHED) if PUSHED.is_file() else None, _digests),
     "platform": Variable("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
     "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),

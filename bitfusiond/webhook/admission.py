@@ -64,7 +64,7 @@ class HTTPError(Exception):
         self.headers = headers
 
 
-class Surroundings(Protocol):
+class ClusterView(Protocol):
     """What an admission asks of the cluster around it, from memory wherever that is possible."""
 
     def largest_node(self) -> Largest | None:
@@ -90,7 +90,7 @@ class Admission:
     def __init__(
         self,
         rules: Callable[[], Rules],
-        surroundings: Surroundings,
+        view: ClusterView,
         others: Callable[[Request], Response],
         metrics: CollectorRegistry,
         *,
@@ -98,7 +98,7 @@ class Admission:
     ) -> None:
         self._needs_certificate = needs_certificate
         self._rules = rules
-        self._surroundings = surroundings
+        self._surroundings = view
         self._others = others
         self._endpoints = dict(zip(ENDPOINTS, (self._mutate, self._validate), strict=True))
         self._requests = Counter(

@@ -18,7 +18,7 @@ from bitfusiond.http import observe, server, tls
 from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.admission import ENDPOINTS, Admission, Surroundings
+from bitfusiond.webhook.admission import ENDPOINTS, Admission, ClusterView
 from bitfusiond.webhook.certificates.client_ca import ClientCA
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
@@ -71,14 +71,14 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     async with trio.open_nursery() as background:
         if client_ca is not None:
             background.start_soon(client_ca.follow)
-        certificate, surroundings, checks = await _around(settings, client_ca or tls.no_client_ca, metrics, background)
+        certificate, view, checks = await _open_view(settings, client_ca or tls.no_client_ca, metrics, background)
         health = observe.Health("starting", *checks)
 
         def others(request: Request) -> Response:
             return observe.answer(request.method, request.path, health, metrics, *ENDPOINTS)
 
         needs_certificate = client_ca is not None
-        admission = Admission(rules.current, surroundings, others, metrics, needs_certificate=needs_certificate)
+        admission = Admission(rules.current, view, others, metrics, needs_certificate=needs_certificate)
         draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = server.listen(settings.listen, "--listen")
@@ -111,9 +111,9 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     _log.info("stopped")
 
 
-async def _around(
+async def _open_view(
     settings: Webhook, client_ca: tls.ClientCAs, metrics: CollectorRegistry, background: trio.Nursery
-) -> tuple[FileCertificate | SelfManagedCertificate, Surroundings, list[Callable[[], str | None]]]:
+) -> tuple[FileCertificate | SelfManagedCertificate, ClusterView, list[Callable[[], str | None]]]:
     """Certificate and cluster, running in ``background``, and what readiness asks of them.
 
     Nothing here waits for an API server: while it is away the webhook serves what it can and is not ready.
@@ -132,14 +132,14 @@ async def _around(
     from bitfusiond.kube import apiserver  # noqa: PLC0415
 
     cluster = apiserver.connect(settings.kubeconfig)
-    surroundings = InCluster(cluster, settings, metrics)
-    await background.start(surroundings.run)
-    checks: list[Callable[[], str | None]] = [surroundings.ready_reason]
-    watches = surroundings.watches
+    view = InCluster(cluster, settings, metrics)
+    await background.start(view.run)
+    checks: list[Callable[[], str | None]] = [view.ready_reason]
+    watches = view.watches
     if files is not None:
         WatchMetrics(watches, metrics)
-        return files, surroundings, [*checks, files.ready_reason]
+        return files, view, [*checks, files.ready_reason]
     managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace, client_ca=client_ca)
     await background.start(managed.run)
     WatchMetrics(watches | {resource.plural: state for resource, state in managed.watches.items()}, metrics)
-    return managed, surroundings, [*checks, managed.ready_reason]
+    return managed, view, [*checks, managed.ready_reason]

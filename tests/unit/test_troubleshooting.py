@@ -115,7 +115,7 @@ def worded(text: ast.expr, known: dict[str, object]) -> str:
 def literals() -> frozenset[str]:
     """Every text in the package, messages and all others, and those of image/images."""
     found = set(re.findall(r'(?:fail|echo) "([^"]*)"', SCRIPT.read_text()))
-    for known, tree in _modules():
+    for known, tree in modules():
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in docstrings:
@@ -127,24 +127,25 @@ def literals() -> frozenset[str]:
 def messages() -> tuple[str, ...]:
     """What :func:`said` finds, and what image/images fails with."""
     found = {re.sub(r"\$\w+", VARIES, text) for text in re.findall(r'fail "([^"]*)"', SCRIPT.read_text())}
-    for known, tree in _modules():
+    for known, tree in modules():
         if known["__name__"] not in SILENT_MODULES:
             found |= {worded(text, known) for text in said(tree)}
-    return tuple(sorted(text for text in found if _is_message(text)))
+    return tuple(sorted(text for text in found if is_message(text)))
 
 
-def _is_message(text: str) -> bool:
+def is_message(text: str) -> bool:
     words = text.replace(VARIES, "")
     return (
         len(words) >= LEAST
         and " " in words.strip()
         and not text.startswith(SILENT_BEGINNINGS)
         and text not in SILENT
+        and not re.match(r"-[A-Za-z]+ --?[A-Za-z]", text)  # a list of options
         and not re.search(r"\(\?|\[\^|\\w|\\d|\\s|\[ ?-|\[A-Z|\[y", text)  # a regular expression
     )
 
 
-def _modules() -> Iterator[tuple[dict[str, object], ast.Module]]:
+def modules() -> Iterator[tuple[dict[str, object], ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if "v1beta1" not in name:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from bitfusiond.core import names
 from bitfusiond.core.admission import shell
 from bitfusiond.core.admission.script import Command, commands
+from bitfusiond.core.admission.shell import ASSIGNMENT
 from bitfusiond.core.text import shown
 
 CLIENT = "bitfusion"
@@ -20,13 +21,31 @@ CLIENT = "bitfusion"
 # them takes some 2 microseconds each at worst.
 MOST_CHARACTERS = 131_072
 
-# Programs whose arguments are a command.
-_STARTERS = frozenset(
-    """
-    builtin catchsegv chrt command dumb-init env exec gosu horovodrun ionice mpiexec mpirun nice nohup numactl script
-    setarch setsid stdbuf su-exec sudo taskset time timeout tini unbuffer xargs
-    """.split()  # noqa: SIM905 - a list of quoted words is not easier to read
-)
+# Programs whose arguments are a command: how many words of their own come before it, and their options with a value.
+_STARTERS: dict[str, tuple[int, str]] = {
+    **dict.fromkeys(("builtin", "catchsegv", "dumb-init", "nohup", "setsid", "unbuffer"), (0, "")),
+    "chrt": (1, "-T -P -D"),
+    "command": (0, ""),
+    "env": (0, "-u --unset -C --chdir"),
+    "exec": (0, "-a"),
+    "gosu": (1, ""),
+    "ionice": (0, "-c --class -n --classdata -P -u"),
+    "nice": (0, "-n --adjustment"),
+    "numactl": (0, "-i -N -m -C -p --interleave --cpunodebind --membind --physcpubind --preferred"),
+    "stdbuf": (0, "-i -o -e --input --output --error"),
+    "su-exec": (1, ""),
+    "sudo": (0, "-u -g -h -p -C -D -r -t -T -U -R --user --group --host --prompt --chdir"),
+    "taskset": (1, ""),
+    "time": (0, "-f -o --format --output"),
+    "timeout": (1, "-s -k --signal --kill-after"),
+    "tini": (0, "-p -e"),
+    "xargs": (0, "-I -n -P -L -d -E -s -a --arg-file --delimiter --max-args --max-procs --replace"),
+    **dict.fromkeys(
+        ("mpirun", "mpiexec", "horovodrun"),
+        (0, "-np -n -c -H -host --host -hostfile --hostfile -machinefile -x --map-by --bind-to -N --npernode -wdir"),
+    ),
+}
+
 # Source: VMware vSphere Bitfusion User Guide, "Partition GPU memory"; the long names are of `bitfusion run --help`.
 _GPUS, _FRACTION, _MEGABYTES = ("-n", "--num_gpus"), ("-p", "--partial"), ("-m", "--memory")
 _OTHER_OPTIONS_WITH_VALUE = frozenset({"-f", "--filter", "-l", "--server_list", "-s", "--servers"})
@@ -48,9 +67,15 @@ class Call:
     comes_first: bool
 
     @property
+    def asked(self) -> Sequence[str | None] | None:
+        """The words behind ``run``; None where it asks for no GPUs."""
+        at = next((at for at, word in enumerate(self.words) if word is None or not word.startswith("-")), None)
+        return self.words[at + 1 :] if at is not None and self.words[at] == "run" else None
+
+    @property
     def is_run(self) -> bool:
         """Whether it asks for GPUs."""
-        return self.words[:1] == ("run",)
+        return self.asked is not None
 
     @property
     def is_by_path(self) -> bool:
@@ -77,14 +102,32 @@ def shell_in_words(argv: Sequence[str]) -> int | None:
     return index if index is not None and shell.is_shell(argv[index]) else None
 
 
-def _started(argv: Sequence[str]) -> int | None:
-    if not argv:
-        return None
-    if is_client(argv[0]) or shell.is_shell(argv[0]):
-        return 0
-    if posixpath.basename(argv[0]) not in _STARTERS:
-        return None
-    return next((at for at, word in enumerate(argv) if is_client(word) or shell.is_shell(word)), None)
+def _started(words: Sequence[str | None]) -> int | None:
+    """Where in ``words`` the program stands that is none of _STARTERS; None where that cannot be said."""
+    at = 0
+    while at < len(words) and (word := words[at]) is not None:
+        starter = _STARTERS.get(posixpath.basename(word))
+        if starter is None:
+            return at
+        at = _behind(words, at + 1, *starter)
+    return None
+
+
+def _behind(words: Sequence[str | None], at: int, own: int, options: str) -> int:
+    """Where the command of a starter begins whose words begin ``at``."""
+    with_value = options.split()
+    while at < len(words):
+        word = words[at] or ""
+        if word == "--":
+            at += 1
+            break
+        if word.startswith("-"):
+            at += 1 + (word in with_value)
+        elif ASSIGNMENT.match(word):
+            at += 1
+        else:
+            break
+    return at + own
 
 
 def anywhere(argv: Sequence[str]) -> list[Call]:
@@ -92,8 +135,7 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
     if call := in_words(argv):
         return [call]
     for first, word in enumerate(argv):
-        if shell.is_shell(word) and (index := shell.script_index(argv[first:])) is not None:
-            index += first
+        if shell.is_shell(word) and (index := shell.script_index(argv, first)) is not None:
             return in_script(argv[index], index) if index < len(argv) else []
         if is_client(word) and "/" in word:
             return [Call(first, 0, len(word), word, tuple(argv[first + 1 :]), comes_first=False)]
@@ -115,37 +157,33 @@ def in_script(script: str, index: int = 0) -> list[Call]:
     found = []
     comes_first = True
     for command in commands(script):
-        if CLIENT in script[command[0].start : command[-1].end] and (call := _call(command, index, comes_first)):
+        if any(CLIENT in word.raw for word in command) and (call := _call(command, index, comes_first)):
             found.append(call)
         comes_first = False
     return sorted(found, key=lambda call: call.start)
 
 
 def _call(command: Command, index: int, comes_first: bool) -> Call | None:
-    program = command[0].text or ""
-    if is_client(program):
-        at = 0
-    elif posixpath.basename(program) in _STARTERS:
-        at = next((at for at, word in enumerate(command) if CLIENT in word.raw and is_client(word.text or "")), 0)
-        if not at:
-            return None
-    else:
+    words = [word.text for word in command]
+    at = _started(words)
+    if at is None or not is_client(name := words[at] or ""):
         return None
-    word = command[at]
-    return Call(
-        index, word.start, word.end, word.text or "", tuple(each.text for each in command[at + 1 :]), comes_first
-    )
+    return Call(index, command[at].start, command[at].end, name, tuple(words[at + 1 :]), comes_first)
 
 
 def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | None:
     """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
     for call in calls:
+        options = list(_options(call.asked or ()))
+        words = " ".join([CLIENT, "run", *(f"{option} {value}" for option, value in options if value is not None)])
+        for option, value in options:
+            if option is not None and value is not None and not _NUMBER.fullmatch(value):
+                return f"{shown(words)}: {shown(value)} is no plain number, which could be compared: write it in digits"
         asked = shares(call, total_megabytes)
         if asked is not None and asked > counted:
-            words = " ".join([CLIENT, "run", *(f"{option} {value}" for option, value in _options(call.words[1:]))])
             return (
-                f"{shown(words)} asks for {asked} shares of {names.GPU}, the container for {counted}: ask"
-                f" for less there, or for more in resources.limits; {names.SHARES_OF_ONE_GPU} shares are one GPU"
+                f"{shown(words)} asks for {asked} shares of {names.GPU}, the container for {counted}: ask for less"
+                f" there, or for more in resources.limits; {names.SHARES_OF_ONE_GPU} shares are one GPU"
             )
     return None
 
@@ -155,11 +193,11 @@ def shares(call: Call, total_megabytes: int) -> int | None:
 
     Without ``-p`` and ``-m`` the client takes whole GPUs. ``total_megabytes`` is the memory of one, 0 = not known.
     """
-    if not call.is_run:
+    if call.asked is None:
         return 0
     gpus = Fraction(1)
     fraction: Fraction | None = None
-    for option, value in _options(call.words[1:]):
+    for option, value in _options(call.asked):
         if option is None or value is None or not _NUMBER.fullmatch(value):
             return None
         number = Fraction(value)
@@ -175,18 +213,22 @@ def shares(call: Call, total_megabytes: int) -> int | None:
 
 
 def _options(words: Sequence[str | None]) -> Iterator[tuple[str | None, str | None]]:
-    """The options about GPUs before the program, with their values: ``-n 2``, ``-n2``, ``-n=2``, ``--partial=0.5``."""
+    """The options about GPUs before the program, with their values: ``-n 2``, ``-n2``, ``-n=2``, ``--partial=0.5``.
+
+    A word that only the shell knows, and an option that nobody here knows, may be anything: (None, None) stands for it.
+    """
     following = iter(words)
     for word in following:
-        if word is None:
-            yield None, None
+        if word == "--" or not (word is None or word.startswith("-")):
             return
-        if word == "--" or not word.startswith("-"):
-            return
-        name, equals, value = word.partition("=")
-        if not word.startswith("--"):
-            name, equals, value = word[:2], word[2:], word[2:].removeprefix("=")
-        if name in _OTHER_OPTIONS_WITH_VALUE and not equals:
-            next(following, None)
+        name, equals, value = (word or "").partition("=")
+        if not name.startswith("--"):
+            name, equals, value = name[:2], (word or "")[2:], (word or "")[2:].removeprefix("=")
+        if name in _OTHER_OPTIONS_WITH_VALUE:
+            if not equals:
+                next(following, None)
         elif name in {*_GPUS, *_FRACTION, *_MEGABYTES}:
             yield name, value if equals else next(following, None)
+        else:
+            yield None, None
+            return

@@ -150,10 +150,9 @@ def _argument_list(argv: list[str], variables: Iterable[str]) -> Program:
     first = calls.shell_in_words(argv)
     if first is None:
         return Program(words, hidden_call=_hides_calls(words, ()))
-    index = shell.script_index(argv[first:])
+    index = shell.script_index(argv, first)
     if index is None:
         return Program(words, hidden_call=_hides_calls(words, ()))
-    index += first
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
     return _script(words, first, index, variables)

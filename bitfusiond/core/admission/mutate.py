@@ -44,9 +44,10 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     if client is None or root.problems:
         return Refusal(root.problems)
     commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
-    if problem := calls.too_long(commands.values()):
+    kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
+    if problem := calls.too_long([*commands.values(), *kept]):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
-    return Patch(_operations(given, client, commands, rules), _warnings(given, rules))
+    return Patch(_operations(given, client, commands, rules), _warnings(given, client, rules))
 
 
 def _client(given: Pod, catalogue: Catalogue) -> Client | None:
@@ -94,7 +95,7 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
     return operations
 
 
-def _warnings(given: Pod, rules: Rules) -> list[str]:
+def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
     """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
@@ -113,5 +114,5 @@ def _warnings(given: Pod, rules: Rules) -> list[str]:
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
         ),
-        *populate_container.warnings(given),
+        *populate_container.warnings(given, client),
     ]

@@ -157,7 +157,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
-        _gpu_container(*each, mode if reads_commands else Mode.NONE, total_megabytes, by_name) for each in asking
+        _gpu_container(*each, mode, total_megabytes, by_name, reads_command=reads_commands) for each in asking
     ]
     _check_number(spec, len(asking))
     _check_platform(spec)
@@ -206,14 +206,21 @@ def _gpu_container(
     mode: Mode | None,
     total_megabytes: int,
     volumes: Mapping[str, Json],
+    *,
+    reads_command: bool,
 ) -> GpuContainer:
-    program = None if mode in {Mode.INJECTION, Mode.NONE} else command.read(container)
+    is_ours = mode is not Mode.INJECTION
+    program = command.read(container) if reads_command and is_ours else None
+    if reads_command and not is_ours:
+        own: Sequence[Call] = calls.anywhere(argv(container))
+    else:
+        own = program.calls if program else ()
     return GpuContainer(
         container,
         pointer,
         demand.read(resources, total_megabytes),
         program,
-        calls.anywhere(argv(container)) if mode is Mode.INJECTION else (program.calls if program else ()),
+        own,
         container["env"].objects(_MOST_VARIABLES),
         mounts.read(container, volumes),
     )
@@ -232,9 +239,12 @@ def check_length(spec: Field, containers: Iterable[Field]) -> bool:
     return problem is None
 
 
-def containers_of(spec: Field) -> dict[str, list[Field]]:
-    """The containers of a pod by the name of their list, init containers first."""
-    return {group: spec[group].items(MOST_CONTAINERS) for group in ("initContainers", "containers")}
+def containers_of(spec: Field, more: int = 0) -> dict[str, list[Field]]:
+    """The containers of a pod by the name of their list, init containers first; ``more`` of those may be ours."""
+    return {
+        "initContainers": spec["initContainers"].items(MOST_CONTAINERS + more),
+        "containers": spec["containers"].items(MOST_CONTAINERS),
+    }
 
 
 def _string(field: Field) -> str | None:

@@ -58,8 +58,8 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
 
 
-def warnings(pod: Pod) -> list[str]:
-    """What may keep the workload from the client's token, as far as it can be seen."""
+def warnings(pod: Pod, client: Client) -> list[str]:
+    """What may keep the workload from the client or its token, as far as it can be seen."""
     users = {_user(pod.spec, each) for each in pod.gpu_containers}
     user = _user(pod.spec, pod.gpu_containers[0])
     found = []
@@ -72,7 +72,26 @@ def warnings(pod: Pod) -> list[str]:
         )
     if _is_unknown_non_root(pod):
         found.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
+    if client.size is not None and (limit := _disk_limit(pod)) is not None and limit < client.size:
+        found.append(
+            f"the client takes {-(-client.size // quantity.MEGABYTE)}M of ephemeral-storage, and the limits allow"
+            f" {limit // quantity.MEGABYTE}M in all: raise them"
+        )
     return found
+
+
+def _disk_limit(pod: Pod) -> int | None:
+    """Bytes of ephemeral-storage that the kubelet lets the pod have, emptyDirs included; None = no limit.
+
+    Source: Kubernetes' documentation, "Local ephemeral storage": the sum of the limits of its containers.
+    """
+    limits = [
+        amount
+        for each in pod.containers
+        for section, key, (amount, _) in _amounts(each.value)
+        if (section, key) == ("limits", "ephemeral-storage")
+    ]
+    return int(sum(limits)) if limits else None
 
 
 def largest_resources(containers: Sequence[Json], gpu_containers: Sequence[Json]) -> dict[str, Json]:

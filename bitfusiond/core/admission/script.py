@@ -9,11 +9,11 @@ from typing import NamedTuple
 from bitfusiond.core.admission.shell import ASSIGNMENT
 
 # What a command may begin with before its own first word.
-_OPENING = frozenset({"if", "then", "elif", "else", "do", "while", "until", "!", "{", "time", "coproc"})
+_OPENING = frozenset({"if", "then", "elif", "else", "do", "while", "until", "!", "{"})
 
 
 class Word(NamedTuple):
-    """A word of a script, as it is written from ``start`` to ``end``."""
+    """A word of a script, as it is written from ``start`` to ``end``; ``$`` stands for a substitution in it."""
 
     start: int
     end: int
@@ -30,22 +30,27 @@ _TOKEN = re.compile(
       (?P<blank> (?: [ \t] | \\\n )++ )
     | (?P<comment> \#[^\n]* )
     | (?P<newline> \n )
+    | (?P<arithmetic> \(\( (?: [^()\n] | \([^()\n]*+\) )*+ \)\) )
     | (?P<heredoc> <<-?+ (?!<) )
     | (?P<redirection> <<< | <> | [<>]& | &>>?+ | >> | >\| | [<>] (?!\() )
     | (?P<function> \(\s*+\) )
-    | (?P<substitution> [$<>]\( )
+    | (?P<substitution> [$<>]\( (?!\((?:[^()\n]|\([^()\n]*+\))*+\)\)) )
     | (?P<array> (?<==)\( )
     | (?P<open> \( )
     | (?P<close> \) )
     | (?P<operator> [;&|]++ )
     | (?P<word> (?:
           [^\s;&|()<>'"\\$`]++ | \\. | '[^']*+' | "(?: [^"\\]++ | \\. )*+" | \$'(?: [^'\\]++ | \\. )*+'
-        | \$\{[^}]*+\} | \$(?!\() | `(?: [^`\\]++ | \\. )*+` )++ )
-    | (?P<other> ['"`].* | . )  # a quotation that nobody closes is an error to the shell
+        | \$\(\( (?: [^()\n] | \([^()\n]*+\) )*+ \)\)
+        | \$\{ (?: [^{}'"\\]++ | \\. | '[^']*+' | "(?: [^"\\]++ | \\. )*+" )*+ \}
+        | \$(?![({]) | `(?: [^`\\]++ | \\. )*+` )++ )
+    | (?P<other> (?: ['"`] | \$\{ ) .* | . )  # what nobody closes is an error to the shell
     """,
     re.VERBOSE | re.DOTALL,
 )
-_QUOTING = re.compile(r"""'([^']*+)'|"((?:[^"\\]++|\\.)*+)"|\\(.)""", re.DOTALL)
+_QUOTING = re.compile(r"""\$?'([^']*+)'|\$?"((?:[^"\\]++|\\.)*+)"|\\(.)""", re.DOTALL)
+_QUOTED = re.compile(r"""(?<!\$)'[^']*+'|\\.""", re.DOTALL)
+_DESCRIPTOR = re.compile(r"[0-9]+|\{\w+\}")
 
 
 def _unquoted(match: re.Match[str]) -> str:
@@ -58,7 +63,7 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def _expands(raw: str) -> bool:
-    return ("$" in raw or "`" in raw) and bool(re.search(r"[$`]", re.sub(r"'[^']*+'?+|\\.", "", raw, flags=re.DOTALL)))
+    return ("$" in raw or "`" in raw) and not {"$", "`"}.isdisjoint(_QUOTED.sub("", raw))
 
 
 Command = list[Word]
@@ -68,9 +73,19 @@ def commands(script: str) -> Iterator[Command]:
     """The simple commands of ``script``: the words of each, without assignments, redirections and what opens a block.
 
     Also those in a function, a subshell and a substitution that is not inside double quotes. Not read are the bodies of
-    here-documents, comments and arrays. Takes time in proportion to the length of ``script``.
+    here-documents, comments, arrays, and what ``eval``, ``trap`` or an alias would make of a text. Takes time in
+    proportion to the length of ``script``.
     """
     return _Reader(script).commands()
+
+
+class _Outside(NamedTuple):
+    """What goes on behind a bracket: the command, the redirection that waits for its target, the bracket's kind."""
+
+    words: Command
+    redirection: str
+    kind: str
+    start: int
 
 
 class _Reader:
@@ -79,7 +94,7 @@ class _Reader:
     def __init__(self, script: str) -> None:
         self._script = script
         self._words: Command = []
-        self._outside: list[tuple[Command, str]] = []  # of each open bracket: the command around it, and its kind
+        self._outside: list[_Outside] = []
         self._redirection = ""  # of which the next word is the target
         self._documents: list[tuple[bool, str]] = []  # their bodies begin behind this line
 
@@ -91,17 +106,17 @@ class _Reader:
                 case "blank" | "comment" | "other":
                     continue
                 case "word":
-                    self._word(match)
+                    self._word(match.start(), at, match[0])
                 case "redirection" | "heredoc":
                     self._redirect(match)
                 case "substitution" | "array" as kind:
-                    self._open(kind)
+                    self._open(kind, match.start())
                 case "open":
                     yield from self._command()
-                    self._open("subshell")
+                    self._open("subshell", match.start())
                 case "close":
-                    yield from self._close(match)
-                case _ if self._outside and self._outside[-1][1] == "array":
+                    yield from self._close(at)
+                case _ if self._outside and self._outside[-1].kind == "array":
                     continue
                 case kind:
                     yield from self._command()
@@ -109,44 +124,54 @@ class _Reader:
                         at = self._behind_documents(at)
         while self._outside:
             yield from self._command()
-            self._words, _ = self._outside.pop()
+            self._words = self._outside.pop().words
         yield from self._command()
 
     def _command(self) -> Iterator[Command]:
         """The command that ends here, if there is one."""
         words, self._words, self._redirection = self._words, [], ""
         first = 0
-        while first < len(words) and (words[first].raw in _OPENING or ASSIGNMENT.match(words[first].raw)):
-            first += 1
-        if first < len(words):
-            yield words[first:]
+        while first < len(words):
+            raw = words[first].raw
+            if raw == "function" or (raw == "coproc" and [each.raw for each in words[first + 2 : first + 3]] == ["{"]):
+                first += 2  # and its name
+            elif raw in {"time", "coproc"}:
+                first += 1 + ([each.raw for each in words[first + 1 : first + 2]] == ["-p"])
+            elif raw in _OPENING or ASSIGNMENT.match(raw):
+                first += 1
+            else:
+                yield words[first:]
+                return
 
-    def _word(self, match: re.Match[str]) -> None:
+    def _word(self, start: int, end: int, raw: str) -> None:
         if self._redirection in {"<<", "<<-"}:
-            self._documents.append((self._redirection == "<<-", _QUOTING.sub(_unquoted, match[0])))
+            self._documents.append((self._redirection == "<<-", _QUOTING.sub(_unquoted, raw)))
         elif not self._redirection:
-            self._words.append(Word(match.start(), match.end(), match[0]))
+            if self._words and self._words[-1].end == start:
+                start, _, before = self._words.pop()
+                raw = before + raw
+            self._words.append(Word(start, end, raw))
         self._redirection = ""
 
     def _redirect(self, match: re.Match[str]) -> None:
-        if self._words and self._words[-1].end == match.start() and self._words[-1].raw.isdigit():
-            self._words.pop()  # a descriptor
+        if self._words and self._words[-1].end == match.start() and _DESCRIPTOR.fullmatch(self._words[-1].raw):
+            self._words.pop()
         self._redirection = match[0]
 
-    def _open(self, kind: str) -> None:
-        self._outside.append((self._words, kind))
+    def _open(self, kind: str, start: int) -> None:
+        self._outside.append(_Outside(self._words, self._redirection, kind, start))
         self._words, self._redirection = [], ""
 
-    def _close(self, match: re.Match[str]) -> Iterator[Command]:
+    def _close(self, end: int) -> Iterator[Command]:
         if not self._outside:
             self._words = []  # a pattern of `case`
             return
-        around, kind = self._outside.pop()
-        if kind != "array":
+        around = self._outside.pop()
+        if around.kind != "array":
             yield from self._command()
-        self._words = around
-        if kind == "substitution":
-            self._words.append(Word(match.start(), match.end(), "$"))
+        self._words, self._redirection = around.words, around.redirection
+        if around.kind == "substitution":
+            self._word(around.start, end, "$")
 
     def _behind_documents(self, at: int) -> int:
         """Where the script goes on behind the here-documents whose bodies begin ``at``."""

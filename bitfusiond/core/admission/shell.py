@@ -11,7 +11,7 @@ _SHELLS = frozenset({"sh", "bash"})
 # Words, and nothing that a shell treats as more than a character of a word. Whoever is not matched is still served,
 # by way of a shell of its own; so the list may be short, but nothing on it may be special anywhere.
 _PLAIN = re.compile(r"[A-Za-z0-9_./,:@%+=-]+(?:[ \t]+[A-Za-z0-9_./,:@%+=-]+)*")
-ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\[[^\]]*+\])?+\+?=")
 
 # Known to the shell alone, or to the shell first: `CLIENT cd /x` would not change the shell's directory.
 _SHELL_WORDS = frozenset(
@@ -32,14 +32,16 @@ def is_shell(program: str) -> bool:
     return posixpath.basename(program) in _SHELLS
 
 
-def script_index(argv: Sequence[str]) -> int | None:
+def script_index(argv: Sequence[str], shell: int = 0) -> int | None:
     """Where the script of ``bash [options] -c SCRIPT [name arguments...]`` stands in ``argv``; None without ``-c``.
+
+    ``shell`` is where the shell itself stands.
 
     ``len(argv)`` where there is a ``-c`` but no script. Options may be joined (``-ec``), may take a value
     (``-o pipefail``) and may follow ``-c``: the script is the first word that is none. Source: bash(1), OPTIONS.
     """
     takes_script = False
-    index = 1
+    index = shell + 1
     while index < len(argv):
         word = argv[index]
         if word in {"-", "--"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
@@ -35,7 +36,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     root["spec"].mapping()
-    groups = pod.containers_of(root["spec"])
+    groups = pod.containers_of(root["spec"], more=len(rules.template.init_containers))
     serving = [each for containers in groups.values() for each in containers if names.GPU in _limits(each)]
     if asked.mode is Mode.NONE and not serving and not root.problems:
         return Untouched("no GPU container")
@@ -123,14 +124,18 @@ def _missing_in_command(argv: list[str]) -> Iterator[str]:
         )
 
 
+# How we begin a call; who calls the client himself seldom writes so.
+_OURS = re.compile(r"run -n [0-9]+ (?:-p [01]\.[0-9]{2}0000|-m [0-9]+)")
+
+
 def _is_torn(call: calls.Call) -> bool:
-    """Whether the shell that the client starts has lost its script: ``bash -c cd /x && python y`` without quotes."""
-    program = call.words[call.words.index("--") + 1 :] if "--" in call.words else ()
-    if not program or any(word is None for word in program[:-1]):
+    """Whether the shell that we start has lost its script: ``bash -c cd /x && python y`` without quotes."""
+    if not _OURS.fullmatch(" ".join(word or "$" for word in call.words[:5])) or "--" not in call.words:
         return False
-    words = [word or "" for word in program]
-    index = shell.script_index(words) if shell.is_shell(words[0]) else None
-    if index is None or index >= len(words) or not _BLANKS.isdisjoint(words[index]):
+    program = call.words[call.words.index("--") + 1 :]
+    words = [word or "$" for word in program]
+    index = shell.script_index(words) if words and shell.is_shell(words[0]) else None
+    if index is None or index >= len(words) or program[index] is None or not _BLANKS.isdisjoint(words[index]):
         return False
     return len(words) > index + 1 or not shell.is_plain(words[index])
 

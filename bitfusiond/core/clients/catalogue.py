@@ -7,10 +7,12 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bitfusiond.core import quantity
 from bitfusiond.core.text import shown
 
 BINARY = "/usr/bin/bitfusion"  # in every tree
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
+_SIZE = "Size"  # ours, and optional
 _NAMES = ("BitfusionVersion", "OSVersion")  # by which a pod asks for a client
 LONGEST_CLIENT_NAME = 63  # characters
 
@@ -25,12 +27,16 @@ class UnknownClientError(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One entry: ``binary_path`` is ``<tree>/usr/bin/bitfusion``, ``library_path`` a directory in the same tree."""
+    """One entry: ``binary_path`` is ``<tree>/usr/bin/bitfusion``, ``library_path`` a directory in the same tree.
+
+    ``size`` is what the tree takes on a disk, in bytes; None = not known.
+    """
 
     os: str
     version: str
     binary_path: str
     library_path: str
+    size: int | None = None
 
     @property
     def package(self) -> str:
@@ -84,7 +90,8 @@ def parse(document: object) -> Catalogue:
         version, os, binary, library = (str(entry[field]) for field in _FIELDS)
         if (os, version) in clients:
             problems.append(f"{where}: a second client for {shown(f'{os}/{version}')}: keep one of them")
-        clients[os, version] = Client(os, version, binary, library)
+        size = quantity.integer(entry[_SIZE]) if _SIZE in entry else None
+        clients[os, version] = Client(os, version, binary, library, size)
     default = document.get("Default")
     problems += _faults_of_default(default, clients)
     problems += [
@@ -102,7 +109,8 @@ def _faults(entry: object, where: str) -> list[str]:
     if not isinstance(entry, dict):
         return [f"{where} must be a mapping of {', '.join(_FIELDS)}"]
     faults = [fault for field in _FIELDS for fault in _faults_of_field(entry.get(field), field, where)]
-    faults += [f"{where}: unknown key {key!r}" for key in entry if key not in _FIELDS]
+    faults += [f"{where}: unknown key {key!r}" for key in entry if key not in {*_FIELDS, _SIZE}]
+    faults += _faults_of_size(entry[_SIZE], where) if _SIZE in entry else ()
     return faults or [*_faults_of_paths(entry["BinaryPath"], entry["EnvVariable"], where)]
 
 
@@ -113,6 +121,13 @@ def _faults_of_field(value: object, field: str, where: str) -> Iterator[str]:
         yield f"{where}.{field} must be a string that is not empty, not {value!r}"
     elif field in _NAMES and len(str(value)) > LONGEST_CLIENT_NAME:
         yield f"{where}.{field} has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed"
+
+
+def _faults_of_size(value: object, where: str) -> Iterator[str]:
+    try:
+        quantity.integer(value)
+    except ValueError:
+        yield f"{where}.{_SIZE} must be a number of bytes such as 350M, not {value!r}"
 
 
 def _faults_of_paths(binary: str, library: str, where: str) -> Iterator[str]:

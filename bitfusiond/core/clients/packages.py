@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from bitfusiond.core.clients.catalogue import BINARY
 from bitfusiond.core.fields import Json
+from bitfusiond.core.quantity import MEGABYTE
 from bitfusiond.core.text import shown
 
 SUFFIXES = (".deb", ".rpm")
@@ -91,22 +92,27 @@ def library_directory(file: str, directories: Iterable[str]) -> str:
     raise PackageError(f"{file}: the library directory {_LIBRARIES} is not in the package, and {there}")
 
 
-def document(libraries: Mapping[Package, str], default: object = None) -> Json:
+def document(
+    libraries: Mapping[Package, str], default: object = None, sizes: Mapping[Package, int] | None = None
+) -> Json:
     """``bitfusion-client-config.yaml`` for packages and the library directories in their trees.
 
-    ``default`` is the operator's ``Default``, if there is one; ``catalogue.parse`` says whether it fits.
+    ``default`` is the operator's ``Default``, if there is one; ``catalogue.parse`` says whether it fits. ``sizes`` are
+    the bytes of the trees, where they are known.
     """
     kept = {} if default is None else {"Default": default}
-    return {**kept, "BitfusionClients": [_entry(package, path) for package, path in libraries.items()]}
+    entries = [_entry(package, path, (sizes or {}).get(package)) for package, path in libraries.items()]
+    return {**kept, "BitfusionClients": entries}
 
 
-def _entry(package: Package, libraries: str) -> dict[str, str]:
+def _entry(package: Package, libraries: str, size: int | None) -> dict[str, str]:
     tree = f"{_ROOT}/{package.file}"
     return {
         "BitfusionVersion": package.version,
         "OSVersion": package.os,
         "BinaryPath": f"{tree}{BINARY}",
         "EnvVariable": f"{tree}/{libraries}/",
+        **({} if size is None else {"Size": f"{-(-size // MEGABYTE)}M"}),
     }
 
 

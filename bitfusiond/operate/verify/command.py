@@ -49,7 +49,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     return [
         *rows,
         *_installation(kubectl, wanted, found),
-        *trust.look(values, found, partial(endpoints.of_api_server, kubectl)),
+        *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values.tokens.read(kubectl), namespace),
         *_nodes(kubectl),
         *_pods(kubectl, namespace),
@@ -59,10 +59,10 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
 def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     if not manifests.self_managed(found.get(current.WEBHOOK)):
         wanted = [each for each in wanted if each["metadata"]["name"] != manifests.CERTIFICATES_ROLE]
-    rows = installation.look(kubectl, wanted, found)
+    rows = installation.check(kubectl, wanted, found)
     rows += installation.version(wanted, found)
     secret, webhook = kubectl.get(takeover.CERTIFICATES), found.get(current.WEBHOOK)
-    rows += webhooks.look(wanted, found, secret, time.time(), webhook)
+    rows += webhooks.check(wanted, found, secret, time.time(), webhook)
     rows += [
         Row(str(removal.what), WRONG, f"of 0.4: {removal.why}", installation.DEPLOY)
         for removal in leftovers.find(kubectl).removals
@@ -82,7 +82,7 @@ def _nodes(kubectl: Kubectl) -> list[Row]:
         return []  # said already
     labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
     plugins = kubectl.all("Pod", "-l", labels, namespace=current.PLUGIN.namespace)
-    return nodes.look(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
+    return nodes.check(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
 
 
 def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:

@@ -12,11 +12,10 @@ from bitfusiond.files.read import load_yaml
 from bitfusiond.operate import endpoints, manifests, rollout
 from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
-from bitfusiond.operate.manifests import CATALOGUE_MAP, containers
+from bitfusiond.operate.manifests import CATALOGUE_MAP, TEMPLATE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 
 DEPLOY = "just deploy"
-TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 SERVICE = Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE)
 # What must be equal in an object of these kinds; the rest of them may be others'.
 _COMPARED = {
@@ -46,7 +45,7 @@ def absent(found: Mapping[Ref, Object]) -> list[Row]:
     return [Row("bitfusiond", WRONG, "it is not installed", DEPLOY)]
 
 
-def look(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
+def check(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
     """A row for each object of the manifests but the webhook configurations."""
     rows = []
     for document in wanted:

@@ -50,7 +50,7 @@ def samples(text: str) -> tuple[Samples, str]:
     return found, reason
 
 
-def look(nodes: Iterable[Node], pods: Sequence[Pod], metrics: Mapping[str, str | None]) -> list[Row]:
+def check(nodes: Iterable[Node], pods: Sequence[Pod], metrics: Mapping[str, str | None]) -> list[Row]:
     """A row for each node that has something wrong, and one for all that have not."""
     by_node = {pod["spec"].get("nodeName"): pod for pod in pods}
     good, silent, rows = 0, [], []

@@ -16,7 +16,7 @@ from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.installation import DEPLOY
 
 
-def look(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], tuple[str, ...]]) -> list[Row]:
+def check(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], tuple[str, ...]]) -> list[Row]:
     """A row for each choice. ``found`` is what is installed; ``addresses()`` are those of the API servers today."""
     place = values.tokens
     tokens = f"from {place.namespace}, into namespaces {','.join(place.allowed)}"

@@ -21,7 +21,7 @@ LOGS = "kubectl logs -n bwki deployment/bitfusion-webhook-deployment --since=1h"
 _KINDS = names.CONFIGURATION_KINDS
 
 
-def look(
+def check(
     wanted: Iterable[Object], found: Mapping[Ref, Object], secret: Secret | None, now: float, webhook: Workload | None
 ) -> list[Row]:
     """``secret`` is that of the CA, ``webhook`` the Deployment; ``now`` in seconds."""

@@ -49,7 +49,7 @@ _CLOCK_SECONDS = 1.0
 _JUMP_SECONDS = 5.0
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _REPEAT_SECONDS = 300.0
-_LOOKS = 10
+_STEPS_AT_ONCE = 10
 
 _log = logs.Log("certificates")
 
@@ -142,7 +142,7 @@ class SelfManagedCertificate:
             while True:
                 self._wake = trio.Event()
                 try:
-                    done = await self._look_until_done()
+                    done = await self._reconcile_until_done()
                 except Exception as error:  # noqa: BLE001 - what lies in the cluster must not end the daemon
                     if not isinstance(error, ClusterError):
                         _log.exception("defect in keeping certificates, please report it")
@@ -180,13 +180,13 @@ class SelfManagedCertificate:
         self._lowest_offset = min(self._lowest_offset, offset)
         return offset
 
-    async def _look_until_done(self) -> bool:
-        for _ in range(_LOOKS):
-            if not await self._look():
+    async def _reconcile_until_done(self) -> bool:
+        for _ in range(_STEPS_AT_ONCE):
+            if not await self._reconcile():
                 return True
         return False
 
-    async def _look(self) -> bool:
+    async def _reconcile(self) -> bool:
         """Read everything, do what is next; whether to look again at once, since this or another replica wrote."""
         found = {target: await cabundles.read(self._cluster, target, self._namespace) for target in self._targets}
         self._bundles = {target.name: held.trusted if held else None for target, held in found.items()}

@@ -209,13 +209,14 @@ class Replication:
         return True
 
     async def _ensure_patiently(self, key: Key) -> None:
+        backoff = Backoff(_PAUSE_SECONDS)
         for failures in range(1, _TRIES + 1):
             try:
                 await ensure_copy(self._cluster, self._inventory, key, self._inventory.decide)
             except Problem as problem:
                 if not problem.passing or failures == _TRIES:
                     raise
-                await trio.sleep(_PAUSE_SECONDS * 2 ** (failures - 1))
+                await trio.sleep(backoff.failed())
             else:
                 return
 
@@ -245,7 +246,7 @@ class Replication:
             self._inventory.replace(name, secrets)
             self._lost.update(key for key in before if not self._inventory.exists(key))
             self._has_listed(name)
-            self._look_at_sources()
+            self._read_sources()
 
         def changed(change: Change) -> None:
             metadata = change.object["metadata"]
@@ -258,7 +259,7 @@ class Replication:
                 )
             else:
                 self._inventory.observe(change.object)
-            self._look_at_sources()
+            self._read_sources()
 
         namespace = self._inventory.token_namespace if name == names.EARLIER_TOKEN_SECRET else None
         await follow(
@@ -279,7 +280,7 @@ class Replication:
     def _use_mark_key(self, key: bytes) -> None:
         self._inventory.use_mark_key(key)
         self._has_listed(names.MARK_SECRET)
-        self._look_at_sources()
+        self._read_sources()
 
     def _recently_admitted(self, name: str) -> Iterable[Key]:
         token = copies.BY_SECRET.get(name)
@@ -293,7 +294,7 @@ class Replication:
         }
         return [Key(namespace, token) for namespace in self._admitted]
 
-    def _look_at_sources(self) -> None:
+    def _read_sources(self) -> None:
         """Say what became of the sources, and have the copies follow."""
         self._wake.set()
         if self._not_listed:

@@ -29,7 +29,7 @@ def main() -> int:
     """0 = nothing found, 1 = something, 2 = there is no fuzzer."""
     arguments = _arguments()
     if importlib.util.find_spec("atheris") is None:
-        print("atheris is not installed: .venv/bin/pip install -e '.[fuzz]' (x86-64 Linux)", file=sys.stderr)
+        print("atheris is not installed: pip install -r requirements-fuzz.txt (x86-64 Linux)", file=sys.stderr)
         return 2
     findings: Path = arguments.findings or Path(tempfile.mkdtemp(prefix="bitfusiond-findings-"))
     print(ROW.format("target", "inputs", "a second", "edges", "features", "findings"))

@@ -22,7 +22,7 @@ LARGEST_CORPUS = 300_000  # bytes
 
 needs_atheris = pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None,
-    reason="atheris is not installed: .venv/bin/pip install -e '.[fuzz]' (x86-64 Linux)",
+    reason="atheris is not installed: .venv/bin/pip install -r requirements-fuzz.txt (x86-64 Linux)",
 )
 
 

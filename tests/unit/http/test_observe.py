@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -68,3 +68,44 @@ async def test_the_longest_idle_makes_room_for_a_newcomer_and_for_nobody_else(ad
                 assert (await connection.request("GET", "/healthz")).status == 200
             with pytest.raises(HungUpError):
                 await opened[-1].request("GET", "/healthz")
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # and empty SETTINGS
+
+
+@pytest.mark.usefixtures("idle_for_long")
+@pytest.mark.parametrize(
+    "first",
+    [
+        PREFACE,
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 20_000,
+        b"POST / HTTP/1.1\r\nContent-Length: 9\r\nHost: x\r\n\r\n",
+    ],
+    ids=["HTTP/2", "answers that nobody takes", "a body that never comes"],
+)
+async def test_clients_that_stall_in_a_request_leave_their_place_to_others(
+    address: Address, nursery: trio.Nursery, first: bytes
+) -> None:
+    async def stalls() -> None:
+        with suppress(trio.BrokenResourceError):
+            async with connected(address) as connection:
+                await connection.send(first)
+                await trio.sleep_forever()
+
+    for _ in range(MOST):
+        nursery.start_soon(stalls)
+    await trio.sleep(0.2)
+    with trio.fail_after(3):
+        async with connected(address) as newcomer:
+            assert (await newcomer.request("GET", "/healthz")).status == 200
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_wish_to_continue_is_no_error(address: Address, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    for _ in range(5):
+        async with connected(address) as connection:
+            await connection.send(head)
+            while (await connection.response()).status == 100:
+                await connection.send(b"abc")
+    assert "connection failed" not in caplog.text

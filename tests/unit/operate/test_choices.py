@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,88 @@ def test_images_come_from_where_they_came_from_in_the_version_of_the_checkout(
     assert f"{repo}:{tag}" == chosen
     assert "IMAGE_REPO" in why
     assert "IMAGE_TAG" in why
+
+
+A, B, C = (f"sha256:{each * 64}" for each in "abc")
+
+
+def running(image: str, client: str = "") -> current.Running:
+    """A cluster with this image of the webhook, and of the client in its template."""
+    webhook = {"spec": {"template": {"spec": {"containers": [{"name": "w", "image": image}]}}}}
+    template = {"metadata": {}, "data": {"sidecarconfig.yaml": f"initContainers:\n  - image: {client}\n"}}
+    return current.from_objects(webhook, None, None, template=template)
+
+
+def pushed(directory: Path, *lines: str) -> dict[str, str]:
+    """The environment of a deploy beside a file that `just push-image` wrote."""
+    file = directory / "images.txt"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    return {"IMAGE_DIGESTS": str(file)}
+
+
+def applied(values: manifests.Values) -> set[str]:
+    """The images in what is applied for these values, by the manifests themselves."""
+    base = MANIFESTS / "base"
+    documents = [each for path in base.glob("*.yaml") for each in yaml_documents.load(path.read_text())]
+    template = {"data": {"sidecarconfig.yaml": (base / "config/sidecarconfig.yaml").read_text()}}
+    documents.append({"kind": "ConfigMap", "metadata": {"name": "any"}, **template})
+    text = str([manifests.substituted(each, values) for each in documents if each["kind"] != "Kustomization"])
+    return set(re.findall(r"[^\s'\"]+/bitfusion(?:d|-client):[^\s'\"\\]+", text))
+
+
+def test_what_was_pushed_is_applied_by_its_digest(tmp_path: Path) -> None:
+    chosen = settings.resolve(
+        {"IMAGE_REPO": "r/x", "IMAGE_TAG": "7"}
+        | pushed(tmp_path, f"r/x/bitfusiond:7@{A}", f"r/x/bitfusion-client:7@{B}", f"r/x/bitfusiond:8@{C}")
+    )
+    values, notes = current.choose(chosen, current.Running())
+    assert applied(values) == {f"r/x/bitfusiond:7@{A}", f"r/x/bitfusion-client:7@{B}"}
+    assert notes[1] == f"digests: bitfusiond {A} (as it was pushed); bitfusion-client {B} (as it was pushed)"
+
+
+def test_an_image_that_was_not_pushed_from_here_is_applied_by_its_tag(tmp_path: Path) -> None:
+    given = {"IMAGE_REPO": "r/x", "IMAGE_TAG": "7"} | pushed(tmp_path, f"r/x/bitfusiond:8@{A}", f"r/bitfusiond:7@{A}")
+    values, notes = current.choose(settings.resolve(given), current.Running())
+    assert applied(values) == {"r/x/bitfusiond:7", "r/x/bitfusion-client:7"}
+    assert notes[1].count("none, a node takes what has the tag") == 2
+
+
+@pytest.mark.parametrize("tag", ["test", __version__])
+def test_digests_that_run_stay_for_whoever_deploys_from_elsewhere(tag: str) -> None:
+    now = running(f"r/bitfusiond:{tag}@{A}", f"r/bitfusion-client:{tag}@{B}")
+    for given in ({}, {"IMAGE_REPO": "r"}):
+        values, notes = current.choose(settings.resolve(given), now)
+        assert applied(values) == {f"r/bitfusiond:{tag}@{A}", f"r/bitfusion-client:{tag}@{B}"}
+        assert notes[1] == f"digests: bitfusiond {A} (as it runs); bitfusion-client {B} (as it runs)"
+
+
+@pytest.mark.parametrize("given", [{"IMAGE_TAG": "test"}, {"IMAGE_TAG": "9"}, {"IMAGE_REPO": "s"}])
+def test_a_tag_or_a_repository_that_is_given_is_not_what_ran_under_it(given: dict[str, str]) -> None:
+    values, _ = current.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
+    assert not values.digests
+
+
+def test_an_upgrade_leaves_the_digest_of_the_version_before_behind() -> None:
+    values, _ = current.choose(
+        settings.resolve({}), running(f"r/bitfusiond:0.4.9@{A}", f"r/bitfusion-client:0.4.9@{B}")
+    )
+    assert applied(values) == {f"r/bitfusiond:{__version__}", f"r/bitfusion-client:{__version__}"}
+
+
+def test_what_was_pushed_goes_before_what_runs(tmp_path: Path) -> None:
+    given = pushed(tmp_path, f"r/bitfusiond:test@{C}")
+    values, _ = current.choose(
+        settings.resolve(given), running(f"r/bitfusiond:test@{A}", f"r/bitfusion-client:test@{B}")
+    )
+    assert applied(values) == {f"r/bitfusiond:test@{C}", f"r/bitfusion-client:test@{B}"}
+
+
+@pytest.mark.parametrize("line", ["r/bitfusiond:7", f"r/bitfusiond@{A}", f"r/bitfusiond:7@{A}0", "", "{}"])
+def test_a_line_that_push_image_did_not_write_is_named(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"(?s)IMAGE_DIGESTS: .*@sha256:DIGEST, as `just push-image`"):
+        settings.resolve(pushed(tmp_path, f"r/bitfusiond:7@{A}", line))
+    with pytest.raises(ConfigurationError, match=r"IMAGE_DIGESTS: .* a file that can be read"):
+        settings.resolve({"IMAGE_DIGESTS": str(tmp_path / "none")})
 
 
 PACKAGED = packaged(CATALOGUE)

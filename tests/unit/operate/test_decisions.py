@@ -307,7 +307,7 @@ bitfusiond_plugin_servers{{reachable="false"}} {unreachable}
 def look(shares: str | None, text: str | None) -> tuple[str, str]:
     status = READY | {"allocatable": {names.GPU: shares} if shares else {}}
     plugin = {"metadata": {"name": "plugin-n", "namespace": "kube-system"}, "spec": {"nodeName": "n"}, "status": READY}
-    row = nodes.look([{"metadata": {"name": "n"}, "status": status}], [plugin], {"n": text} if text else {})[0]
+    row = nodes.check([{"metadata": {"name": "n"}, "status": status}], [plugin], {"n": text} if text else {})[0]
     return row.state, row.detail
 
 
@@ -328,7 +328,7 @@ def test_a_node_is_judged_without_metrics_too() -> None:
 def test_metrics_that_a_network_policy_bars_are_a_note() -> None:
     plugin = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": READY}
     node = {"metadata": {"name": "n"}, "status": READY | {"allocatable": {names.GPU: "1"}}}
-    assert [row.state for row in nodes.look([node], [plugin], {"n": None})] == [OK, NOTE]
+    assert [row.state for row in nodes.check([node], [plugin], {"n": None})] == [OK, NOTE]
 
 
 def test_a_quota_with_the_useless_key_is_wrong_and_one_with_room_is_not() -> None:
@@ -357,14 +357,14 @@ def test_certificate_files_of_another_issuer_need_no_secret() -> None:
     for container in (by_option, by_variable):
         webhook = {"spec": {"template": {"spec": {"containers": [container]}}}}
         assert not manifests.self_managed(webhook)
-        assert webhooks.look([], {}, None, 0, webhook) == []
+        assert webhooks.check([], {}, None, 0, webhook) == []
     assert manifests.self_managed({"spec": {"template": {"spec": {"containers": [{"args": ["--role", "webhook"]}]}}}})
 
 
 def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:
     webhook = {"name": "a", "clientConfig": {"service": {"name": "s"}}, "failurePolicy": "Fail"}
     wanted = {"kind": "MutatingWebhookConfiguration", "metadata": {"name": "m"}, "webhooks": [webhook]}
-    (row,) = webhooks.look([wanted], {Ref("MutatingWebhookConfiguration", "m"): wanted}, None, 0, None)
+    (row,) = webhooks.check([wanted], {Ref("MutatingWebhookConfiguration", "m"): wanted}, None, 0, None)
     assert row.fix == "just deploy"
 
 

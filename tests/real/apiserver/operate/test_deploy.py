@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bitfusiond.core import names
 from tests.real.harness.apiserver import APIServer
@@ -80,6 +81,37 @@ def test_images_and_a_catalogue_that_are_given_are_used_everywhere(
     for workload in (WEBHOOK, PLUGIN):
         (container,) = api.request("GET", workload)["spec"]["template"]["spec"]["containers"]
         assert container["image"] == "registry.example:5000/gpu/bitfusiond:9.9", "images are where they were"
+
+
+def test_images_that_were_pushed_are_applied_by_their_digests_which_stay(
+    api: APIServer, operator: Operator, tmp_path: Path
+) -> None:
+    name, digest, other = "registry.example:5000/gpu/{}:mine", f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    webhook, client = name.format("bitfusiond"), name.format("bitfusion-client")
+    file = tmp_path / "images.txt"
+    file.write_text(f"{webhook}@{digest}\n{client}@{other}\n")
+
+    def images() -> set[str]:
+        template = api.request("GET", "/api/v1/namespaces/bwki/configmaps/bwki-webhook-configmap")["data"]
+        workloads = [
+            api.request("GET", path)["spec"]["template"]["spec"]["containers"][0] for path in (WEBHOOK, PLUGIN)
+        ]
+        return {
+            each["image"] for each in [*workloads, *yaml.safe_load(template["sidecarconfig.yaml"])["initContainers"]]
+        }
+
+    repo = {"IMAGE_REPO": "registry.example:5000/gpu"}
+    result = operator.run("deploy", **repo, IMAGE_TAG="mine", IMAGE_DIGESTS=str(file))
+    assert result.status == 0, result.err
+    assert images() == {f"{webhook}@{digest}", f"{client}@{other}"}
+    before = _versions(api)
+    result = operator.run("deploy")
+    assert f"digests: bitfusiond {digest} (as it runs); bitfusion-client {other} (as it runs)" in result.lines
+    assert _versions(api) == before
+    assert "this checkout would deploy" not in operator.run("verify").out
+    result = operator.run("deploy", **repo, IMAGE_TAG="mine")
+    assert result.status == 0, result.err
+    assert images() == {webhook, client}, "a tag that is given is meant as it is now"
 
 
 def test_a_catalogue_that_was_edited_in_the_cluster_stays_and_a_broken_one_does_not(

@@ -72,6 +72,15 @@ def _script(given: Pod, number: int) -> None:
     first(given).pop("args", None)
 
 
+def _shells(given: Pod, number: int) -> None:
+    first(given)["command"] = ["sh", *["sh", "-x"] * (number // 2), "bitfusion"]
+
+
+def _nested(given: Pod, number: int) -> None:
+    first(given)["command"] = ["bash", "-c", "bitfusion list; " + "a $(a " * (number // 2) + "${" * (number // 2)]
+    first(given).pop("args", None)
+
+
 # How a pod can grow, the number that is half of what is allowed (or of what a body holds), and the number over it.
 DIMENSIONS: dict[str, tuple[Grow, int, int | None]] = {
     "containers": (_containers, 120, 256),
@@ -84,6 +93,8 @@ DIMENSIONS: dict[str, tuple[Grow, int, int | None]] = {
     "filters": (_filters, 140, 400),
     "words": (_words, 20_000, None),
     "a script": (_script, 5_000, 5_800),
+    "shells": (_shells, 20_000, None),
+    "nested substitutions": (_nested, 20_000, None),
 }
 
 
@@ -142,13 +153,14 @@ def test_twice_the_pod_is_at_most_twice_the_work_and_the_answer(dimensions: tupl
     whole = grown(*((name, DIMENSIONS[name][1]) for name in dimensions))
     if stored:
         half, whole = admitted(half) if _is_right(half) else half, admitted(whole) if _is_right(whole) else whole
-    fewer, less, _ = cost(half, stored=stored)
+    fewer, less, shorter = cost(half, stored=stored)
     calls, size, seconds = cost(whole, stored=stored)
     # Each GPU container's command gets all filters, as documented: the two multiply, up to their bounds.
     most = 4 if set(dimensions) == {"GPU containers", "filters"} else 2
     assert calls <= 1.2 * most * fewer + 200
     assert size <= 1.05 * most * less + 200
     assert size <= ANSWER_LIMIT
+    assert seconds < 0.5 + 2 * most * shorter  # what is slow inside one call, of slices and regular expressions
     assert seconds < 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +42,10 @@ TOTAL = 16000
         ("run $OPTIONS -- x", None),
         ("run -n `cat n` x", None),
         ("run -n 1e3 -- x", None),
+        ("run -n +4 x", None),
+        ("run --cuda 11 -n 1 -p 0.5 x", None),
+        ("-v run -n 4 x", 400),
+        ("--verbose run -p 0.5 -- x", 50),
         ("run -n -- x", None),
         ("run -n", None),
         ("run -n 99999999999999999999 x", None),
@@ -49,6 +54,66 @@ TOTAL = 16000
 def test_what_a_call_asks_for(words: str, shares: int | None) -> None:
     (call,) = calls.in_script(f"cd /x && bitfusion {words}")
     assert calls.shares(call, TOTAL) == shares
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "x=$((1<<2))\nbitfusion run -n 4 x",
+        "((x<<=2))\nbitfusion run -n 4 x",
+        "((a)+(b)); bitfusion run -n 4 x",
+        "A=$(date) bitfusion run -n 4 x",
+        "A=$(date)$(date)b bitfusion run -n 4 x",
+        "A[1]=2 bitfusion run -n 4 x",
+        "< <(date) bitfusion run -n 4 x",
+        "bitfusion run < <(date) -n 4 x",
+        "{fd}>log bitfusion run -n 4 x",
+        "2>&1 bitfusion run -n 4 x",
+        "function f { bitfusion run -n 4 x; }",
+        "function f() { bitfusion run -n 4 x; }",
+        "time -p bitfusion run -n 4 x",
+        "coproc C { bitfusion run -n 4 x; }",
+        "coproc bitfusion run -n 4 x",
+        "x=${x:-'}'}; bitfusion run -n 4 x",
+        "cat <<$'EOF'\nbitfusion run -n 9 x\nEOF\nbitfusion run -n 4 x",
+        "$(pwd)/bin/x; ! bitfusion run -n 4 x",
+        "sudo -u bash env -u A B=/bin/bash timeout -k 5 10 bitfusion run -n 4 x",
+        "mpirun -np 4 -host a,b bitfusion run -n 4 x",
+    ],
+)
+def test_a_call_is_found_wherever_a_shell_would_make_it(script: str) -> None:
+    (call,) = calls.in_script(script)
+    assert calls.shares(call, TOTAL) == 400
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env", "SHELL=/bin/bash", "bitfusion", "run", "-n", "4", "x"],
+        ["sudo", "-u", "bash", "bitfusion", "run", "-n", "4", "x"],
+        ["timeout", "-s", "KILL", "5m", "/usr/bin/bitfusion", "run", "-n", "4", "x"],
+        ["nice", "-n", "5", "--", "bitfusion", "run", "-n", "4", "x"],
+        ["tini", "--", "bash", "-o", "pipefail", "-c", "cd /x && bitfusion run -n 4 x"],
+    ],
+)
+def test_a_call_is_found_behind_programs_that_start_another(words: list[str]) -> None:
+    (call,) = calls.anywhere(words)
+    assert calls.shares(call, TOTAL) == 400
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nice", "python", "t.py", "--out", "/results/bitfusion"],
+        ["env", "LOG_DIR=/var/log/bitfusion", "python", "t.py"],
+        ["bash", "-c", "sudo rm -rf /tmp/bitfusion; python x"],
+        ["bash", "-c", "xargs rm bitfusion; python x"],
+        ["bash", "-c", "env A=/x/bitfusion python x; y"],
+    ],
+)
+def test_a_word_that_only_ends_like_the_client_stays_as_it_is(words: list[str]) -> None:
+    client = ["/B/bitfusion", "run", "--"]
+    assert command.program(words, []).under(client)[-len(words) :] == words
 
 
 def test_memory_cannot_be_compared_where_nobody_said_how_much_a_gpu_has() -> None:
@@ -134,13 +199,49 @@ def test_what_is_admitted_is_short_enough_for_the_second_look() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
-    [";a", "bitfusion;", "<<a;\n", "$(a ", "a=(", "'a' ", "\\\n", "x", '"', "$'", "`a` ", "(", ")", "${", "a$(b)", "#"],
+    [
+        "a $(a ",
+        "((a",
+        "$((a",
+        "a$(b)",
+        ";a",
+        "bitfusion;",
+        "<<a;\n",
+        "$(a ",
+        "a=(",
+        "'a' ",
+        "\\\n",
+        "x",
+        '"',
+        "$'",
+        "`a` ",
+        "(",
+        ")",
+        "${",
+        "#",
+    ],
 )
 def test_to_read_a_script_takes_time_in_proportion_to_its_length(part: str) -> None:
-    script = (part * calls.MOST_CHARACTERS)[: calls.MOST_CHARACTERS - 10] + " bitfusion"
+    def seconds(length: int) -> float:
+        script = "bitfusion " + (part * length)[: length - 20] + " bitfusion"
+        gc.disable()  # its rounds over many words would be measured too
+        began = time.process_time()
+        calls.in_script(script)
+        spent = time.process_time() - began
+        gc.enable()
+        return spent
+
+    half, whole = (min(seconds(calls.MOST_CHARACTERS // each) for _ in range(3)) for each in (2, 1))
+    assert whole < 0.02 + 3 * half
+    assert whole < 1
+
+
+def test_to_look_for_a_shell_among_many_words_takes_time_in_proportion_to_them() -> None:
+    words = ["mywrapper", *["sh", "-x"] * 200_000, "bitfusion"]
     began = time.process_time()
-    calls.in_script(script)
-    assert time.process_time() - began < 1.5  # a tenth of that on a quiet machine
+    calls.anywhere(words)
+    command.program(words, [])
+    assert time.process_time() - began < 2
 
 
 @given(st.text("bitfusion run ab '\"\\`$(){};&|<>#\n=!-", max_size=60))

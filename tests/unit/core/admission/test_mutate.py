@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import given
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Untouched
+from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.clients.catalogue import Catalogue
 from tests import strategies
 from tests.pods import BINARY, LIBRARIES, NAMESPACE, admitted, container, example, pod, rules, verdict
 
@@ -306,6 +309,30 @@ def test_a_mirror_pod_is_left_alone() -> None:
     mirror = pod(annotations={names.MIRROR: "x", names.MANAGEMENT: "nonsense"})
     assert verdict(mirror) == Untouched("mirror pod")
     assert validate(mirror, NAMESPACE, rules(), {}) == Untouched("mirror pod")
+
+
+@pytest.mark.parametrize(
+    ("limits", "warns"),
+    [
+        ([{}], False),
+        ([{"ephemeral-storage": "349M"}], True),
+        ([{"ephemeral-storage": "350M"}], False),
+        ([{"ephemeral-storage": "200M"}, {"ephemeral-storage": "0.2G"}], False),
+        ([{}, {"ephemeral-storage": "100M"}], True),
+    ],
+)
+def test_limits_of_the_disk_that_leave_the_client_no_room_are_warned_about(limits: list[Pod], warns: bool) -> None:
+    known = rules()
+    client = dataclasses.replace(known.catalogue.find("ubuntu18", "450"), size=350 * 10**6)
+    sized = dataclasses.replace(known, catalogue=Catalogue({("ubuntu18", "450"): client}))
+    gpu = {names.GPU_AMOUNT: "1", names.GPU_PERCENT: "50"}
+    containers = [container({**(gpu if not i else {}), **each}, name=f"c{i}") for i, each in enumerate(limits)]
+    decision = mutate(pod(*containers), NAMESPACE, sized)
+    assert isinstance(decision, Patch)
+    assert (
+        any("the client takes 350M of ephemeral-storage, and the limits allow" in each for each in decision.warnings)
+        == warns
+    )
 
 
 @pytest.mark.parametrize("source", ["configMapKeyRef", "secretKeyRef", "fileKeyRef"])

@@ -10,6 +10,7 @@ from hypothesis import given
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Allowed, Refusal, Untouched
+from bitfusiond.core.admission.pod import MOST_CONTAINERS
 from bitfusiond.core.admission.validate import Largest, Verdict, validate
 from tests import strategies
 from tests.pods import NAMESPACE, admitted, container, pod, rules
@@ -163,6 +164,33 @@ def test_another_webhook_may_move_our_words_as_long_as_the_client_runs(
     }
     main["command"], main["args"] = command, lines[args]
     assert isinstance(_validate(moved), Allowed)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'bitfusion run -n 1 -p 0.5 -- bash -c "$TRAIN"',
+        'bitfusion run -n 1 -p 0.5 -- bash -c "cd $DIR && python y"',
+        'bitfusion run -n 1 -p 0.5 -- bash -c "./run.sh;"',
+        "bitfusion run -n 1 -p 0.5 -- bash -c ./run.sh x",
+        "bitfusion run -n 1 -p 0.5 -- bash -c nvidia-smi && echo done",
+        "bash -c ls",
+        "bash train.sh",
+        "./run.sh x",
+        "cd /x && python y",
+        "bitfusion run -p .1 a; bitfusion run -p .1 b",
+        "bitfusion list_gpus; python x",
+        "echo bitfusion run; python x",
+        'train() { bitfusion run -p .1 "$@"; }; train a',
+    ],
+)
+def test_what_mutate_makes_of_a_script_is_valid(script: str) -> None:
+    assert isinstance(_validate(admitted(pod(container(command=["bash", "-c", script])))), Allowed)
+
+
+def test_a_pod_with_as_many_init_containers_as_may_be_is_valid_once_ours_is_there() -> None:
+    full = pod(initContainers=[{"name": f"i{each}", "image": "i"} for each in range(MOST_CONTAINERS)])
+    assert isinstance(_validate(admitted(full)), Allowed)
 
 
 @pytest.mark.parametrize(

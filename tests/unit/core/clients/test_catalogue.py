@@ -69,6 +69,7 @@ def test_clients_before_version_4_want_reachable(version: str, wants: bool) -> N
         ({"BitfusionClients": [_entry(OSVersion="")]}, "BitfusionClients[0].OSVersion must be a string that is not empty, not ''"),
         ({"BitfusionClients": [_entry(OSVersion="x" * 64)]}, "[0].OSVersion has 64 characters: at most 63 are allowed"),
         ({"BitfusionClients": [_entry(BitfusionVersion=True)]}, "BitfusionClients[0].BitfusionVersion must be a string"),
+        ({"BitfusionClients": [_entry(Size="big")]}, "[0].Size must be a number of bytes such as 350M, not 'big'"),
         ({"BitfusionClients": [_entry(Colour="red")]}, "BitfusionClients[0]: unknown key 'Colour'"),
         ({"BitfusionClients": [_entry()], "Clients": 1}, "unknown key 'Clients': allowed are BitfusionClients, Default"),
         ({"BitfusionClients": [_entry(), _entry()]}, "BitfusionClients[1]: a second client for ubuntu18/450: keep one of them"),

@@ -135,6 +135,9 @@ def test_the_document_points_to_where_a_pod_sees_the_tree_and_keeps_the_default(
     assert client.library_path == f"/bitfusion/{package.file}/opt/bitfusion/lib64/bitfusion/lib/"
     assert parsed.default == ("rocky8", "461")
     assert "Default" not in packages.document({package: LIBRARIES})
+    assert client.size is None
+    sized = catalogue.parse(packages.document({package: LIBRARIES}, sizes={package: 350_000_001}))
+    assert sized.find("rocky8", "461").size == 351_000_000
 
 
 FILE, DIRECTORY, LINK = (stat.S_IFREG, 5), (stat.S_IFDIR, 4096), (stat.S_IFLNK, 20)
