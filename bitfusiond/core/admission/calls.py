@@ -6,7 +6,7 @@ import math
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from bitfusiond.core import names
@@ -47,16 +47,18 @@ _STARTERS: dict[str, tuple[int, str]] = {
 }
 
 # Source: VMware vSphere Bitfusion User Guide, "Partition GPU memory"; the long names are of `bitfusion run --help`.
+_ASKING = _RUN, _REQUEST = "run", "request_gpus"
 _GPUS, _FRACTION, _MEGABYTES = ("-n", "--num_gpus"), ("-p", "--partial"), ("-m", "--memory")
 _OTHER_OPTIONS_WITH_VALUE = frozenset({"-f", "--filter", "-l", "--server_list", "-s", "--servers"})
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,19}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call: ``start`` and ``end`` of the client's name in the word with number ``index``, ``name`` as it is called.
 
-    ``words`` follow it; None stands for one that only the shell knows. ``comes_first``: nothing runs before it.
+    ``words`` follow it; None stands for one that only the shell knows. ``comes_first``: nothing runs before it,
+    ``comes_last``: nothing behind it.
     """
 
     index: int
@@ -64,13 +66,22 @@ class Call:
     end: int
     name: str
     words: tuple[str | None, ...]
-    comes_first: bool
+    comes_first: bool = True
+    comes_last: bool = True
 
     @property
     def asked(self) -> Sequence[str | None] | None:
-        """The words behind ``run``; None where it asks for no GPUs."""
-        at = next((at for at, word in enumerate(self.words) if word is None or not word.startswith("-")), None)
-        return self.words[at + 1 :] if at is not None and self.words[at] == "run" else None
+        """The words behind ``run`` or ``request_gpus``; None where it asks for no GPUs."""
+        at = next(
+            (at for at, word in enumerate(self.words) if word is None or not word.startswith("-")), len(self.words)
+        )
+        if self.words[at : at + 1] == (_REQUEST,):
+            number = next((word for word in self.words[at + 1 :] if word and word.isdigit()), None)
+            return self.words[at + 1 :] if number is None or "-n" in self.words else ("-n", number)
+        if self.words[at : at + 1] == (_RUN,):
+            return self.words[at + 1 :]
+        # The value of an option that nobody here knows.
+        return (None,) if at and self.words[at + 1 : at + 2] == (_RUN,) else None
 
     @property
     def is_run(self) -> bool:
@@ -93,7 +104,7 @@ def in_words(argv: Sequence[str]) -> Call | None:
     index = _started(argv)
     if index is None or not is_client(argv[index]):
         return None
-    return Call(index, 0, len(argv[index]), argv[index], tuple(argv[index + 1 :]), comes_first=True)
+    return Call(index, 0, len(argv[index]), argv[index], tuple(argv[index + 1 :]))
 
 
 def shell_in_words(argv: Sequence[str]) -> int | None:
@@ -131,15 +142,26 @@ def _behind(words: Sequence[str | None], at: int, own: int, options: str) -> int
 
 
 def anywhere(argv: Sequence[str]) -> list[Call]:
-    """The calls in ``argv``, also where another program that nobody knows stands in front of the client's path."""
+    """The calls in ``argv``, also where another program that nobody knows stands in front of the client's path.
+
+    Behind a shell's script and its name there may be a further command, which the script starts by ``exec "$@"``.
+    """
     if call := in_words(argv):
         return [call]
-    for first, word in enumerate(argv):
-        if shell.is_shell(word) and (index := shell.script_index(argv, first)) is not None:
-            return in_script(argv[index], index) if index < len(argv) else []
-        if is_client(word) and "/" in word:
-            return [Call(first, 0, len(word), word, tuple(argv[first + 1 :]), comes_first=False)]
-    return []
+    found: list[Call] = []
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        if shell.is_shell_of_any_kind(word) and (index := shell.script_index(argv, at)) is not None:
+            if index < len(argv):
+                found += in_script(argv[index], index)
+            at = index + 2
+            continue
+        then = argv[at + 1] if at + 1 < len(argv) else ""
+        if is_client(word) and "/" in word and (then in _ASKING or then.startswith("-")):
+            return [*found, Call(at, 0, len(word), word, tuple(argv[at + 1 :]))]
+        at += 1
+    return found
 
 
 def too_long(commands: Iterable[Sequence[str]]) -> str | None:
@@ -155,20 +177,23 @@ def in_script(script: str, index: int = 0) -> list[Call]:
     if CLIENT not in script:
         return []
     found = []
-    comes_first = True
+    first = last = None
     for command in commands(script):
-        if any(CLIENT in word.raw for word in command) and (call := _call(command, index, comes_first)):
-            found.append(call)
-        comes_first = False
-    return sorted(found, key=lambda call: call.start)
+        first, last = first or command[0], max(last or command[0], command[0])
+        if any(CLIENT in word.raw for word in command) and (call := _call(command, index)):
+            found.append(replace(call, comes_first=command[0] is first))
+    return sorted(
+        (replace(call, comes_last=last is not None and call.end > last.start) for call in found),
+        key=lambda call: call.start,
+    )
 
 
-def _call(command: Command, index: int, comes_first: bool) -> Call | None:
+def _call(command: Command, index: int) -> Call | None:
     words = [word.text for word in command]
     at = _started(words)
     if at is None or not is_client(name := words[at] or ""):
         return None
-    return Call(index, command[at].start, command[at].end, name, tuple(words[at + 1 :]), comes_first)
+    return Call(index, command[at].start, command[at].end, name, tuple(words[at + 1 :]))
 
 
 def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | None:

@@ -18,6 +18,7 @@ from bitfusiond.core.quantity import MEGABYTE
 
 _SHELL = "/bin/bash"
 _BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
+_NAME = re.compile(r"(?<![\w./-])bitfusion(?![\w./-])")
 _RUN_INSIDE = re.compile(r"(?:^|[\s/;&|('\"`])(?P<name>bitfusion)\s+run(?:\s|$)")
 
 # What puts the client's directory on the PATH of a script, around it.
@@ -46,7 +47,8 @@ class Program:
 
     ``words`` are its command and args as they are to run; ``script`` is the number of the word that is a shell's line,
     if there is one that matters. ``calls`` are the user's own calls of the client; the path of the client takes the
-    place of the ``renamed`` ones, and where it ``needs_path`` the script gets the client's directory on its PATH.
+    place of the ``renamed`` ones, and where it ``needs_path``, as there may be more of them, the script gets the
+    client's directory on its PATH.
     ``hidden_call``: ``bitfusion run`` seems to stand in a place where nobody can say whether it is a call.
     """
 
@@ -96,6 +98,11 @@ def has_client_on_path(script: str) -> bool:
     """Whether ``script`` is one that got the client's directory on its PATH."""
     directory = script.removeprefix(_PATH_BEGINS).partition(_PATH_ENDS)[0]
     return script.startswith(f"{_PATH_BEGINS}{directory}{_PATH_ENDS}") and directory.endswith(posixpath.dirname(BINARY))
+
+
+def has_torn_path_line(line: str) -> bool:
+    """Whether what begins such a script stands inside ``line``: another webhook joined words to it, without quotes."""
+    return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
 def read(container: Field) -> Program | None:
@@ -162,22 +169,15 @@ def _script(words: tuple[str, ...], first: int, index: int, variables: Iterable[
     """The program where the shell with number ``first`` of ``words`` reads the script with number ``index``."""
     script, invocation = words[index], words[first:index]
     is_plain = shell.is_plain(script.strip(_BLANKS))
-    if found := () if shell.is_restricted(invocation) else tuple(calls.in_script(script, index)):
+    found = () if shell.is_restricted(invocation) else tuple(calls.in_script(script, index))
+    is_hidden = not is_plain and not shell.is_restricted(invocation) and _mentions_others(script, found)
+    if found or is_hidden:
         runs = any(call.is_run for call in found)
-        is_alone = len(found) == 1 and not _hides_calls(words, found)
-        if is_alone and found[0].comes_first and (runs or is_plain):
+        if len(found) == 1 and not is_hidden and found[0].comes_first and (runs or is_plain):
             return Program(words, Place.NOWHERE, index, found, renamed=found)
-        by_path = tuple(call for call in found if call.is_by_path)
         place = Place.NOWHERE if runs else Place.WORDS
-        return Program(
-            words,
-            place,
-            index,
-            found,
-            renamed=by_path,
-            needs_path=True,
-            hidden_call=not runs and _hides_calls(words, found),
-        )
+        hides_run = not runs and _hides_calls(words, found)
+        return Program(words, place, index, found, renamed=found, needs_path=True, hidden_call=hides_run)
     goes_in = (
         first == 0
         and is_plain
@@ -186,6 +186,12 @@ def _script(words: tuple[str, ...], first: int, index: int, variables: Iterable[
     )
     place = Place.SCRIPT if goes_in else Place.WORDS
     return Program(words, place, index, hidden_call=_hides_calls(words, ()))
+
+
+def _mentions_others(script: str, found: Sequence[Call]) -> bool:
+    """Whether ``bitfusion`` stands in ``script`` as a word beside the calls that were ``found``: perhaps one more."""
+    known = {call.end for call in found}
+    return any(match.end() not in known and match.end() + 1 not in known for match in _NAME.finditer(script))
 
 
 def _hides_calls(words: Sequence[str], found: Sequence[Call]) -> bool:

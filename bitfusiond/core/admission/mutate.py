@@ -104,7 +104,8 @@ def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
             if each.demand.takes_all
         ),
         *(
-            f"{each.field.path}.command: calls bitfusion inside; to call it yourself use mode injection"
+            f"{each.field.path}.command: calls bitfusion inside; to call it yourself use mode injection and the"
+            " client's path"
             for each in given.gpu_containers
             if each.program is not None and each.program.hidden_call
         ),

@@ -50,6 +50,8 @@ _TOKEN = re.compile(
 )
 _QUOTING = re.compile(r"""\$?'([^']*+)'|\$?"((?:[^"\\]++|\\.)*+)"|\\(.)""", re.DOTALL)
 _QUOTED = re.compile(r"""(?<!\$)'[^']*+'|\\.""", re.DOTALL)
+_SPECIAL = frozenset("$`{")
+_BRACES = re.compile(r"\{[^{},.]*+(?:,|\.\.)")
 _DESCRIPTOR = re.compile(r"[0-9]+|\{\w+\}")
 
 
@@ -63,10 +65,14 @@ def _unquoted(match: re.Match[str]) -> str:
 
 
 def _expands(raw: str) -> bool:
-    return ("$" in raw or "`" in raw) and not {"$", "`"}.isdisjoint(_QUOTED.sub("", raw))
+    if _SPECIAL.isdisjoint(raw):
+        return False
+    bare = _QUOTED.sub("", raw)
+    return "$" in bare or "`" in bare or bool(_BRACES.search(bare))
 
 
 Command = list[Word]
+_MOST_MISSING = 16
 
 
 def commands(script: str) -> Iterator[Command]:
@@ -97,6 +103,7 @@ class _Reader:
         self._outside: list[_Outside] = []
         self._redirection = ""  # of which the next word is the target
         self._documents: list[tuple[bool, str]] = []  # their bodies begin behind this line
+        self._missing = 0  # of those whose end was looked for
 
     def commands(self) -> Iterator[Command]:
         at = 0
@@ -174,13 +181,27 @@ class _Reader:
             self._word(around.start, end, "$")
 
     def _behind_documents(self, at: int) -> int:
-        """Where the script goes on behind the here-documents whose bodies begin ``at``."""
+        """Where the script goes on behind the here-documents whose bodies begin ``at``.
+
+        Without its last line it may be none: ``let x=1<<2``. Not many are looked for in vain.
+        """
         for strips_tabs, delimiter in self._documents:
-            while at < len(self._script):
-                end = self._script.find("\n", at)
-                line = self._script[at:] if end < 0 else self._script[at:end]
-                at = len(self._script) if end < 0 else end + 1
-                if (line.lstrip("\t") if strips_tabs else line) == delimiter:
-                    break
+            if self._missing > _MOST_MISSING:
+                break
+            end = self._line(delimiter, at, strips_tabs)
+            if end is None:
+                self._missing += 1
+            else:
+                at = end
         self._documents.clear()
         return at
+
+    def _line(self, wanted: str, at: int, strips_tabs: bool) -> int | None:
+        """Where the line behind ``wanted`` begins, from ``at`` on; None without such a line."""
+        while at < len(self._script):
+            end = self._script.find("\n", at)
+            line = self._script[at:] if end < 0 else self._script[at:end]
+            at = len(self._script) if end < 0 else end + 1
+            if (line.lstrip("\t") if strips_tabs else line) == wanted:
+                return at
+        return None

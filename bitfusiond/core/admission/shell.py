@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _SHELLS = frozenset({"sh", "bash"})
+_SHELLS_TO_READ = _SHELLS | {"ash", "dash", "ksh", "zsh"}
 
 # Words, and nothing that a shell treats as more than a character of a word. Whoever is not matched is still served,
 # by way of a shell of its own; so the list may be short, but nothing on it may be special anywhere.
@@ -30,6 +31,11 @@ _OPTIONS_WITH_VALUE = frozenset({"--rcfile", "--init-file"})
 def is_shell(program: str) -> bool:
     """Whether ``program`` is sh or bash, at any path."""
     return posixpath.basename(program) in _SHELLS
+
+
+def is_shell_of_any_kind(program: str) -> bool:
+    """Whether ``program`` reads a script as sh does, as far as we read it: others may put it in front of a command."""
+    return posixpath.basename(program) in _SHELLS_TO_READ
 
 
 def script_index(argv: Sequence[str], shell: int = 0) -> int | None:

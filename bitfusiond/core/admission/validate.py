@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import pairwise
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission import calls, command, pod, shell
@@ -37,7 +38,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     root["spec"].mapping()
     groups = pod.containers_of(root["spec"], more=len(rules.template.init_containers))
-    serving = [each for containers in groups.values() for each in containers if names.GPU in _limits(each)]
+    serving = [each for containers in groups.values() for each in containers if _counted(each) > 0]
     if asked.mode is Mode.NONE and not serving and not root.problems:
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
@@ -62,9 +63,13 @@ def _lost_parts(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterat
         )
 
 
+def _counted(container: Field) -> int:
+    """The shares that Kubernetes counts for it."""
+    return int(_amount(_limits(container).get(names.GPU, 0)))
+
+
 def _check_calls(container: Field, total_megabytes: int) -> None:
-    counted = int(_amount(_limits(container)[names.GPU]))
-    if problem := calls.excess(calls.anywhere(pod.argv(container)), counted, total_megabytes):
+    if problem := calls.excess(calls.anywhere(pod.argv(container)), _counted(container), total_megabytes):
         container["command"].problem(problem)
 
 
@@ -85,7 +90,7 @@ def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template
         for key in limits:
             if key in names.REQUEST_RESOURCES:
                 yield f"{container.path}.resources still asks for {key}"
-        if names.GPU in limits:
+        if _counted(container) > 0:
             served = True
             for part in _missing_in_container(container.value, paths, wrapped=asked.mode is Mode.ALL):
                 yield f"{container.path} has no {part}"
@@ -107,21 +112,25 @@ def _missing_in_container(container: Json, paths: list[str], *, wrapped: bool) -
 
 def _missing_in_command(argv: list[str]) -> Iterator[str]:
     """The client must be what runs, behind whichever program another webhook has put in front of it."""
-    if any(word.endswith(BINARY) and _BLANKS.isdisjoint(word) for word in argv):
+    if any(_is_path(word) and (then == "run" or then[:1] == "-") for word, then in pairwise([*argv, ""])):
         return
     found = [
         call
         for call in calls.anywhere(argv)
         if call.name.endswith(BINARY) or command.has_client_on_path(argv[call.index])
     ]
-    if not found:
-        yield f"{BINARY} in its command"
-    elif any(_is_torn(call) for call in found):
+    if any(_is_torn(call) for call in found) or any(command.has_torn_path_line(word) for word in argv):
         yield (
             "program behind the client any more, as another webhook made one line of its command. Webhooks are asked in"
             f" the order of their configurations' names: give that one a name that comes before"
             f" {names.MUTATING_CONFIGURATION}"
         )
+    elif not found:
+        yield f"{BINARY} in its command"
+
+
+def _is_path(word: str) -> bool:
+    return word.startswith("/") and word.endswith(BINARY) and _BLANKS.isdisjoint(word)
 
 
 # How we begin a call; who calls the client himself seldom writes so.
@@ -137,7 +146,7 @@ def _is_torn(call: calls.Call) -> bool:
     index = shell.script_index(words) if words and shell.is_shell(words[0]) else None
     if index is None or index >= len(words) or program[index] is None or not _BLANKS.isdisjoint(words[index]):
         return False
-    return len(words) > index + 1 or not shell.is_plain(words[index])
+    return len(words) > index + 1 or not call.comes_last or not shell.is_plain(words[index])
 
 
 def _limits(container: Field) -> Json:

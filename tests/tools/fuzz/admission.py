@@ -87,7 +87,8 @@ def decided(asked: review.Review, pod: dict[str, Any]) -> None:
             after = jsonpatch.apply_patch(before, operations)
             invariants.patched(before, after, rules)
             assert isinstance(mutate(after, asked.namespace, rules), Untouched), "a second call changes the pod"
-            assert isinstance(validate(after, asked.namespace, rules, None), Allowed), "/validate refuses our own work"
+            again = validate(after, asked.namespace, rules, None)
+            assert isinstance(again, Allowed), f"/validate refuses our own work: {again}"
     second_look = validate(pod, asked.namespace, rules, _NODES)
     if isinstance(second_look, Refusal):
         invariants.told(second_look.problems)

@@ -45,6 +45,10 @@ TOTAL = 16000
         ("run -n +4 x", None),
         ("run --cuda 11 -n 1 -p 0.5 x", None),
         ("-v run -n 4 x", 400),
+        ("--loglevel 3 run -n 4 x", None),
+        ("request_gpus -n 4", 400),
+        ("request_gpus 4", 400),
+        ("run -n 1 {-n,8} x", None),
         ("--verbose run -p 0.5 -- x", 50),
         ("run -n -- x", None),
         ("run -n", None),
@@ -62,6 +66,8 @@ def test_what_a_call_asks_for(words: str, shares: int | None) -> None:
         "x=$((1<<2))\nbitfusion run -n 4 x",
         "((x<<=2))\nbitfusion run -n 4 x",
         "((a)+(b)); bitfusion run -n 4 x",
+        "let x=1<<2\nbitfusion run -n 4 x",
+        "echo $(( (1+(2*(3+1))) << 2 ))\nbitfusion run -n 4 x",
         "A=$(date) bitfusion run -n 4 x",
         "A=$(date)$(date)b bitfusion run -n 4 x",
         "A[1]=2 bitfusion run -n 4 x",
@@ -93,6 +99,8 @@ def test_a_call_is_found_wherever_a_shell_would_make_it(script: str) -> None:
         ["sudo", "-u", "bash", "bitfusion", "run", "-n", "4", "x"],
         ["timeout", "-s", "KILL", "5m", "/usr/bin/bitfusion", "run", "-n", "4", "x"],
         ["nice", "-n", "5", "--", "bitfusion", "run", "-n", "4", "x"],
+        ["sh", "-c", '. /s; exec "$@"', "sh", "/x/bitfusion", "run", "-n", "4", "x"],
+        ["dash", "-c", "exec bitfusion run -n 4 x"],
         ["tini", "--", "bash", "-o", "pipefail", "-c", "cd /x && bitfusion run -n 4 x"],
     ],
 )
@@ -113,7 +121,9 @@ def test_a_call_is_found_behind_programs_that_start_another(words: list[str]) ->
 )
 def test_a_word_that_only_ends_like_the_client_stays_as_it_is(words: list[str]) -> None:
     client = ["/B/bitfusion", "run", "--"]
-    assert command.program(words, []).under(client)[-len(words) :] == words
+    *same, last = command.program(words, []).under(client)[-len(words) :]
+    assert same == words[:-1]
+    assert last.removeprefix('export PATH=/B:"$PATH"; ') == words[-1]
 
 
 def test_memory_cannot_be_compared_where_nobody_said_how_much_a_gpu_has() -> None:

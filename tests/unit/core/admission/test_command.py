@@ -21,6 +21,15 @@ C = shlex.join(CLIENT)
 PATH = 'export PATH=/B:"$PATH"; '  # the client's directory
 HALF = Demand(1, 50, None, 50)
 
+
+def _named(script: str) -> str:
+    return script.replace("§", "bitfusion")
+
+
+def _by_path(script: str) -> str:
+    return script.replace("§", "/B/bitfusion")
+
+
 # (what it is, command, args, the whole new command)
 TABLE = [
     # one string with spaces
@@ -123,57 +132,70 @@ TABLE = [
     ("behind env", ["env", "A=1", "bitfusion", "run", "x"], [], ["env", "A=1", "/B/bitfusion", "run", "x"]),
     ("behind env, in args", ["env", "A=1"], ["bitfusion", "run"], ["env", "A=1", "/B/bitfusion", "run"]),
     ("timeout", ["sh", "-c", "timeout 5 bitfusion run x"], [], ["sh", "-c", "timeout 5 /B/bitfusion run x"]),
-    # several calls, or one that is not first: the user calls the client, and finds it on PATH
+    # several calls, or one that is not first: the user calls the client. § is its name, then its path
     *[
-        (script, ["sh", "-c", script, "sh"], ["1"], ["sh", "-c", PATH + script, "sh", "1"])
+        (script, ["sh", "-c", _named(script), "sh"], ["1"], ["sh", "-c", PATH + _by_path(script), "sh", "1"])
         for script in [
-            "cd /x && bitfusion run 'y;z'",
-            "bitfusion run a && bitfusion run b",
-            "bitfusion run a || bitfusion run b",
-            "bitfusion run a\nbitfusion run b",
-            "bitfusion run a; bitfusion list_gpus",
-            "bitfusion list_gpus; python x; bitfusion run a",
-            "for i in 1 2; do bitfusion run $i; done",
-            "train() { bitfusion run \"$@\"; }; train a",
-            "if true; then ( bitfusion run a 2>&1 | tee log ); fi",
-            "bitfusion run sh -c 'bitfusion run a'",
+            "cd /x && § run 'y;z'",
+            "§ run a && § run b",
+            "§ run a || § run b",
+            "§ run a\n§ run b",
+            "§ run a; § list_gpus",
+            "§ list_gpus; python x; § run a",
+            "export PATH=/bin; § list_gpus; § run a",
+            "cd / && env -i § run a",
+            "for i in 1 2; do § run $i; done",
+            "train() { § run \"$@\"; }; train a",
+            "if true; then ( § run a 2>&1 | tee log ); fi",
+            "§ run sh -c 'bitfusion run a'",
+            "§ run a && echo \"$(bitfusion list_gpus)\"",
+            "trap 'bitfusion release_gpus' EXIT; § request_gpus -n 1; python x",
         ]
     ],
     (
         "several calls, by name and by path",
         ["bitfusion run a; '/usr/bin/bitfusion' run b"],
         [],
-        ["/bin/bash", "-c", PATH + "bitfusion run a; /B/bitfusion run b"],
+        ["/bin/bash", "-c", PATH + "/B/bitfusion run a; /B/bitfusion run b"],
     ),
     (
         "a shell behind another program",
         ["tini", "--", "bash", "-c", "cd /x; bitfusion run y"],
         [],
-        ["tini", "--", "bash", "-c", PATH + "cd /x; bitfusion run y"],
+        ["tini", "--", "bash", "-c", PATH + "cd /x; /B/bitfusion run y"],
     ),
     # calls that ask for no GPU: under the client as any script, and they find it too
     *[
-        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", PATH + script])
+        (script, ["sh", "-c", _named(script)], [], [*CLIENT, "sh", "-c", PATH + _by_path(script)])
         for script in [
-            "bitfusion list_gpus; python x",
-            "bitfusion list_gpus > log",
-            "date; bitfusion list_gpus; python x",
-            "GPUS=$(bitfusion list_gpus) python x",
+            "§ list_gpus; python x",
+            "§ list_gpus > log",
+            "date; § list_gpus; python x",
+            "GPUS=$(§ list_gpus) python x",
         ]
     ],
-    # no calls: the script is the user's, byte for byte
+    # what may be a call, and is none that can be read: it finds the client on PATH
     *[
-        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", script])
+        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", PATH + script])
         for script in [
+            'N="$(bitfusion list_gpus)"; python x',
+            "N=`bitfusion list_gpus`; python x",
+            "(( $(bitfusion list_gpus | wc -c) > 0 )) && python x",
+            'python ${x:-"$(bitfusion list_gpus)"}',
+            'trap "bitfusion release_gpus" EXIT; python x',
             "echo 'x; bitfusion run'; python x",
             "cat <<EOF\nbitfusion run is not run here\nEOF\npython x",
             "cat <<-'E O'\n\tbitfusion run x\n\tE O\npython x",
             "tools=(bitfusion run\nbitfusion run); python x",
             "case $1 in x|bitfusion) python x;; esac",
             "python x # && bitfusion run x",
-            "python x > bitfusion run",
             "echo bitfusion run; python x",
         ]
+    ],
+    # no calls: the script is the user's, byte for byte
+    *[
+        (script, ["sh", "-c", script], [], [*CLIENT, "sh", "-c", script])
+        for script in ["python /x/bitfusion.py; y", "python x > /log/bitfusion", "rm -r ./bitfusion; python x"]
     ],
 ]  # fmt: skip
 

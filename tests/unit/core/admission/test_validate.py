@@ -13,7 +13,7 @@ from bitfusiond.core.admission.decision import Allowed, Refusal, Untouched
 from bitfusiond.core.admission.pod import MOST_CONTAINERS
 from bitfusiond.core.admission.validate import Largest, Verdict, validate
 from tests import strategies
-from tests.pods import NAMESPACE, admitted, container, pod, rules
+from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules
 
 Pod = dict[str, Any]
 LARGEST = {names.GPU: 1000}
@@ -166,6 +166,15 @@ def test_another_webhook_may_move_our_words_as_long_as_the_client_runs(
     assert isinstance(_validate(moved), Allowed)
 
 
+@pytest.mark.parametrize("words", [["echo", BINARY], ["sleep", "1", f"--why={BINARY}"], ["sh", "-c", f"echo {BINARY}"]])
+def test_a_word_that_is_only_shown_is_no_client_that_runs(words: list[str]) -> None:
+    stored = admitted(pod())
+    stored["spec"]["containers"][0]["command"] = words
+    verdict = _validate(stored)
+    assert isinstance(verdict, Refusal)
+    assert "has no /usr/bin/bitfusion in its command" in verdict.problems[0]
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -194,7 +203,11 @@ def test_a_pod_with_as_many_init_containers_as_may_be_is_valid_once_ours_is_ther
 
 
 @pytest.mark.parametrize(
-    "script", ["cd /code && python x.py", "source env; python x.py", "python x.py > log", "A=1 python x"]
+    "script",
+    [
+        *("cd /code && python x.py", "source env; python x.py", "python x.py > log", "A=1 python x"),
+        *("./a.sh && python y", "bitfusion run -p .1 a; bitfusion run -p .1 b"),
+    ],
 )
 def test_a_line_that_runs_the_program_beside_the_client_is_refused_with_the_way_out(script: str) -> None:
     joined = admitted(pod(container(command=["bash", "-c", script])))
@@ -206,8 +219,9 @@ def test_a_line_that_runs_the_program_beside_the_client_is_refused_with_the_way_
     assert "a name that comes before bwki-webhook-cfg" in verdict.problems[0]
 
 
-def test_a_status_without_a_gpu_container_gets_nothing() -> None:
+@pytest.mark.parametrize("limits", [{"cpu": "1"}, {names.GPU: "0"}, {names.GPU: "0.5"}])
+def test_a_status_without_a_gpu_container_gets_nothing(limits: Pod) -> None:
     """No tokens either: somebody wrote the status, and the pod has no use for them."""
-    given_pod = pod(container({"cpu": "1"}))
+    given_pod = pod(container(limits))
     given_pod["metadata"]["annotations"] = {names.STATUS: names.STATUS_INJECTED}
     assert _validate(given_pod) == Untouched("no GPU container")
