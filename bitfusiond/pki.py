@@ -127,6 +127,12 @@ def certificates_of(pem: bytes) -> tuple[x509.Certificate, ...]:
     return tuple(by_fingerprint.values())
 
 
+def bundle_of(text: str) -> str:
+    """The CAs in ``text`` as PEM, without what stands beside them: a private key, words. Empty without any."""
+    pem = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates_of(text.encode()))
+    return pem.decode("ascii")
+
+
 def is_ours(certificate: x509.Certificate) -> bool:
     """Whether it looks like a CA that this module made, and not like somebody else's in a caBundle."""
     return any(

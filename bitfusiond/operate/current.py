@@ -78,8 +78,18 @@ def from_objects(
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
         manifests.option(webhook, manifests.CLIENT_CA) or None,
         manifests.option(webhook, manifests.TLS_CERT) or None,
-        None if policy is None else any("from" in rule for rule in policy["spec"].get("ingress") or []),
+        None if policy is None else _is_for_api_servers(policy),
         {match[1]: match[2] for text in texts for match in _WITH_DIGEST.finditer(text)},
+    )
+
+
+def _is_for_api_servers(policy: Object) -> bool:
+    """Whether the webhook's port is open for some addresses only. Who may read metrics is the operator's affair."""
+    return any(
+        "ipBlock" in source
+        for rule in policy["spec"].get("ingress") or []
+        if any(port.get("port") in {"https", 8443} for port in rule.get("ports") or [])
+        for source in rule.get("from") or []
     )
 
 

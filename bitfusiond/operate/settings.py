@@ -98,9 +98,8 @@ def _client_ca(value: str) -> str:
     if value == "none":
         return ""
     try:
-        text = Path(value).read_text("utf-8")
-        if pki.certificates_of(text.encode()):
-            return text
+        if bundle := pki.bundle_of(Path(value).read_text("utf-8")):
+            return bundle  # everybody may read the ConfigMap: no key that stands beside them goes into it
     except (OSError, UnicodeDecodeError):
         pass
     raise ValueError("a PEM file with the CA of the API server's client certificate, or none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from bitfusiond import logs
+from bitfusiond import logs, pki
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import read, watch
 from bitfusiond.http import tls
@@ -37,7 +37,7 @@ class ClientCA:
         _log.error("client CA not taken up, keeping the last good one", message=str(error))
 
     def _load(self) -> str:
-        pem = read.read_text(self._path, "--client-ca")
+        pem = pki.bundle_of(read.read_text(self._path, "--client-ca"))
         try:
             tls.trust_clients_of(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem)
         except (ssl.SSLError, ValueError):

@@ -291,7 +291,9 @@ def test_where_tokens_may_go_stays_as_it_runs_whoever_said_it(
 
 
 def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text(PEM)
+    """Nothing that stands beside it in the file goes into the cluster, where everybody may read it."""
+    beside = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+    (tmp_path / "ca.crt").write_text(f"# CA der Firma Müller\n{beside}{PEM}")
     values, notes = chosen({"CLIENT_CA": str(tmp_path / "ca.crt")}, None)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(given)") for each in notes)
@@ -360,3 +362,21 @@ def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_st
     assert not current.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
         0
     ].api_server_only
+
+
+@pytest.mark.parametrize(
+    ("ingress", "only"),
+    [
+        ([{"ports": [{"port": "https"}, {"port": "observe"}]}], False),
+        ([{"ports": [{"port": "https"}], "from": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}], True),
+        (
+            [{"ports": [{"port": "https"}]}, {"ports": [{"port": "observe"}], "from": [{"ipBlock": {"cidr": "::/0"}}]}],
+            False,
+        ),
+        ([{"ports": [{"port": "https"}], "from": [{"namespaceSelector": {}}]}], False),
+        ([], False),
+    ],
+)
+def test_whether_only_api_servers_may_ask_is_read_from_the_webhooks_own_port(ingress: list[Any], only: bool) -> None:
+    running = current.from_objects(None, None, None, None, {"spec": {"ingress": ingress}})
+    assert running.api_server_only is only

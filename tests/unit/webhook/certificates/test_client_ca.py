@@ -169,6 +169,12 @@ async def test_a_file_that_is_missing_or_broken_at_the_start_is_a_wrong_configur
     assert raised.value.exit_status == 2
 
 
+def test_what_stands_beside_the_ca_in_its_file_is_no_matter(tmp_path: Path, pki: Pki) -> None:
+    path = tmp_path / "clients.crt"
+    path.write_text("\ufeff# CA der Firma Müller\n" + pki.ca.cert_pem.bytes().decode() + "# Ende\n")
+    assert ClientCA(path)().count("BEGIN CERTIFICATE") == 1
+
+
 async def test_a_self_managed_certificate_asks_for_a_clients_as_the_file_says_now(
     tmp_path: Path, ca: trustme.CA
 ) -> None:
