@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ def load_yaml(text: str) -> object:
     return documents[0] if documents else None
 
 
+@cache  # it does not change, and must be there for a reload when no file can be opened
 def packaged(name: str) -> str:
     """The text of a file in ``bitfusiond/data``."""
     # By path: the package is always unpacked, and importlib.resources would cost each pod some ten milliseconds.

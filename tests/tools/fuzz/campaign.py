@@ -45,7 +45,11 @@ class Campaign:
         self._program = scratch / "program"
         command = shlex.join([sys.executable, "-m", "tests.tools.fuzz.run"])
         arguments = shlex.join([target.name, str(findings)])
-        self._program.write_text(f'#!/bin/sh\ncd {shlex.quote(str(ROOT))} && exec {command} "$0" {arguments} "$@"\n')
+        # Without `exec`: the limit of memory goes by ru_maxrss. A program has that of the process that it was before,
+        # which began as a copy of ours.
+        self._program.write_text(
+            f'#!/bin/sh\ncd {shlex.quote(str(ROOT))} || exit\n{command} "$0" {arguments} "$@"\nexit $?\n'
+        )
         self._program.chmod(0o700)
 
     def run(self, seconds: int) -> Outcome:
