@@ -26,7 +26,7 @@ from kubernetes.client.exceptions import ApiException
 from bitfusiond import __version__
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.text import one_line
-from bitfusiond.kube import Change, Listing, Object, Resource, UnavailableError
+from bitfusiond.kube import SECRETS, Change, Listing, Object, Resource, UnavailableError
 from bitfusiond.kube import kubeconfig as kubeconfigs
 from bitfusiond.kube.status import LONGEST, error_of
 
@@ -34,6 +34,7 @@ REQUEST_SECONDS = 5.0
 # A page of a long list: the API server has to read it from etcd first.
 PAGE_SECONDS = 30.0
 PAGE_ITEMS = 500
+SECRETS_A_PAGE = 50  # each may have a megabyte, and anybody may make one in a namespace of theirs
 # The API server ends a watch after this; at random, so that not all watches of all replicas come back together.
 WATCH_SECONDS = (240, 360)
 # It sends a bookmark every minute: a watch that says nothing for so long is a connection that was lost on the way.
@@ -135,7 +136,8 @@ class APIServer:
         *,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
-        query = {"limit": str(PAGE_ITEMS), **_selector(name)}
+        most = SECRETS_A_PAGE if resource == SECRETS else PAGE_ITEMS
+        query = {"limit": str(min(most, PAGE_ITEMS)), **_selector(name)}
         items: list[Object] = []
         while True:
             page = await self._request("GET", resource.path(namespace), query, seconds=PAGE_SECONDS)

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -42,6 +43,8 @@ from bitfusiond.core.text import from_base64
 
 # Of what others wrote into our copy's metadata, this is kept; kubectl's annotation repeats the content.
 _KEPT_METADATA = ("uid", "labels", "annotations", "ownerReferences", "finalizers")
+# Characters of that: ours have some hundreds. What is larger was not left by us, and would fill the memory.
+_LARGEST_METADATA = 65_536
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -210,8 +213,8 @@ def summarize(secret: Mapping[str, Any], token: Token) -> Summary:
     metadata = secret["metadata"]
     data = secret.get("data") or {}
     digest = _digest(data.get(token.file))
-    annotations = _annotations(metadata)
-    labelled = _labelled(metadata)
+    labelled = _labelled(metadata) and len(json.dumps(_kept(metadata))) <= _LARGEST_METADATA
+    annotations = _annotations(metadata) if labelled else {}
     return Summary(
         namespace=metadata["namespace"],
         resource_version=metadata["resourceVersion"],

@@ -371,3 +371,17 @@ def test_nobody_but_us_can_make_a_secret_that_gets_a_token_it_does_not_have(
 def test_without_a_key_nothing_that_is_there_is_written_but_for_a_mark(there: Secret, given_source: Content) -> None:
     written = copies.upkeep(copy_of(there, given_source, mark=None))
     assert isinstance(written, Leave) or (isinstance(written, Update) and there["data"] == written.body["data"])
+
+
+def test_of_a_secret_that_is_stuffed_nothing_is_kept() -> None:
+    """Whoever may make Secrets in many namespaces would fill the webhook's memory with their labels."""
+    origin = f"{HOME}/{CA.secret}"
+    ours = secret("team", CA.secret, marked(origin), ca_crt="old")
+    assert copies.summarize(ours, CA).labelled
+    for stuffed in ({"labels": {f"l{each}": "x" * 60 for each in range(1000)}}, {"annotations": {"a": "x" * 70_000}}):
+        metadata = marked(origin)
+        metadata = {key: {**metadata[key], **stuffed.get(key, {})} for key in metadata}
+        found = copies.summarize(secret("team", CA.secret, metadata, ca_crt="old"), CA)
+        assert (found.labelled, found.metadata, found.origin, found.mark) == (False, {}, None, None)
+    unlabelled = secret("team", CA.secret, {"annotations": {names.COPIED_FROM: "x" * 200_000}}, ca_crt="old")
+    assert copies.summarize(unlabelled, CA).origin is None
