@@ -19,8 +19,8 @@ from bitfusiond.pacing import Repeats
 from bitfusiond.settings import Address
 
 HANDSHAKE_SECONDS = 10.0
-BODIES = 2**24  # bytes of large bodies that are being received; more must wait
-ANSWERS = 2**24  # bytes of answers that clients are slow to take
+BODIES = 2**23  # bytes of large bodies that are being received; more must wait
+ANSWERS = 2**23  # bytes of answers that clients are slow to take
 _BACKLOG = 1024
 _SAY_AGAIN_SECONDS = 10.0
 
