@@ -26,11 +26,12 @@ _CLIENTS = 16
 # admission plugins go by them (kubernetes#95783). By the audit log of 1.20.2, 12 restarts with 8 clients: 1 of 5,973
 # pods passed unasked. It came 23 ms after "Serving securely" and went on after 207 ms; at 214 ms "informer-sync failed"
 # still stood in the log of /readyz. Where the mutating webhook alone is not asked, the validating one refuses the pod,
-# and rightly. The Endpoints of the webhook are read beside the configurations, and may come after them.
+# and rightly. Service and Endpoints of the webhook are read beside the configurations, and may come after them.
 _NOT_READY = (
     "the mutating webhook was not asked",
     "admitted without the changes of the webhook",
     'endpoints "bwki-webhook-svc" not found',
+    'service "bwki-webhook-svc" not found',
 )
 
 
