@@ -28,7 +28,7 @@ _SPREAD = 0.2  # of it, either way, so that connections of one moment do not all
 REQUEST_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
 SEND_SECONDS = 10.0  # for an answer: a client that takes longer does not read
 LINGER_SECONDS = 1.0
-SMALL = 2**16  # bytes of a body or an answer that wait for no large one; a pod's review has some kilobytes
+SMALL = 2**14  # bytes of a body or an answer that wait for no large one; a pod's review has some kilobytes
 _RECEIVED_AT_ONCE = 2**14  # bytes; no more data is in one TLS record
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
