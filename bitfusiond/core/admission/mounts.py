@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.fields import Field, Json, mapping
 
 _MOST_MOUNTS = 1024
 
@@ -19,18 +19,26 @@ _CLOSED_SOURCES = {
     "downwardAPI": "holds fields of the pod",
     "image": "holds an image",
 }
+# Types of a hostPath that are no directory.
+_FILES = ("File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """Something of the user's at ``path``, normalized; ``field`` is the path as it was written.
 
-    ``holds_nothing_below``: why the runtime can make no place for a mount below it, as a phrase; empty where it can.
+    ``holds_nothing_below``: why the runtime can make no place for a mount below it, as a phrase; empty where it may.
+    ``is_writable``: it can for certain.
     """
 
     field: Field
     path: str
     holds_nothing_below: str
+    is_writable: bool
+
+    def is_above(self, path: str) -> bool:
+        """Whether ``path``, normalized, lies below it."""
+        return path.startswith(self.path.rstrip("/") + "/")
 
 
 def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
@@ -42,7 +50,7 @@ def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
             if isinstance(path.value, str):
                 volume = volumes.get(name, {}) if isinstance(name, str) else {}
                 closed = "is a device" if key == "devicePath" else _closed(mount.value, volume)
-                found.append(Mount(path, mount_path(path.value), closed))
+                found.append(Mount(path, mount_path(path.value), closed, is_writable="emptyDir" in volume))
     return found
 
 
@@ -55,6 +63,8 @@ def _closed(mount: Json, volume: Json) -> str:
     for source, what in _CLOSED_SOURCES.items():
         if source in volume:
             return what
+    if mapping(volume, "hostPath").get("type") in _FILES:
+        return "is a file"
     sources = [each for each in volume.values() if isinstance(each, dict)]
     is_read_only = any(each.get("readOnly") is True for each in (mount, *sources))
     return "is read-only" if is_read_only else ""

@@ -150,6 +150,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
+    before = len(pod.problems)
     spec.mapping()
     groups = containers_of(spec)
     asking = list(_asking(groups))
@@ -159,7 +160,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     gpu_containers = [
         _gpu_container(*each, mode, total_megabytes, by_name, reads_command=reads_commands) for each in asking
     ]
-    _check_number(spec, len(asking))
+    _check_number(spec, len(asking), is_sound=len(pod.problems) == before)
     _check_platform(spec)
     return Pod(
         annotations,
@@ -185,10 +186,12 @@ def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Res
                 resources.refuse_shares("ask for")
 
 
-def _check_number(spec: Field, asking: int) -> None:
-    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may."""
-    # What is wrong already may be what would have asked.
-    if not asking and not any(problem.startswith(spec.path) for problem in spec.problems):
+def _check_number(spec: Field, asking: int, *, is_sound: bool) -> None:
+    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may.
+
+    Where the spec is not sound, what is wrong with it may be what would have asked.
+    """
+    if not asking and is_sound:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"

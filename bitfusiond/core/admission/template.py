@@ -25,7 +25,7 @@ class TemplateError(ValueError):
 class Template:
     """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container.
 
-    ``mount_paths`` are those of ``volume_mounts``, normalized.
+    ``mount_paths`` are those of ``volume_mounts``, normalized; ``file_paths`` those of them that are single files.
     """
 
     init_containers: tuple[Json, ...]
@@ -33,6 +33,7 @@ class Template:
     volume_mounts: tuple[Json, ...]
     volumes: tuple[Json, ...]
     mount_paths: frozenset[str]
+    file_paths: frozenset[str]
 
 
 def parse(document: object) -> Template:
