@@ -36,10 +36,6 @@ class Mount:
     holds_nothing_below: str
     is_writable: bool
 
-    def is_above(self, path: str) -> bool:
-        """Whether ``path``, normalized, lies below it."""
-        return path.startswith(self.path.rstrip("/") + "/")
-
 
 def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
     """The mounts and block devices of ``container``; ``volumes`` are those of its pod by their name."""

@@ -115,5 +115,6 @@ def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
         ),
+        *injection.mount_warnings(given.gpu_containers, rules.template),
         *populate_container.warnings(given, client),
     ]

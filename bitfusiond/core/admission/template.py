@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.mounts import mount_path
@@ -25,7 +28,8 @@ class TemplateError(ValueError):
 class Template:
     """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container.
 
-    ``mount_paths`` are those of ``volume_mounts``, normalized; ``file_paths`` those of them that are single files.
+    ``mount_paths`` are those of ``volume_mounts``, normalized; ``above`` has each directory above them, with one that
+    lies below it. ``below_files`` is how paths begin that would lie below a token file.
     """
 
     init_containers: tuple[Json, ...]
@@ -33,7 +37,8 @@ class Template:
     volume_mounts: tuple[Json, ...]
     volumes: tuple[Json, ...]
     mount_paths: frozenset[str]
-    file_paths: frozenset[str]
+    above: Mapping[str, str]
+    below_files: tuple[str, ...]
 
 
 def parse(document: object) -> Template:
@@ -64,7 +69,19 @@ def parse(document: object) -> Template:
     if file.problems:
         raise TemplateError("; ".join(file.problems))
     paths = frozenset(mount_path(mount["mountPath"].value) for mount in mounts)
-    return Template(_values(init_containers), _values(env), _values(mounts), _values(volumes), paths)
+    return Template(
+        _values(init_containers),
+        _values(env),
+        _values(mounts),
+        _values(volumes),
+        paths,
+        {parent: path for path in sorted(paths, reverse=True) for parent in _parents(path)},
+        tuple(f"{path}/" for path in paths if posixpath.basename(path) in names.TOKEN_FILES),
+    )
+
+
+def _parents(path: str) -> Iterator[str]:
+    return accumulate(path.split("/")[1:-1], posixpath.join, initial="/")
 
 
 def _values(items: list[Field]) -> tuple[Json, ...]:

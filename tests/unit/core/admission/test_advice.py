@@ -34,6 +34,11 @@ def _mounts(path: str, **mount: Any) -> Pod:
     return pod(container(volumeMounts=[given]), volumes=[{"name": "v", "emptyDir": {}}])
 
 
+def _claim(path: str) -> Pod:
+    claim = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+    return pod(container(volumeMounts=[{"name": "v", "mountPath": path}]), volumes=[claim])
+
+
 def _annotated(**annotations: Any) -> Pod:
     keys = {"mode": names.MANAGEMENT, "os": names.CLIENT_OS, "filters": names.CLIENT_FILTER}
     return pod(annotations={keys[key]: value for key, value in annotations.items()})
@@ -165,6 +170,7 @@ ADVICE: list[tuple[str, Pod, Pod]] = [
         pod(container(HALF, command=["bash", "-c", "bitfusion run -n $N x"])),
         pod(container(HALF, command=["bash", "-c", "bitfusion run -n 1 -p 0.5 x"])),
     ),
+    ("or mount it elsewhere", _claim("/opt"), _claim("/data")),
     ("mount an emptyDir there", _user(runAsUser=5), {}),
     ("set runAsUser, so that the workload can read", _user(runAsNonRoot=True), {}),
     (
