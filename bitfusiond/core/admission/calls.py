@@ -112,6 +112,8 @@ def in_words(argv: Sequence[str], at: int = 0) -> tuple[list[Call], int | None]:
     say.
     """
     places, program = _chain(argv, at)
+    if not places:
+        return [], program
     found = [
         Call(at, 0, len(argv[at]), argv[at], tuple(argv[at + 1 : end])) for at, end in pairwise([*places, len(argv)])
     ]

@@ -94,6 +94,16 @@ def client_words(binary_path: str, demand: Demand, filters: Sequence[str]) -> li
     return [*words, "--"]
 
 
+def beside(words: Sequence[str]) -> Program | None:
+    """What a hook or a probe runs: never put under the client, but the calls in it reach it; None for a broken one."""
+    try:
+        found = _argument_list(list(words), ())
+    except CommandError:
+        return None
+    is_served = found.needs_path or bool(calls.anywhere(words))
+    return replace(found, place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
+
+
 def has_client_on_path(script: str) -> bool:
     """Whether ``script`` is one that got the client's directory on its PATH."""
     directory = script.removeprefix(_PATH_BEGINS).partition(_PATH_ENDS)[0]

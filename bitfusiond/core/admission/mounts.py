@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitfusiond.core.fields import Field, Json, mapping
+from bitfusiond.core.fields import Field, Json
 
 _MOST_MOUNTS = 1024
 
@@ -59,7 +59,8 @@ def _closed(mount: Json, volume: Json) -> str:
     for source, what in _CLOSED_SOURCES.items():
         if source in volume:
             return what
-    if mapping(volume, "hostPath").get("type") in _FILES:
+    host_path = volume.get("hostPath")
+    if isinstance(host_path, dict) and host_path.get("type") in _FILES:
         return "is a file"
     sources = [each for each in volume.values() if isinstance(each, dict)]
     is_read_only = any(each.get("readOnly") is True for each in (mount, *sources))

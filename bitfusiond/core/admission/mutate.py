@@ -8,6 +8,7 @@ same answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import calls, command, injection, patch, pod, populate_container
@@ -43,9 +44,9 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     populate_container.check_names(given, rules.template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
+    commands = {each.pointer: _commands(each, client, given.filters) for each in given.gpu_containers}
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
-    if problem := calls.too_long([*commands.values(), *kept]):
+    if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(_operations(given, client, commands, rules), _warnings(given, client, rules))
 
@@ -70,25 +71,33 @@ def _client(given: Pod, catalogue: Catalogue) -> Client | None:
 def _check_calls(given: Pod, total_megabytes: int) -> None:
     """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
     for container in given.gpu_containers:
-        if container.asked and (problem := calls.excess(container.calls, container.demand.shares, total_megabytes)):
-            container.field["command"].problem(problem)
+        if container.asked:
+            shares = container.asked.shares
+            pod.check_calls(container.field, container.calls, container.hooks, shares, total_megabytes)
 
 
-def _command(container: GpuContainer, client: Client, filters: tuple[str, ...]) -> list[str]:
-    """The command under the client."""
+def _commands(container: GpuContainer, client: Client, filters: tuple[str, ...]) -> dict[str, list[str]]:
+    """The command under the client, and hooks and probes whose calls reach it, by their places."""
+    if container.program is None:
+        return {}
     words = command.client_words(client.binary_path, container.demand, filters)
-    return container.program.under(words) if container.program else []
+    found = {f"{container.pointer}/command": container.program.under(words)}
+    for hook in container.hooks:
+        if program := command.beside(hook.words):
+            found[container.pointer + hook.pointer] = program.under(words)
+    return found
 
 
-def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], rules: Rules) -> list[Operation]:
+def _operations(
+    given: Pod, client: Client, commands: Mapping[str, Mapping[str, list[str]]], rules: Rules
+) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
     renamed = injection.volume_names(rules.template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
-        if container.program:
-            operations.append(patch.replace(f"{container.pointer}/command", commands[container.pointer]))
-            if "args" in container.raw and not container.program.keeps_args:
-                operations.append(patch.remove(f"{container.pointer}/args"))
+        operations += [patch.replace(path, words) for path, words in commands[container.pointer].items()]
+        if container.program and "args" in container.raw and not container.program.keeps_args:
+            operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, client, rules.template, renamed)
     operations += injection.volumes(rules.template, given.spec, renamed)
     operations += populate_container.init_containers(given, client, rules.template, renamed)
@@ -108,6 +117,12 @@ def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
             " client's path"
             for each in given.gpu_containers
             if each.program is not None and each.program.hidden_call
+        ),
+        *(
+            f"{hook.field.path}: seems to call bitfusion, which is not on PATH: write the client's path"
+            for each in given.gpu_containers
+            for hook in each.hooks
+            if (program := command.beside(hook.words)) and program.hidden_call
         ),
         *(
             f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand, mounts
+from bitfusiond.core.admission import calls, command, demand, hooks, mounts
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
+from bitfusiond.core.admission.hooks import Hook
 from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
 from bitfusiond.core.fields import Field, Json, strings
 from bitfusiond.core.text import shown
@@ -76,7 +77,8 @@ class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
-    ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
+    ``calls`` are those of the client that the user wrote, ``hooks`` mention it too, ``mounts`` are what is mounted and
+    the block devices.
     """
 
     field: Field
@@ -84,6 +86,7 @@ class GpuContainer:
     asked: Demand | None
     program: command.Program | None
     calls: Sequence[Call]
+    hooks: Sequence[Hook]
     env: list[Json]
     mounts: list[mounts.Mount]
 
@@ -154,7 +157,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     spec.mapping()
     groups = containers_of(spec)
     asking = list(_asking(groups))
-    reads_commands = check_length(spec, (container for _, container, _ in asking))
+    reads_commands = check_length(spec, [container for _, container, _ in asking])
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
@@ -224,6 +227,7 @@ def _gpu_container(
         demand.read(resources, total_megabytes),
         program,
         own,
+        hooks.read(container) if reads_command else (),
         container["env"].objects(_MOST_VARIABLES),
         mounts.read(container, volumes),
     )
@@ -234,12 +238,28 @@ def argv(container: Field) -> list[str]:
     return [*strings(container["command"].value), *strings(container["args"].value)]
 
 
-def check_length(spec: Field, containers: Iterable[Field]) -> bool:
+def check_length(spec: Field, containers: Sequence[Field]) -> bool:
     """Whether the commands of ``containers`` are short enough to be read for calls of the client; a problem if not."""
-    problem = calls.too_long(argv(each) for each in containers)
+    commands = [argv(each) for each in containers]
+    commands += [hook.words for each in containers for hook in hooks.read(each)]
+    problem = calls.too_long(commands)
     if problem:
         spec["containers"].problem(f"{problem}; put the script into a file")
     return problem is None
+
+
+def check_calls(
+    container: Field, found: Iterable[Call], hooks: Iterable[Hook], counted: int, total_megabytes: int
+) -> None:
+    """Note where a call asks for more than the ``counted`` shares of ``container``, or a quota would count nothing.
+
+    ``found`` are those in its command, others are in ``hooks``.
+    """
+    if problem := calls.excess(found, counted, total_megabytes):
+        container["command"].problem(problem)
+    for hook in hooks:
+        if problem := calls.excess(calls.anywhere(hook.words), counted, total_megabytes):
+            hook.field.problem(problem)
 
 
 def containers_of(spec: Field, more: int = 0) -> dict[str, list[Field]]:
