@@ -92,12 +92,12 @@ def _admit(
         kept = [result for result, _ in results if result is not None]
         return {**document, "items": kept}, any(refused for _, refused in results)
     metadata = mapping(document, "metadata")
-    namespace, name = metadata.get("namespace") or "default", metadata.get("name") or metadata.get("generateName")
+    namespace, name = str(metadata.get("namespace") or "default"), metadata.get("name") or metadata.get("generateName")
     title = f"{source}: {kind or None} {namespace}/{name or '?'}"
     pods: dict[_Path, Json] = {(): document} if kind == "Pod" else dict(_templates(document))
     admitted, verdicts = document, []
     for where, pod in pods.items():
-        verdict = mutate(pod, str(namespace), rules)
+        verdict = mutate(pod, namespace, rules)
         verdicts.append(verdict)
         for line in _lines(verdict, where):
             print(f"{title}: {line}", file=stderr)

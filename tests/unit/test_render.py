@@ -473,3 +473,19 @@ def test_the_items_of_a_podlist_are_pods_though_they_do_not_say_so(nested: bool)
 def test_an_odd_value_is_refused_with_its_field(word: str, shown: str) -> None:
     given = dumped(pods.pod()).replace("auto-management/bitfusion: all", f"auto-management/bitfusion: {word}")
     assert f"metadata.annotations[auto-management/bitfusion]: {shown}" in failure(given)
+
+
+@pytest.mark.parametrize("odd", [["a"], {"a": "b"}, 5, "=", None, True], ids=str)
+@pytest.mark.parametrize(
+    "place",
+    ["kind", "items", "metadata", "metadata.namespace", "metadata.name", "metadata.annotations", "spec.template"],
+)
+def test_a_value_of_another_type_anywhere_is_no_traceback(place: str, odd: Any) -> None:
+    given = workload("Job", pods.pod())
+    given["metadata"]["labels"] = OURS
+    *parents, last = place.split(".")
+    inside = given
+    for key in parents:
+        inside = inside[key]
+    inside[last] = odd
+    assert rendered(dumped(given)).status in {0, 1}

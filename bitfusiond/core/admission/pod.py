@@ -249,15 +249,15 @@ def check_length(spec: Field, containers: Sequence[Field]) -> bool:
 
 
 def check_calls(
-    container: Field, found: Iterable[Call], hooks: Iterable[Hook], counted: int, total_megabytes: int
+    container: Field, found: Iterable[Call], beside: Iterable[Hook], counted: int, total_megabytes: int
 ) -> None:
     """Note where a call asks for more than the ``counted`` shares of ``container``, or a quota would count nothing.
 
-    ``found`` are those in its command, others are in ``hooks``.
+    ``found`` are those in its command, others are in the hooks ``beside`` it.
     """
     if problem := calls.excess(found, counted, total_megabytes):
         container["command"].problem(problem)
-    for hook in hooks:
+    for hook in beside:
         if problem := calls.excess(calls.anywhere(hook.words), counted, total_megabytes):
             hook.field.problem(problem)
 
