@@ -138,8 +138,8 @@ def _packages(source: Path, others: Sequence[Json]) -> tuple[list[Package], dict
             given[name] = path
             continue
         if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
-            is_tree = path.is_dir() or path.suffix == ".whl"
-            why = "no client of the catalogue has such a tree" if is_tree else "not a package"
+            is_package = path.is_file() and path.suffix != ".whl"
+            why = "not a package" if is_package else "no package, nor the tree of a client of the catalogue"
             _say(f"{path.name}: ignored, {why}")
             continue
         try:

@@ -8,9 +8,10 @@ same answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, demand, injection, patch, pod, populate_container
+from bitfusiond.core.admission import calls, command, demand, injection, patch, pod, populate_container
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
@@ -49,15 +50,14 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     populate_container.check_names(given, template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    told = {each.pointer: demand.values(each.demand, client, rules.total_gpu_memory) for each in given.gpu_containers}
-    commands = {
-        each.pointer: _command(each, client, told[each.pointer], given.filters)
-        for each in given.gpu_containers
-        if each.program
-    }
-    variables = {each.pointer: _variables(client, told[each.pointer], servers) for each in given.gpu_containers}
+    commands: dict[str, dict[str, list[str]]] = {}
+    variables: dict[str, list[Variable]] = {}
+    for each in given.gpu_containers:
+        values = demand.values(each.demand, client, rules.total_gpu_memory)
+        commands[each.pointer] = _commands(each, client, values, given.filters)
+        variables[each.pointer] = _variables(client, values, servers)
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
-    if problem := calls.too_long([*commands.values(), *kept]):
+    if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(
         _operations(given, client, commands, variables, template),
@@ -80,13 +80,21 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
 def _check_calls(given: Pod, total_megabytes: int) -> None:
     """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
     for container in given.gpu_containers:
-        if container.asked and (problem := calls.excess(container.calls, container.demand.shares, total_megabytes)):
-            container.field["command"].problem(problem)
+        if container.asked:
+            shares = container.asked.shares
+            pod.check_calls(container.field, container.calls, container.hooks, shares, total_megabytes)
 
 
-def _command(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> list[str]:
-    """The command under the client."""
-    return container.program.under(wrapped_words(client.wrap, values, filters)) if container.program else []
+def _commands(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> dict[str, list[str]]:
+    """The command under the client, and hooks and probes whose calls reach it, by their places."""
+    if container.program is None:
+        return {}
+    words = wrapped_words(client.wrap, values, filters)
+    found = {f"{container.pointer}/command": container.program.under(words)}
+    for hook in container.hooks:
+        if program := command.beside(hook.words):
+            found[container.pointer + hook.pointer] = program.under(words)
+    return found
 
 
 def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[Variable]:
@@ -98,7 +106,7 @@ def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[V
 def _operations(
     given: Pod,
     client: Client,
-    commands: Mapping[str, list[str]],
+    commands: Mapping[str, Mapping[str, list[str]]],
     variables: Mapping[str, list[Variable]],
     template: Template,
 ) -> list[Operation]:
@@ -106,10 +114,9 @@ def _operations(
     renamed = injection.volume_names(template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
-        if container.program:
-            operations.append(patch.replace(f"{container.pointer}/command", commands[container.pointer]))
-            if "args" in container.raw and not container.program.keeps_args:
-                operations.append(patch.remove(f"{container.pointer}/args"))
+        operations += [patch.replace(path, words) for path, words in commands[container.pointer].items()]
+        if container.program and "args" in container.raw and not container.program.keeps_args:
+            operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, variables[container.pointer], template, renamed)
     operations += injection.volumes(template, given.spec, renamed)
     operations += populate_container.init_containers(given, client, template, renamed)
@@ -131,6 +138,12 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             if each.program is not None and each.program.hidden_call
         ),
         *(
+            f"{hook.field.path}: seems to call bitfusion, which is not on PATH: write the client's path"
+            for each in given.gpu_containers
+            for hook in each.hooks
+            if (program := command.beside(hook.words)) and program.hidden_call
+        ),
+        *(
             f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"
             f" {each.demand.shares} shares are counted"
             for each in given.gpu_containers
@@ -144,6 +157,7 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             if variable.prepends is None and variable.name in names_of(each.env)
         ),
         *_not_enforced(client),
+        *injection.mount_warnings(given.gpu_containers, rules.template.for_client(client)),
         *populate_container.warnings(given, client),
     ]
 

@@ -110,4 +110,4 @@ def test_two_of_one_name_are_refused(place: Place) -> None:
 def test_a_directory_that_no_client_has_is_said(place: Place) -> None:
     _directory(place)
     (place.packages / "strange").mkdir()
-    assert "strange: ignored, no client of the catalogue has such a tree" in place.run().lines
+    assert "strange: ignored, no package, nor the tree of a client of the catalogue" in place.run().lines
