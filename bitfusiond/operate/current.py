@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
-from bitfusiond.operate import manifests
-from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.operate import manifests, rollout
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
@@ -163,6 +163,23 @@ def taken_away(settings: Settings, now: Running) -> list[str]:
         return problems
     running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
     return [*problems, f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none"]
+
+
+def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
+    """Of the namespaces in which alone the webhook may write copies those that are not there, or are going."""
+    named = values.named or frozenset()
+    there = kubectl.existing(Ref("Namespace", each) for each in named)
+    return named - {what.name for what, each in there.items() if not rollout.is_ending(each)}
+
+
+def outdated(kubectl: Kubectl, values: manifests.Values, wanted: Iterable[Object]) -> list[Ref]:
+    """What an earlier deploy applied for a choice that is not in force any more; ``wanted`` is what is applied now."""
+    tokens = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
+    bindings = kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={manifests.COPIES_ROLE}")
+    found = [*map(ref, tokens), *(ref(each) for each in bindings if manifests.labelled_by_us(each))]
+    once = [manifests.COPIES_BINDING, *([] if values.client_ca else [manifests.CLIENT_CA_MAP])]
+    kept = set(map(ref, wanted))
+    return [what for what in [*found, *kubectl.existing(once)] if what not in kept]
 
 
 def token_place(settings: Settings, now: Running) -> TokenPlace:

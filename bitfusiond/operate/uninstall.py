@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from bitfusiond.core import names
-from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
@@ -182,10 +181,14 @@ def find(kubectl: Kubectl, tokens: str) -> Found:
 
 
 def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[Ref], list[Ref]]:
-    """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not."""
+    """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not.
+
+    Of the former without the permissions for copies, which the manifests have by another kind.
+    """
     unknown = {what: each for what, each in labelled.items() if what not in known and not _orphan(what)}
-    ours = [what for what, each in unknown.items() if _labelled_by_us(each)]
-    return ours, [what for what in unknown if what not in ours]
+    ours = [what for what, each in unknown.items() if manifests.labelled_by_us(each)]
+    extra = [what for what in ours if (what.kind, what.name) != ("RoleBinding", manifests.COPIES_ROLE)]
+    return extra, [what for what in unknown if what not in ours]
 
 
 def _named(tokens: str) -> list[Ref]:
@@ -203,15 +206,6 @@ def _orphan(what: Ref) -> bool:
     """A ReplicaSet of our Deployment, which a deploy deleted without its pods."""
     return (what.kind, what.namespace) == ("ReplicaSet", names.NAMESPACE) and what.name.startswith(
         f"{names.WEBHOOK_DEPLOYMENT}-"
-    )
-
-
-def _labelled_by_us(document: Object) -> bool:
-    """Whether it was our field manager that gave it the label."""
-    return any(
-        entry.get("manager") == FIELD_MANAGER
-        and f"f:{manifests.PART_OF[0]}" in mapping(entry, "fieldsV1", "f:metadata", "f:labels")
-        for entry in document["metadata"].get("managedFields") or []
     )
 
 

@@ -37,13 +37,17 @@ class Namespaces:
         """Whether there is such a namespace, and the API server asks about its pods."""
         return self._ignored.get(name) is False and name not in self._exempt
 
+    async def until(self, name: str, *, there: bool) -> None:
+        """Wait until there is such a namespace, or none any more."""
+        while self.knows(name) != there:
+            await self._changed.wait()
+
     async def problem(self, name: str) -> str | None:
         """Why nothing is to be written into the namespace; waits APPEAR_SECONDS for one that is not there yet."""
         if not _LABEL.fullmatch(name):
             return f"metadata.namespace: {shown(name)} is not the name of a namespace"
         with trio.move_on_after(APPEAR_SECONDS):
-            while not self.knows(name):
-                await self._changed.wait()
+            await self.until(name, there=True)
         if self.serves(name):
             return None
         if not self.watch.synced:

@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import trustme
 
 from bitfusiond import __version__
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, packaged
@@ -304,6 +306,30 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
     values, notes = current.choose(settings.resolve({"CLIENT_CA": "none"}), running)
     assert values.client_ca == ""
     assert "CLIENT_CA: none (given)" in notes
+
+
+ROLES = yaml_documents.load((MANIFESTS / "base" / "webhook-rbac.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "absent", "bound"),
+    [
+        ("*", (), {"ClusterRoleBinding bitfusiond-webhook-copies"}),
+        ("team-*,research", (), {"ClusterRoleBinding bitfusiond-webhook-copies"}),
+        ("a,b", (), {"RoleBinding a/bitfusiond-webhook-copies", "RoleBinding b/bitfusiond-webhook-copies"}),
+        ("a,kube-system,bwki", (), {"RoleBinding a/bitfusiond-webhook-copies"}),
+        ("a,b", ("b",), {"RoleBinding a/bitfusiond-webhook-copies"}),
+    ],
+)
+def test_copies_are_permitted_where_they_may_be(allowed: str, absent: tuple[str, ...], bound: set[str]) -> None:
+    values, _ = chosen({"ALLOW_NAMESPACES": allowed}, None)
+    made = manifests.build(ROLES, replace(values, absent=frozenset(absent))).all
+    bindings = [each for each in made if (each.get("roleRef") or {}).get("name") == manifests.COPIES_ROLE]
+    assert {str(ref(each)) for each in bindings} == bound
+    assert all(each["roleRef"]["kind"] == "ClusterRole" for each in bindings)
+    (sources,) = (each for each in made if each["kind"] == "Role" and each["metadata"]["name"] == manifests.TOKENS_ROLE)
+    reads = {name for rule in sources["rules"] for name in rule["resourceNames"]}
+    assert (reads == {names.EARLIER_TOKEN_SECRET, *names.TOKEN_SECRETS.values()}) is ("*" not in allowed)
 
 
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])

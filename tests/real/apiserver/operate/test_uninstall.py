@@ -73,6 +73,21 @@ def test_what_an_earlier_version_of_ours_applied_goes_and_is_named_before(api: A
         assert words[1] == f"{name}: deleted"
 
 
+def test_the_permissions_for_copies_go_from_every_namespace(api: APIServer, operator: Operator) -> None:
+    name = "bitfusiond-webhook-copies"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    for of, manager in (("team", OURS), ("default", "gitops")):
+        api.namespace(of)
+        binding = _role(name) | {"kind": "RoleBinding", "roleRef": role}
+        del binding["rules"]
+        api.apply(f"{RBAC}/namespaces/{of}/rolebindings/{name}", binding, manager)
+    result = operator.run("uninstall")
+    assert result.status == 0, result.out + result.err
+    assert f"RoleBinding team/{name}: deleted" in result.lines
+    assert f"RoleBinding team/{name}: not in the manifests" not in result.out
+    assert f"RoleBinding default/{name}: left" in result.out
+
+
 def test_what_the_manifests_name_goes_whoever_applied_it(api: APIServer, operator: Operator) -> None:
     """With ``kubectl apply -k``, with another tool, and without its label."""
     api.namespace("bwki")
