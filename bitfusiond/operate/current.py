@@ -18,7 +18,7 @@ from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
-from bitfusiond.settings import globs
+from bitfusiond.settings import globs, parts
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
@@ -74,7 +74,7 @@ def from_objects(
         _clients(clients),
         image,
         manifests.option(webhook, manifests.TOKEN_NAMESPACE) or None,
-        _globs(manifests.option(webhook, manifests.ALLOW_NAMESPACES)),
+        ",".join(parts(manifests.option(webhook, manifests.ALLOW_NAMESPACES) or "")) or None,
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
         manifests.option(webhook, manifests.CLIENT_CA) or None,
         manifests.option(webhook, manifests.TLS_CERT) or None,
@@ -91,14 +91,6 @@ def _is_for_api_servers(policy: Object) -> bool:
         if any(port.get("port") in {"https", 8443} for port in rule.get("ports") or [])
         for source in rule.get("from") or []
     )
-
-
-def _globs(value: str | None) -> str | None:
-    """None for what a webhook would not start with."""
-    try:
-        return ",".join(globs(value or ""))
-    except ValueError:
-        return None
 
 
 def _clients(configmap: Object | None) -> str | None:
@@ -152,8 +144,13 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
 
 
 def taken_away(settings: Settings, now: Running) -> list[str]:
-    """What somebody else put into the webhook, and a deploy would take away in silence."""
+    """What somebody else put into the webhook, and a deploy would take away in silence or could not keep."""
     problems = []
+    if settings.allow_namespaces is None and now.allow_namespaces is not None:
+        try:
+            globs(now.allow_namespaces)
+        except ValueError as error:
+            problems.append(f"ALLOW_NAMESPACES: {now.allow_namespaces!r}, as it runs, is not {error}: give another")
     if now.tls_cert is not None:
         problems.append(
             f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
@@ -185,7 +182,7 @@ def outdated(kubectl: Kubectl, values: manifests.Values, wanted: Iterable[Object
 def token_place(settings: Settings, now: Running) -> TokenPlace:
     """Where the tokens are and where they may go, nothing read yet."""
     namespace = settings.token_namespace or now.token_namespace or names.KUBE_SYSTEM
-    return TokenPlace(namespace, globs(settings.allow_namespaces or now.allow_namespaces or "*"))
+    return TokenPlace(namespace, parts(settings.allow_namespaces or now.allow_namespaces or "*"))
 
 
 def _note(name: str, value: str, given: object, running: object) -> str:

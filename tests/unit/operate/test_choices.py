@@ -342,6 +342,24 @@ def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(runn
     assert current.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "running", "problems"),
+    [
+        ({}, webhook(ALLOW_NAMESPACES="team,[a-"), 1),
+        ({"ALLOW_NAMESPACES": "team"}, webhook(ALLOW_NAMESPACES="team,[a-"), 0),
+        ({}, webhook(ALLOW_NAMESPACES="team,[a-c]"), 0),
+    ],
+)
+def test_a_broken_glob_of_a_version_that_took_it_is_told_and_not_widened_to_all(
+    given: dict[str, str], running: dict[str, Any], problems: int
+) -> None:
+    now = current.from_objects(running, None, None)
+    told = current.taken_away(settings.resolve(given), now)
+    assert len(told) == problems
+    assert all(each.startswith("ALLOW_NAMESPACES: 'team,[a-', as it runs, is not comma-separated") for each in told)
+    assert current.token_place(settings.resolve(given), now).allowed != ("*",)
+
+
 @pytest.mark.parametrize("running", [webhook(["--tls-cert=/x"]), webhook(TLS_CERT="/x")])
 def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
     (problem,) = current.taken_away(settings.resolve({}), current.from_objects(running, None, None))
@@ -353,6 +371,11 @@ def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: di
     ("variable", "value", "words"),
     [
         ("ALLOW_NAMESPACES", " , ", "is not comma-separated namespace names or globs"),
+        (
+            "ALLOW_NAMESPACES",
+            "[a-",
+            "is not comma-separated namespace names or globs, for example team-*,research: [a-",
+        ),
         ("ALLOW_NAMESPACES", "team-*,Team", "for example team-*,research: Team matches none"),
         ("TOKEN_NAMESPACE", "Kube_System", "is not the name of a namespace"),
         (
