@@ -215,19 +215,26 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
 def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str], str]:
     """The digests that are known of the images that were chosen, and where from.
 
-    Whoever deploys from where nothing was pushed must not take away the digests that the cluster has. A tag that is
-    given is meant as it is now, not as it was.
+    Whoever deploys from where nothing was pushed, or not of late, must not take away the digests that the cluster has.
+    A tag that is given is meant as it is now, not as it was.
     """
-    pushed, running = settings.digests or {}, now.digests if settings.image_tag is None else {}
+    given, pushed = settings.digests or {}, settings.pushed or {}
+    running = now.digests if settings.image_tag is None else {}
     found, told = {}, []
     for name in _IMAGES:
         tagged = form.format(name)
-        digest = pushed.get(tagged) or running.get(tagged)
+        digest = given.get(tagged) or running.get(tagged) or pushed.get(tagged)
         if digest is None:
             told.append(f"{name} none, a node takes what has the tag when it pulls")
             continue
         found[tagged] = digest
-        told.append(f"{name} {digest} ({'as it was pushed' if tagged in pushed else 'as it runs'})")
+        ours = pushed.get(tagged)
+        other = (
+            f", not {ours}, which was pushed from here: to take it, give IMAGE_TAG"
+            if ours not in (None, digest)
+            else ""
+        )
+        told.append(f"{name} {digest} ({'as it was pushed' if digest == ours else 'as it runs'}{other})")
     return found, f"digests: {'; '.join(told)}"
 
 

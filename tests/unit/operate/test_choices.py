@@ -144,7 +144,27 @@ def test_an_upgrade_leaves_the_digest_of_the_version_before_behind() -> None:
     assert applied(values) == {f"r/bitfusiond:{__version__}", f"r/bitfusion-client:{__version__}"}
 
 
-def test_what_was_pushed_goes_before_what_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tag", "digest", "why"),
+    [
+        (None, A, f"{A} (as it runs, not {C}, which was pushed from here: to take it, give IMAGE_TAG)"),
+        ("test", C, f"{C} (as it was pushed)"),
+    ],
+)
+def test_what_was_pushed_from_here_once_does_not_go_before_what_runs_unless_the_tag_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str | None, digest: str, why: str
+) -> None:
+    """Somebody else may have pushed and deployed since."""
+    file = pushed(tmp_path, f"r/bitfusiond:test@{C}", f"r/bitfusion-client:test@{B}")["IMAGE_DIGESTS"]
+    default = settings.VARIABLES["pushed"]._replace(default=file)
+    monkeypatch.setitem(settings.VARIABLES, "pushed", default)
+    given = {} if tag is None else {"IMAGE_REPO": "r", "IMAGE_TAG": tag}
+    values, notes = current.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
+    assert applied(values) == {f"r/bitfusiond:test@{digest}", f"r/bitfusion-client:test@{B}"}
+    assert f"bitfusiond {why}; bitfusion-client {B} (as it was pushed)" in notes[1]
+
+
+def test_digests_that_are_given_go_before_those_that_run(tmp_path: Path) -> None:
     given = pushed(tmp_path, f"r/bitfusiond:test@{C}")
     values, _ = current.choose(
         settings.resolve(given), running(f"r/bitfusiond:test@{A}", f"r/bitfusion-client:test@{B}")
