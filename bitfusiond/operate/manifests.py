@@ -243,6 +243,11 @@ def substituted(document: Object, values: Values) -> Object:
         result["metadata"]["namespace"] = values.tokens.namespace
         if values.named is not None and result["kind"] == "Role":
             result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
+    if result["kind"] == "ValidatingAdmissionPolicy":
+        (closed,) = result["spec"]["variables"]
+        # In our own namespace the policy lets nothing be written but our own Secrets anyway.
+        namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
+        closed["expression"] = str(sorted(namespaces))  # a list of CEL
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result

@@ -401,6 +401,35 @@ def test_its_credentials_write_no_secret_but_copies_and_its_own(cluster: Cluster
     api.create(secret_path("guarded"), secret("another"))
 
 
+def test_the_sources_of_another_token_namespace_cannot_be_written_either(
+    cluster: Cluster, asked: list[Request]
+) -> None:
+    api = cluster.api
+    if api.minor < POLICIES_SINCE:
+        pytest.skip(f"Kubernetes 1.{api.minor} has no ValidatingAdmissionPolicy: KUBEBUILDER_ASSETS of 1.30 or later")
+    assert asked
+    stolen = replace(api, token=api.token_of(names.NAMESPACE, ACCOUNT))
+    source = secret(TOKENS[0].secret)  # labelled, like all that its owner applies
+    api.create(secret_path(api.namespace("vault")), source)
+
+    def refused() -> str:
+        try:
+            stolen.request("PUT", secret_path("vault", TOKENS[0].secret), {**source, "data": {}})
+        except Refused as refused:
+            return str(refused)
+        return ""
+
+    assert refused() == ""
+    values = manifests.Values("r", "t", 0, 1, tokens=TokenPlace("vault"))
+    for document in manifests.build(_guard(), values).all:
+        api.put(document)
+    wait_until(lambda: "nor where the tokens come from" in refused(), "the policy")
+    # What it has to write still can be: its own.
+    stolen.request(
+        "PUT", secret_path(names.NAMESPACE, SECRET), api.request("GET", secret_path(names.NAMESPACE, SECRET))
+    )
+
+
 # --- where ALLOW_NAMESPACES holds only names --------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 import subprocess
@@ -350,6 +351,22 @@ def test_copies_are_permitted_where_they_may_be(allowed: str, absent: tuple[str,
     (sources,) = (each for each in made if each["kind"] == "Role" and each["metadata"]["name"] == manifests.TOKENS_ROLE)
     reads = {name for rule in sources["rules"] for name in rule["resourceNames"]}
     assert (reads == {names.EARLIER_TOKEN_SECRET, *names.TOKEN_SECRETS.values()}) is ("*" not in allowed)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "closed"),
+    [
+        ("kube-system", {"kube-system", "kube-public", "kube-node-lease"}),
+        ("vault", {"kube-system", "kube-public", "kube-node-lease", "vault"}),
+        ("bwki", {"kube-system", "kube-public", "kube-node-lease"}),
+    ],
+)
+def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: set[str]) -> None:
+    values, _ = chosen({"TOKEN_NAMESPACE": tokens}, None)
+    policy, _ = manifests.build(manifests.fitting([], "community", (1, 30)), values).all
+    (variable,) = policy["spec"]["variables"]
+    assert variable["name"] == "closed"
+    assert set(ast.literal_eval(variable["expression"])) == closed
 
 
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
