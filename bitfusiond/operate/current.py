@@ -169,14 +169,14 @@ def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
     return named - {what.name for what, each in there.items() if not rollout.is_ending(each)}
 
 
-def outdated(kubectl: Kubectl, values: manifests.Values, wanted: Iterable[Object]) -> list[Ref]:
+def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
     """What an earlier deploy applied for a choice that is not in force any more; ``wanted`` is what is applied now."""
     tokens = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
     bindings = kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={manifests.COPIES_ROLE}")
     found = [*map(ref, tokens), *(ref(each) for each in bindings if manifests.labelled_by_us(each))]
-    once = [manifests.COPIES_BINDING, *([] if values.client_ca else [manifests.CLIENT_CA_MAP])]
+    found += kubectl.existing([manifests.COPIES_BINDING, manifests.CLIENT_CA_MAP])
     kept = set(map(ref, wanted))
-    return [what for what in [*found, *kubectl.existing(once)] if what not in kept]
+    return [what for what in found if what not in kept]
 
 
 def token_place(settings: Settings, now: Running) -> TokenPlace:

@@ -44,7 +44,7 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
-    for what in current.outdated(kubectl, values, stages.all):
+    for what in current.outdated(kubectl, stages.all):
         if kubectl.delete(what):
             say(f"{what}: removed, as nothing needs it any more")
     _adopt(kubectl, values.tokens.read(kubectl), settings.adopt, say)
@@ -101,7 +101,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
         say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
     stages = manifests.build(documents, replace(values, api_servers=addresses, absent=absent))
     # Again, now that the choices are known.
-    needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, values, stages.all))]
+    needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
     if problems := access.missing(kubectl, needed, "deploy"):
         raise Failure(report.listed(_UNCHANGED, problems))
     return stages, values

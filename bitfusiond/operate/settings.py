@@ -27,9 +27,9 @@ class Settings:
     """None: not given, so that what the cluster has stays.
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
-    ``digests`` are those of images that were given, ``pushed`` those or, without them, what was pushed from this
-    checkout once, by NAME:TAG. ``client_ca`` is the text of a PEM file, empty for
-    none any more; ``timeout`` in seconds for each wait.
+    ``digests`` are those of images that were given, ``pushed`` these or, without them, what was pushed from this
+    checkout once, by NAME:TAG. ``client_ca`` is the text of a PEM file, empty for none any more; ``timeout`` in seconds
+    for each wait.
     """
 
     image_repo: str | None

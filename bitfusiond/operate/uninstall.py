@@ -226,21 +226,21 @@ def copies_of(secrets: Iterable[Object], place: TokenPlace) -> list[Ref]:
 
 
 def others_copies(secrets: Iterable[Object], place: TokenPlace) -> list[str]:
-    """What to say of those that are labelled as copies, and may be of another installation, or somebody's source."""
-    by_origin: dict[str, list[Ref]] = {}
-    for each in secrets:
-        if _is_labelled(each) and not _is_our_copy(each, place):
-            by_origin.setdefault(_origin(each), []).append(ref(each))
+    """A line for each that is labelled as a copy, and may be of another installation, or somebody's source."""
     return [
-        f"{', '.join(map(str, refs))}: left, "
-        + (
-            f"copied from {origin} by another bitfusiond, or by ours with that TOKEN_NAMESPACE: if so, delete with"
-            f" `TOKEN_NAMESPACE={origin} just uninstall`"
-            if origin
-            else "labelled as copies, but they do not say of what"
-        )
-        for origin, refs in by_origin.items()
+        f"{ref(each)}: left, {_why_left(_origin(each))}"
+        for each in secrets
+        if _is_labelled(each) and not _is_our_copy(each, place)
     ]
+
+
+def _why_left(origin: str) -> str:
+    if not origin:
+        return "labelled as a copy, but it does not say of what"
+    return (
+        f"copied from {origin} by another bitfusiond, or by ours with that TOKEN_NAMESPACE: if so, delete with"
+        f" `TOKEN_NAMESPACE={origin} just uninstall`"
+    )
 
 
 def _is_our_copy(secret: Object, place: TokenPlace) -> bool:

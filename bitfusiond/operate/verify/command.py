@@ -51,7 +51,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     return [
         *rows,
         *_installation(kubectl, wanted, found),
-        *(installation.outdated(what) for what in current.outdated(kubectl, values, wanted)),
+        *(installation.outdated(what) for what in current.outdated(kubectl, wanted)),
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values.tokens.read(kubectl), namespace),
         *_nodes(kubectl),

@@ -108,7 +108,7 @@ def test_copies_of_an_earlier_token_namespace_go_by_their_mark_and_others_are_to
     result = operator.run("uninstall")
     assert result.status == 0, result.out + result.err
     assert f"Secret marked/{ca}: deleted" in result.lines
-    assert f"Secret vault/{ca}: left, labelled as copies, but they do not say of what" in result.lines
+    assert f"Secret vault/{ca}: left, labelled as a copy, but it does not say of what" in result.lines
     (told,) = (line for line in result.lines if line.startswith(f"Secret unmarked/{ca}: left, copied from vault by"))
     assert told.endswith("delete with `TOKEN_NAMESPACE=vault just uninstall`")
     result = operator.run("uninstall", TOKEN_NAMESPACE="vault")

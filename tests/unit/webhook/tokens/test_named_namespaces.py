@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import trio
+from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
+from bitfusiond import settings
 from bitfusiond.core import names
 from bitfusiond.kube import NAMESPACES, SECRETS, ForbiddenError
+from bitfusiond.webhook.cluster_view import InCluster, WatchMetrics
 from tests.fakes.cluster import FakeCluster
 from tests.unit.webhook.tokens.cluster import CA, HOME, put_sources, running, secret, serving, value, values
 
@@ -115,3 +118,24 @@ async def test_a_copy_by_another_installation_whose_source_cannot_be_seen_is_lef
         assert await tokens.ensure("team", dry_run=False) == []
         await rotated(cluster, "b: 2")
         assert values(cluster) == ["of another", "b: 2", "b: 2"]
+
+
+async def test_the_watches_of_a_namespace_are_among_the_metrics_as_long_as_it_is_there(
+    cluster: FakeCluster, metrics: CollectorRegistry, autojump_clock: MockClock
+) -> None:
+    given = settings.resolve(settings.Webhook, {"allow_namespaces": "team"}, {})
+    assert isinstance(given, settings.Webhook)
+    view = InCluster(cluster, given, metrics)
+    WatchMetrics(view.watches, metrics)
+
+    def connected(watch: str) -> float | None:
+        return metrics.get_sample_value("bitfusiond_watch_connected", {"watch": watch})
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(view.run)
+        await trio.sleep(1)
+        assert connected("namespaces") == connected(CA.secret) == connected(f"team/{CA.secret}") == 1
+        cluster.remove_namespace("team")
+        await trio.sleep(1)
+        assert connected(f"team/{CA.secret}") is None
+        nursery.cancel_scope.cancel()
