@@ -255,13 +255,13 @@ class Replication:
     async def _watch_copies(self, namespace: str) -> None:
         """Whenever there is such a namespace."""
         while True:
-            await self._namespaces.until(namespace, there=True)
+            uid = await self._namespaces.another(namespace, None)
             states = {f"{namespace}/{token.secret}": WatchState() for token in TOKENS}
             self.watches |= states
             async with trio.open_nursery() as nursery:
                 for token, state in zip(TOKENS, states.values(), strict=True):
                     nursery.start_soon(self._watch, token.secret, namespace, state)
-                await self._namespaces.until(namespace, there=False)
+                await self._namespaces.another(namespace, uid)
                 nursery.cancel_scope.cancel()
             for token, watch in zip(TOKENS, states, strict=True):
                 self._inventory.replace(token.secret, [], namespace)

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from bitfusiond import settings
 from bitfusiond.core import names
+from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.kube import NAMESPACES, SECRETS, ForbiddenError
 from bitfusiond.webhook.cluster_view import InCluster, WatchMetrics
 from tests.fakes.cluster import FakeCluster
@@ -71,17 +72,22 @@ async def test_a_namespace_that_comes_later_goes_and_comes_again_gets_its_copies
             await trio.sleep(5)
 
 
+@pytest.mark.parametrize("missed", [False, True])
 async def test_copies_that_were_in_a_namespace_before_it_was_made_anew_are_not_believed_in(
-    cluster: FakeCluster, autojump_clock: MockClock
+    cluster: FakeCluster, autojump_clock: MockClock, missed: bool
 ) -> None:
     """Without the permission there the new one is not listed, and a pod would wait for its Secrets for ever."""
     async with serving(cluster, allow_namespaces=("team",)) as tokens:
         with cluster.failing(FORBIDDEN, resource=SECRETS, namespace="team"):
+            if missed:
+                cluster.stall()
             cluster.remove(NAMESPACES, None, "team")  # the news of this may come before those of its Secrets
             await trio.sleep(5)
             cluster.add_namespace("team")
-            cluster.remove_namespace("team")
-            cluster.add_namespace("team")
+            for token in TOKENS:
+                cluster.remove(SECRETS, "team", token.secret)
+            if missed:
+                cluster.expire()
             await trio.sleep(5)
             (problem, *_) = await tokens.ensure("team", dry_run=False)
             assert "the API server does not permit it to bitfusiond" in problem
