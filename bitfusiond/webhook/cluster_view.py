@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -29,6 +29,9 @@ class NoCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:  # noqa: ARG002
         return []
+
+    def servers(self) -> Sequence[str]:
+        return ()
 
     def refused(self, request: Review, message: str) -> None:
         pass
@@ -74,6 +77,9 @@ class InCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         return await self._tokens.ensure(namespace, dry_run)
+
+    def servers(self) -> Sequence[str]:
+        return self._tokens.servers()
 
     def refused(self, request: Review, message: str) -> None:
         self._events.refused(request, message)

@@ -34,6 +34,9 @@ class _Around:
         self.asked.append((namespace, dry_run))
         return self.problems
 
+    def servers(self) -> list[str]:
+        return []
+
     def refused(self, request: Review, message: str) -> None:
         self.told.append(message)
 
