@@ -13,13 +13,15 @@ from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Container, EnvVar, Namespace, Object, Workload
+from bitfusiond.core.tokens import copies
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
-from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
-from bitfusiond.operate.tokenplace import TokenPlace
+from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
@@ -46,8 +48,12 @@ CLIENT_CA_MAP = Ref("ConfigMap", names.CLIENT_CA_CONFIGMAP, names.NAMESPACE)
 CLIENT_CA_KEY = "client-ca.crt"
 TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
+# Bound everywhere, or in each namespace of ALLOW_NAMESPACES, by this name too.
+COPIES_ROLE = "bitfusiond-webhook-copies"
+COPIES_BINDING = Ref("ClusterRoleBinding", COPIES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
+ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
@@ -65,7 +71,7 @@ class Values:
 
     ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` is PEM, empty for none. ``api_servers`` are
     the addresses from which alone the webhook is reached; none: it is reached from everywhere. ``digests`` are of
-    images, by NAME:TAG.
+    images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there.
     """
 
     image_repo: str
@@ -79,6 +85,12 @@ class Values:
     api_server_only: bool = False
     api_servers: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> frozenset[str] | None:
+        """The namespaces in which alone the webhook may write copies; None: in all."""
+        return copies.followed(self.tokens.allowed, EXEMPT)
 
     def image(self, name: str) -> str:
         """As a manifest names it. Beside a digest the tag is for people: what is pulled has that digest."""
@@ -140,6 +152,15 @@ def shipped() -> list[Ref]:
     return list(dict.fromkeys(found))
 
 
+def labelled_by_us(document: Object) -> bool:
+    """Whether it was our field manager that gave it the label of ours."""
+    return any(
+        entry.get("manager") == FIELD_MANAGER
+        and f"f:{PART_OF[0]}" in mapping(entry, "fieldsV1", "f:metadata", "f:labels")
+        for entry in document["metadata"].get("managedFields") or []
+    )
+
+
 def _version(kubectl: Kubectl) -> str:
     version = json.loads(kubectl.run("version", "--client", "-o", "json")).get("clientVersion") or {}
     return str(version.get("gitVersion") or "of an unknown version")
@@ -176,7 +197,7 @@ def ignored(namespace: Namespace | None) -> bool:
 
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
-    made = [substituted(document, values) for document in documents]
+    made = [substituted(each, values) for document in documents for each in _bound(document, values)]
     return stages([*made, *([_client_ca_map(values.client_ca)] if values.client_ca else [])])
 
 
@@ -189,6 +210,15 @@ def stages(documents: list[Object]) -> Stages:
     later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
     needed = [each for each in documents if each["kind"] not in later]
     return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
+
+
+def _bound(document: Object, values: Values) -> Iterator[Object]:
+    """The permission for copies as widely as they may be."""
+    if ref(document) != COPIES_BINDING or values.named is None:
+        yield document
+        return
+    for namespace in sorted(values.named - values.absent):
+        yield {**document, "kind": "RoleBinding", "metadata": {**document["metadata"], "namespace": namespace}}
 
 
 def substituted(document: Object, values: Values) -> Object:
@@ -211,6 +241,13 @@ def substituted(document: Object, values: Values) -> Object:
             result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
     if result["metadata"]["name"] == TOKENS_ROLE:
         result["metadata"]["namespace"] = values.tokens.namespace
+        if values.named is not None and result["kind"] == "Role":
+            result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
+    if result["kind"] == "ValidatingAdmissionPolicy":
+        (closed,) = result["spec"]["variables"]
+        # In our own namespace the policy lets nothing be written but our own Secrets anyway.
+        namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
+        closed["expression"] = str(sorted(namespaces))  # a list of CEL
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
