@@ -149,21 +149,22 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
         ),
-        *(
-            f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
-            f" {shown(variable.value)}"
-            for each in given.gpu_containers
-            for variable in variables[each.pointer]
-            if variable.prepends is None and variable.name in names_of(each.env)
-        ),
-        *_not_enforced(client),
+        *(() if client.is_bitfusion else _warnings_of_other_client(given, client, variables)),
         *injection.mount_warnings(given.gpu_containers, rules.template.for_client(client)),
         *populate_container.warnings(given, client),
     ]
 
 
-def _not_enforced(client: Client) -> Iterator[str]:
-    """What is counted of a demand, and never told to a client that could not hold anybody to it."""
+def _warnings_of_other_client(given: Pod, client: Client, variables: Mapping[str, list[Variable]]) -> Iterator[str]:
+    """What of the client's the container set itself, and what is counted of a demand and never told to the client."""
+    for each in given.gpu_containers:
+        taken = names_of(each.env)
+        for variable in variables[each.pointer]:
+            if variable.prepends is None and variable.name in taken:
+                yield (
+                    f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
+                    f" {shown(variable.value)}"
+                )
     parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
     untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]
     if untold:
