@@ -84,11 +84,10 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
     removals = [each.what for each in leftovers.find(kubectl).removals]
     problems = access.missing(kubectl, access.to_delete(removals), "deploy")
     now = current.read(kubectl)
-    place = current.token_place(settings, now)
-    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *checks.tokens(place.read(kubectl))]
-    problems += current.taken_away(settings, now)
+    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *current.taken_away(settings, now)]
     try:
         values, notes = current.choose(settings, now)
+        problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []
         addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()
     except ConfigurationError as error:
         problems.append(str(error))

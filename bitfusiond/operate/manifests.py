@@ -92,6 +92,14 @@ class Values:
         """The namespaces in which alone the webhook may write copies; None: in all."""
         return copies.followed(self.tokens.allowed, EXEMPT)
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether a client of the catalogue needs them."""
+        if self.clients is None:
+            return True
+        known = catalogue.parse(load_yaml(self.clients))
+        return any(client.takes_tokens for client in (*known.clients.values(), *known.others))
+
     def image(self, name: str) -> str:
         """As a manifest names it. Beside a digest the tag is for people: what is pulled has that digest."""
         tagged = f"{self.image_repo}/{name}:{self.image_tag}"

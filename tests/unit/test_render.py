@@ -107,6 +107,16 @@ def test_each_example_is_rendered_from_its_file(path: Path) -> None:
         assert result.documents == before
 
 
+def test_servers_of_the_pool_are_told_to_a_client_that_must_know_them(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.yaml"
+    pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}]")
+    given = dumped(pods.pod(annotations={names.CLIENT_NAME: "lupine"}))
+    assert "value: gpu-a:14833" in rendered(given, pool=str(pool)).out
+    refused = rendered(given)
+    assert refused.status == 1
+    assert "the client lupine must know its servers, and none are known" in refused.err
+
+
 def test_many_documents_keep_their_order_and_what_is_no_pod_passes() -> None:
     others = [
         {"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "yes", "b": "450", "script": "x\n  y\n"}},

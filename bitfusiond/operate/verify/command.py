@@ -14,7 +14,6 @@ from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
-from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 from bitfusiond.operate.verify import installation, nodes, pods, tokens, trust, webhooks
 
@@ -47,13 +46,13 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     if ending := installation.ending(found.get(checks.NAMESPACE)):
         return [*rows, *ending]
     if absent := installation.absent(found):
-        return [*rows, *absent, *tokens.sources(values.tokens.read(kubectl), tokens.today())]
+        return [*rows, *absent, *_token_sources(kubectl, values)]
     return [
         *rows,
         *_installation(kubectl, wanted, found),
         *(installation.outdated(what) for what in current.outdated(kubectl, wanted)),
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
-        *_tokens(kubectl, values.tokens.read(kubectl), namespace),
+        *_tokens(kubectl, values, namespace),
         *_nodes(kubectl),
         *_pods(kubectl, namespace),
     ]
@@ -73,10 +72,15 @@ def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref
     return rows
 
 
-def _tokens(kubectl: Kubectl, place: TokenPlace, namespace: str | None) -> list[Row]:
+def _tokens(kubectl: Kubectl, values: manifests.Values, namespace: str | None) -> list[Row]:
+    place = values.tokens.read(kubectl)
     everywhere = adoption.find(kubectl, place.namespace)
     found = [each for each in everywhere if namespace in {None, each["metadata"]["namespace"]}]
-    return [*tokens.sources(place, tokens.today()), *tokens.copied(found, place)]
+    return [*_token_sources(kubectl, values), *tokens.copied(found, place)]
+
+
+def _token_sources(kubectl: Kubectl, values: manifests.Values) -> list[Row]:
+    return tokens.sources(values.tokens.read(kubectl), tokens.today()) if values.takes_tokens else []
 
 
 def _nodes(kubectl: Kubectl) -> list[Row]:

@@ -116,6 +116,23 @@ def test_a_source_that_is_missing_refuses_the_pod_by_its_name_until_it_is_there(
     wait_until(lambda: running[0].admits(pods(team), pod()), "the source, again")
 
 
+def test_another_client_gets_the_servers_of_servers_conf_and_no_token_comes_with_it(
+    api: APIServer, running: tuple[Installation, Replica], team: str
+) -> None:
+    lupine = pod(annotations={names.CLIENT_NAME: "lupine"})
+    with pytest.raises(Refused, match="the client lupine must know its servers, and none are known"):
+        api.create(pods(team), lupine)  # the source holds no servers
+    conf = "servers:\n- addresses: [gpu-a:14833, 10.0.0.1:14833]\n- reachable: gpu-b:14833\n  addresses: [gpu-c:1]\n"
+    secret = names.TOKEN_SECRETS[names.SERVERS_CONF]
+    api.put_secret(running[0].tokens, secret, {names.SERVERS_CONF: conf.encode()})
+    wait_until(lambda: running[0].admits(pods(team), lupine), "the servers")
+    stored = api.create(pods(team), lupine)
+    env = {each["name"]: each["value"] for each in stored["spec"]["containers"][0]["env"]}
+    assert env["LUPINE_SERVER"] == "gpu-a:14833,gpu-b:14833"
+    assert copies(api, team) == []
+    put_sources(api, running[0].tokens)
+
+
 def test_a_namespace_that_may_not_have_tokens_gets_none_and_its_pod_is_refused(
     api: APIServer, webhook: Replica
 ) -> None:

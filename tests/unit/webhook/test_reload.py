@@ -10,6 +10,7 @@ import trio
 import trustme
 from cryptography import x509
 
+from bitfusiond.core import names
 from bitfusiond.files import read, watch
 from tests import pods
 from tests.fakes.https_client import patched, review
@@ -145,6 +146,28 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
         await until(lambda: len(events("configuration taken up")) == 3)
         injection.write_text(read.packaged("sidecarconfig.yaml"))
         await until(lambda: len(events("configuration taken up")) == 4)
+
+
+async def test_a_changed_pool_holds_from_the_next_pod_on_and_a_broken_one_is_not_taken_up(
+    run_webhook: RunWebhook, tmp_path: Path, events: Events
+) -> None:
+    pool = tmp_path / "pool.yaml"
+    pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}]")
+    given = pods.pod(annotations={names.CLIENT_NAME: "lupine"})
+
+    async def told(webhook: Webhook) -> str:
+        after = patched(given, await webhook.ask("/mutate", review(given)))
+        env = {each["name"]: each["value"] for each in after["spec"]["containers"][0]["env"]}
+        return str(env["LUPINE_SERVER"])
+
+    async with run_webhook(pool=str(pool)) as webhook:
+        assert await told(webhook) == "gpu-a:14833"
+        pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}, {name: b, address: 'gpu-b:14833'}]")
+        await until(lambda: len(events("configuration taken up")) == 1)
+        assert await told(webhook) == "gpu-a:14833,gpu-b:14833"
+        pool.write_text("servers: [{name: a}]")
+        await until(lambda: events("configuration not taken up, keeping the last good one"))
+        assert await told(webhook) == "gpu-a:14833,gpu-b:14833"
 
 
 @pytest.mark.parametrize("option", ["clients", "injection"])

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.files import read
 from tests.real.harness.apiserver import APIServer
 from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator, controllers
 from tests.real.harness.tokens import put_tokens, remove_tokens
@@ -149,6 +150,25 @@ def test_nothing_is_changed_where_tokens_are_missing_and_each_is_named(api: APIS
         assert _versions(api) == before
     finally:
         put_tokens(api)
+
+
+def test_a_catalogue_of_clients_that_take_no_tokens_needs_none(
+    api: APIServer, operator: Operator, tmp_path: Path
+) -> None:
+    packaged = yaml.safe_load(read.packaged(read.CATALOGUE))
+    mine = tmp_path / "clients.yaml"
+    mine.write_text(yaml.safe_dump({"Clients": packaged["Clients"]}))
+    remove_tokens(api)
+    try:
+        result = operator.run("deploy", CLIENTS=str(mine))
+        assert result.status == 0, result.err
+        assert f"patched: 1 % of one GPU became {names.GPU}: 1" in result.out
+        assert "bitfusion-client-secret" not in operator.run("verify").out
+    finally:
+        put_tokens(api)
+        whole = tmp_path / "whole.yaml"
+        whole.write_text(read.packaged(read.CATALOGUE))
+        assert operator.run("deploy", CLIENTS=str(whole)).status == 0
 
 
 def _versions(api: APIServer) -> dict[str, str]:
