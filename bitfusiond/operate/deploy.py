@@ -193,7 +193,10 @@ def _outdated(kubectl: Kubectl, values: manifests.Values) -> list[Ref]:
     """What an earlier deploy applied for a choice that is not in force any more."""
     found = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
     roles = [ref(each) for each in found if each["metadata"]["namespace"] != values.tokens.namespace]
-    return [*roles, *([] if values.client_ca else kubectl.existing([manifests.CLIENT_CA_MAP]))]
+    unused = [] if values.image_lookup else [ref(each) for each in manifests.image_lookup_permissions()]
+    unused += [] if values.client_ca else [manifests.CLIENT_CA_MAP]
+    unused += [] if values.registry_ca else [manifests.REGISTRY_CA_MAP]
+    return [*roles, *kubectl.existing(unused)]
 
 
 def _adopt(kubectl: Kubectl, place: TokenPlace, everything: bool, say: Say) -> None:

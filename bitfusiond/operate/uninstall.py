@@ -191,7 +191,7 @@ def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[
 def _named(tokens: str) -> list[Ref]:
     """All that the manifests of this version have, and what deploy makes beside them or puts elsewhere."""
     roles = [Ref(kind, manifests.TOKENS_ROLE, tokens) for kind in ("Role", "RoleBinding")]
-    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, *roles]))
+    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, *roles]))
 
 
 def _one(kubectl: Kubectl, what: Ref, seen: list[Ref]) -> None:

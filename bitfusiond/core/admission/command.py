@@ -14,12 +14,15 @@ from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand
 from bitfusiond.core.clients.catalogue import BINARY
 from bitfusiond.core.fields import Field, names_of, objects
+from bitfusiond.core.images.image import Image, Unreadable
 from bitfusiond.core.quantity import MEGABYTE
 
 _SHELL = "/bin/bash"
 _BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
 _NAME = re.compile(r"(?<![\w./-])bitfusion(?![\w./-])")
 _RUN_INSIDE = re.compile(r"(?:^|[\s/;&|('\"`])(?P<name>bitfusion)\s+run(?:\s|$)")
+
+_NOT_SEEN = "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
 
 # What puts the client's directory on the PATH of a script, around it.
 _PATH_BEGINS, _PATH_ENDS = "export PATH=", ':"$PATH"; '
@@ -105,17 +108,28 @@ def has_torn_path_line(line: str) -> bool:
     return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
-def read(container: Field) -> Program | None:
-    """The program of ``container``; None where its command or args are wrong."""
+def read(container: Field, image: Image | Unreadable | None = None) -> Program | None:
+    """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong."""
     command, args = container["command"], container["args"]
     words, more = command.strings(), args.strings()
     if (command.value and not words) or (args.value and not more):
         return None  # said already
+    variables = names_of(objects(container["env"].value))
     try:
-        return program(words, more, names_of(objects(container["env"].value)))
+        return program(words, more, variables) if words or image is None else _of_image(image, more, variables)
     except CommandError as error:
         container[error.field].problem(str(error))
         return None
+
+
+def _of_image(image: Image | Unreadable, args: list[str], variables: Iterable[str]) -> Program:
+    """What a container runs that has no command. Raises CommandError where that is not known."""
+    if isinstance(image, Unreadable):
+        raise CommandError("command", f"{_NOT_SEEN}; image lookup: {image.reason}")
+    words = [*map(_unexpanded, image.entrypoint), *(args or map(_unexpanded, image.cmd))]
+    if not words:
+        raise CommandError("command", "must be set, as the image has neither ENTRYPOINT nor CMD")
+    return _argument_list(words, variables)
 
 
 def program(command: Sequence[str], args: Sequence[str], variables: Iterable[str] = ()) -> Program:
@@ -124,9 +138,7 @@ def program(command: Sequence[str], args: Sequence[str], variables: Iterable[str
     Raises CommandError where there is nothing to run, or where args would not reach the program.
     """
     if not command or not command[0].strip(_BLANKS):
-        raise CommandError(
-            "command", "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
-        )
+        raise CommandError("command", _NOT_SEEN)
     # A whole line first: it may end in a path that looks like the client's.
     if len(command) == 1 and not set(_BLANKS).isdisjoint(command[0]):
         return _one_string(command[0].strip(_BLANKS), args, variables)
@@ -211,3 +223,8 @@ def _literal(word: str) -> str:
     Source: Kubernetes' reference for Container, ``command`` and ``args``.
     """
     return word.replace("$", "$$")
+
+
+def _unexpanded(word: str) -> str:
+    """``word`` of an image, in which the kubelet expands nothing, such that it is the same in a pod's command."""
+    return re.sub(r"\$(?=[$(])", "$$", word)

@@ -11,6 +11,7 @@ from bitfusiond.core.admission.pod import GpuContainer
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Client
 from bitfusiond.core.fields import Field, Json, names_of
+from bitfusiond.core.images.image import Image
 from bitfusiond.core.text import shown
 
 _SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
@@ -99,6 +100,11 @@ def _resources(container: GpuContainer) -> list[Operation]:
     return operations
 
 
+def takes_library_path(container: GpuContainer) -> bool:
+    """Whether ``container`` leaves LD_LIBRARY_PATH to its image."""
+    return names.LD_LIBRARY_PATH not in names_of(container.env)
+
+
 def _env(container: GpuContainer, client: Client, template: Template) -> list[Operation]:
     """The library directory, and the template's variables that the container does not set itself."""
     path, present = f"{container.pointer}/env", container.env
@@ -107,7 +113,10 @@ def _env(container: GpuContainer, client: Client, template: Template) -> list[Op
     # Of two variables with one name the last counts, for the kubelet too.
     at = max((i for i, each in enumerate(present) if each.get("name") == names.LD_LIBRARY_PATH), default=None)
     if at is None:
-        added = [{"name": names.LD_LIBRARY_PATH, "value": client.library_path}, *added]
+        own = container.image.env.get(names.LD_LIBRARY_PATH) if isinstance(container.image, Image) else None
+        # The kubelet expands $(...) here, and none in an image.
+        value = f"{client.library_path}:{own.replace('$', '$$')}" if own else client.library_path
+        added = [{"name": names.LD_LIBRARY_PATH, "value": value}, *added]
         return patch.append(path, container.raw.get("env"), added)
     return [
         *_library_path(present[at], f"{path}/{at}", f"{path}/{at + 1}", client, taken),

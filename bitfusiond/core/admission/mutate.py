@@ -16,6 +16,7 @@ from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
 from bitfusiond.core.clients.catalogue import Catalogue, Client, UnknownClientError
 from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.images.image import NONE, Images, Unreadable
 
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
@@ -23,10 +24,11 @@ Verdict = Patch | Refusal | Untouched
 NOT_OPTED_IN = Untouched("not opted in")
 
 
-def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
+def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NONE) -> Verdict:
     """The verdict on the pod ``document`` that is being created in ``namespace``.
 
     It is raw JSON: fields that no version of this code knows survive. Applied to the patched pod it gives Untouched.
+    ``looked_up`` are those of its images that somebody asked a registry about (``admission.images`` says which).
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -36,7 +38,7 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
         return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
-    given = pod.read(root, asked.mode, rules.total_gpu_memory)
+    given = pod.read(root, asked.mode, rules.total_gpu_memory, looked_up)
     client = _client(given, rules.catalogue)
     _check_calls(given, rules.total_gpu_memory)
     injection.check_mounts(given.gpu_containers, rules.template)
@@ -86,7 +88,8 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
         if container.program:
-            operations.append(patch.replace(f"{container.pointer}/command", commands[container.pointer]))
+            write = patch.replace if "command" in container.raw else patch.add
+            operations.append(write(f"{container.pointer}/command", commands[container.pointer]))
             if "args" in container.raw and not container.program.keeps_args:
                 operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, client, rules.template, renamed)
@@ -114,6 +117,11 @@ def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
             f" {each.demand.shares} shares are counted"
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
+        ),
+        *(
+            f"{each.field.path}: LD_LIBRARY_PATH of its image is not known: {each.image.reason}"
+            for each in given.gpu_containers
+            if isinstance(each.image, Unreadable) and injection.takes_library_path(each)
         ),
         *populate_container.warnings(given, client),
     ]

@@ -17,6 +17,7 @@ from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
 from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
 from bitfusiond.core.fields import Field, Json, strings
+from bitfusiond.core.images.image import NONE, Image, Images, Unreadable
 from bitfusiond.core.text import shown
 
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
@@ -77,6 +78,7 @@ class GpuContainer:
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
     ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
+    ``image`` is None where nobody looked it up.
     """
 
     field: Field
@@ -86,6 +88,7 @@ class GpuContainer:
     calls: Sequence[Call]
     env: list[Json]
     mounts: list[mounts.Mount]
+    image: Image | Unreadable | None = None
 
     @property
     def raw(self) -> Json:
@@ -144,22 +147,22 @@ def _mode(field: Field) -> Mode | None:
     return mode
 
 
-def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
+def read(pod: Field, mode: Mode | None, total_megabytes: int, images: Images = NONE) -> Pod:
     """What ``pod``, which opted in, asks for.
 
-    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known.
+    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    asking = list(_asking(groups))
-    reads_commands = check_length(spec, (container for _, container, _ in asking))
+    found = list(asking(groups))
+    reads_commands = check_length(spec, (container for _, container, _ in found))
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
-        _gpu_container(*each, mode, total_megabytes, by_name, reads_command=reads_commands) for each in asking
+        _gpu_container(*each, mode, total_megabytes, by_name, images, reads_command=reads_commands) for each in found
     ]
-    _check_number(spec, len(asking))
+    _check_number(spec, len(found))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -174,7 +177,7 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int) -> Pod:
     )
 
 
-def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
+def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
     """The containers that ask for GPUs: what a patch calls each, the container, and its resources."""
     for group, containers in groups.items():
         for index, container in enumerate(containers):
@@ -185,17 +188,17 @@ def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Res
                 resources.refuse_shares("ask for")
 
 
-def _check_number(spec: Field, asking: int) -> None:
-    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may."""
+def _check_number(spec: Field, number: int) -> None:
+    """``number`` is how many containers ask for GPUs: at least one must, and not too many may."""
     # What is wrong already may be what would have asked.
-    if not asking and not any(problem.startswith(spec.path) for problem in spec.problems):
+    if not number and not any(problem.startswith(spec.path) for problem in spec.problems):
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"
         )
-    if asking > MOST_GPU_CONTAINERS:
+    if number > MOST_GPU_CONTAINERS:
         spec["containers"].problem(
-            f"{asking} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
+            f"{number} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
         )
 
 
@@ -206,11 +209,14 @@ def _gpu_container(
     mode: Mode | None,
     total_megabytes: int,
     volumes: Mapping[str, Json],
+    images: Images,
     *,
     reads_command: bool,
 ) -> GpuContainer:
     is_ours = mode is not Mode.INJECTION
-    program = command.read(container) if reads_command and is_ours else None
+    name = container["image"].value
+    image = images.get(name) if isinstance(name, str) else None
+    program = command.read(container, image) if reads_command and is_ours else None
     if reads_command and not is_ours:
         own: Sequence[Call] = calls.anywhere(argv(container))
     else:
@@ -223,6 +229,7 @@ def _gpu_container(
         own,
         container["env"].objects(_MOST_VARIABLES),
         mounts.read(container, volumes),
+        image,
     )
 
 
