@@ -31,9 +31,8 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     What it refuses is said on ``stderr`` and left out of the result, as ``kubectl create`` does; so is input that is no
     YAML, with nothing printed. Raises Failure where the result cannot be written.
     """
-    rules = config.load(
-        settings.clients, settings.injection, settings.total_gpu_memory, names.EXEMPT_NAMESPACES | {names.NAMESPACE}
-    )
+    exempt = names.EXEMPT_NAMESPACES | {names.NAMESPACE}
+    rules = config.load(settings.clients, settings.injection, settings.total_gpu_memory, exempt, pool=settings.pool)
     source = "standard input" if settings.file == "-" else settings.file
     try:
         documents = yaml_documents.load(_read(settings.file, stdin).decode())

@@ -31,6 +31,7 @@ class Option(NamedTuple):
     documented_variable: str | None = None
     short_flag: str | None = None
     required: bool = False
+    instead: str = ""  # the field that makes it superfluous
     switch: bool = False
 
     @property
@@ -193,6 +194,7 @@ _TOTAL_GPU_MEMORY = Option(
     "MB (10^6 bytes) that the Bitfusion servers manage for one GPU; 0 = gpu-memory requests are refused",
     "TOTAL_GPU_MEMORY",
 )
+_POOL = Option("--pool", path, None, "the pool's inventory (pool.yaml): GPU servers for clients that must know them")
 _OBSERVE = Option(
     "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
 )
@@ -220,6 +222,7 @@ class Webhook(Common):
     )
     clients: Path | None = given_by(_CLIENTS)
     injection: Path | None = given_by(_INJECTION)
+    pool: Path | None = given_by(_POOL)
     total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
     kubeconfig: str | None = option(
         "--kubeconfig", text, None, "how to reach the API server; none = no cluster: tokens and nodes are left alone"
@@ -292,9 +295,24 @@ class Plugin(Common):
 class Populate(Common):
     """``--role init``"""
 
-    client_os: str = option("--client-os", text, None, "guest OS of the client, for example ubuntu18", required=True)
-    client_version: str = option(
-        "--client-version", text, None, "version of the client, for example 450", required=True
+    client_name: str | None = option(
+        "--client-name", text, None, "one of the catalogue's Clients, for example lupine; default: Bitfusion's"
+    )
+    client_os: str | None = option(
+        "--client-os",
+        text,
+        None,
+        "guest OS of the client, for example ubuntu18",
+        required=True,
+        instead="client_name",
+    )
+    client_version: str | None = option(
+        "--client-version",
+        text,
+        None,
+        "version of the client, for example 450",
+        required=True,
+        instead="client_name",
     )
     clients: Path | None = option(
         "--clients",
@@ -321,6 +339,7 @@ class Render(Common):
     diff: bool = option("--diff", switch, "false", "print a unified diff instead of the result", switch=True)
     clients: Path | None = given_by(_CLIENTS)
     injection: Path | None = given_by(_INJECTION)
+    pool: Path | None = given_by(_POOL)
     total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
 
 
@@ -348,7 +367,7 @@ def resolve(role: type[Common], flags: Mapping[str, str | None], environment: Ma
         given = [(each.flag, flags.get(name))] + [(v, environment.get(v) or None) for v in each.variables]
         source, raw = next(((s, r) for s, r in given if r is not None), ("", each.default))
         if raw is None:
-            if each.required:
+            if each.required and values.get(each.instead) is None:
                 problems.append(f"{each.flag} is required: {each.help}")
             values[name] = None
             continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,8 +13,11 @@ import jsonpatch
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.admission import demand
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
+from bitfusiond.core.admission.demand import Demand
 from bitfusiond.core.admission.mutate import Verdict, mutate
+from bitfusiond.core.clients.client import wrapped_words
 from bitfusiond.files import config
 from tests import EXAMPLES
 
@@ -68,6 +72,12 @@ def container(limits: Mapping[str, Any] | None = None, **fields: Any) -> Pod:
         "resources": {"limits": dict(limits or {names.GPU_AMOUNT: "1", names.GPU_PERCENT: "50"})},
         **fields,
     }
+
+
+def client_words(binary_path: str, asked: Demand, filters: Sequence[str]) -> list[str]:
+    """What a documented client with this program puts in front of a container's own."""
+    documented = dataclasses.replace(rules().catalogue.find("ubuntu18", "450"), binary_path=binary_path)
+    return wrapped_words(documented.wrap, demand.values(asked, documented, 16000), filters)
 
 
 def verdict(given: Pod, namespace: str = NAMESPACE, total_gpu_memory: int = 16000) -> Verdict:

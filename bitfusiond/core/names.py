@@ -11,6 +11,8 @@ STATUS_INJECTED = "injected"
 MIRROR = "kubernetes.io/config.mirror"  # Kubernetes' own
 CLIENT_OS = "bitfusion-client/os"
 CLIENT_VERSION = "bitfusion-client/version"
+CLIENT_NAME = "bitfusion-client/name"
+CLIENT_SERVERS = "bitfusion-client/servers"
 CLIENT_FILTER = "bitfusion-client/filter"
 
 # Resources of a container

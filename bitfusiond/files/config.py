@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bitfusiond.core.admission import decision, template
 from bitfusiond.files import read
 
+Servers = Callable[[], Sequence[str]]
+
 
 def load(
-    clients: Path | None, injection: Path | None, total_gpu_memory: int, exempt_namespaces: frozenset[str]
+    clients: Path | None,
+    injection: Path | None,
+    total_gpu_memory: int,
+    exempt_namespaces: frozenset[str],
+    *,
+    pool: Path | None = None,
+    servers: Servers = tuple,
 ) -> decision.Rules:
     """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
+
+    GPU servers are those of ``--pool``, or what ``servers()`` says where there is none.
 
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
     added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
-    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces)
+    addresses = [server.address for server in read.load_pool(pool)]
+    known: Servers = servers if pool is None else lambda: addresses
+    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, known)

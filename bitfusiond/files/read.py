@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from bitfusiond.core import pool
 from bitfusiond.core.clients import catalogue
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
@@ -57,3 +58,8 @@ def load(path: Path | None, option: str, default: str, parse: Callable[[object],
 def load_clients(path: Path | None) -> catalogue.Catalogue:
     """The client catalogue of ``--clients``; None = the packaged one. Raises ConfigurationError."""
     return load(path, "--clients", CATALOGUE, catalogue.parse)
+
+
+def load_pool(path: Path | None) -> tuple[pool.Server, ...]:
+    """The servers of ``--pool``; none where it is not given. Raises ConfigurationError."""
+    return () if path is None else load(path, "--pool", "", pool.parse)

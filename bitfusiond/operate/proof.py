@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,9 +56,11 @@ class Proof:
         )
 
 
-def pod(namespace: str, client: tuple[str, str]) -> Pod:
-    """A pod that asks for 1 % of one GPU and would do nothing; as strict as Pod Security ``restricted`` wants it."""
-    os, version = client
+def pod(namespace: str, client: Mapping[str, str]) -> Pod:
+    """A pod that asks for 1 % of one GPU and would do nothing; as strict as Pod Security ``restricted`` wants it.
+
+    ``client`` are the annotations that name its client.
+    """
     security: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     resources = {"cpu": "10m", "memory": "16Mi"}
     return {
@@ -68,7 +71,7 @@ def pod(namespace: str, client: tuple[str, str]) -> Pod:
             "namespace": namespace,
             # Without it an API server that knows no matchConditions would not say why it could not ask.
             "labels": {names.MANAGEMENT: "all"},
-            "annotations": {names.MANAGEMENT: "all", names.CLIENT_OS: os, names.CLIENT_VERSION: version},
+            "annotations": {names.MANAGEMENT: "all", **client},
         },
         "spec": {
             "restartPolicy": "Never",
@@ -94,16 +97,22 @@ def pod(namespace: str, client: tuple[str, str]) -> Pod:
     }
 
 
-def client_of(configmap: ConfigMap | None) -> tuple[str, str]:
-    """The first client of the catalogue in ``configmap``, as (os, version)."""
+def client_of(configmap: ConfigMap | None) -> dict[str, str]:
+    """The annotations that ask for the first client of the catalogue in ``configmap``."""
     try:
         text = mapping(configmap, "data")[CATALOGUE]
-        return next(iter(catalogue.parse(load_yaml(text)).clients))
+        known = catalogue.parse(load_yaml(text))
+        first = next(iter([*known.clients.values(), *known.others]))
     except (KeyError, ValueError):
-        return "ubuntu18", "450"
+        return {names.CLIENT_OS: "ubuntu18", names.CLIENT_VERSION: "450"}
+    asked = {names.CLIENT_OS: first.os, names.CLIENT_VERSION: first.version}
+    if not first.is_bitfusion:
+        # The servers are never asked; that none are known is not what this is to find out.
+        asked |= {names.CLIENT_NAME: first.name, names.CLIENT_SERVERS: "127.0.0.1:1"}
+    return {key: value for key, value in asked.items() if value is not None}
 
 
-def ask(kubectl: Kubectl, namespace: str, client: tuple[str, str]) -> Proof:
+def ask(kubectl: Kubectl, namespace: str, client: Mapping[str, str]) -> Proof:
     """Create the pod by dry run; the API server's own failures are raised as KubectlError only where it is silent."""
     try:
         stored = kubectl.create([pod(namespace, client)], "--dry-run=server")
@@ -136,7 +145,7 @@ def judge_error(message: str) -> Proof:
     return Proof(Outcome.OTHER, f"refused, not by bitfusiond: {message}")
 
 
-def wait(kubectl: Kubectl, namespace: str, client: tuple[str, str], seconds: float = SETTLE_SECONDS) -> Proof:
+def wait(kubectl: Kubectl, namespace: str, client: Mapping[str, str], seconds: float = SETTLE_SECONDS) -> Proof:
     """Ask until the answer is good, or for ``seconds``; the last answer."""
     for _ in waiting.rounds(seconds, _POLL_SECONDS):
         answer = ask(kubectl, namespace, client)

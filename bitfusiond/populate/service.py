@@ -6,14 +6,15 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from bitfusiond import logs
 from bitfusiond.core.clients import packages
-from bitfusiond.core.clients.catalogue import Client, UnknownClientError
+from bitfusiond.core.clients.catalogue import UnknownClientError
+from bitfusiond.core.clients.client import BITFUSION, Client
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
@@ -64,28 +65,44 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def _populate(settings: Populate) -> None:
     """Look at everything first, then copy. Raises as :func:`run` says, and OSError."""
     client = _client(settings)
-    linked = _may_be_link(settings.opt_target, settings.distro_target)
-    tree = trees.listed(str(settings.distros), client.package)
-    token_files, token_problems = tokens.read(settings.tokens, wants_reachable=client.wants_reachable)
-    problems = [*_volume_problems(settings, linked=linked), *_distro_problems(settings, client, tree), *token_problems]
+    tree: Tree = {}
+    token_files: dict[str, bytes] = {}
+    problems = []
+    if client.tree:
+        tree = trees.listed(str(settings.distros), client.package)
+        problems += _distro_problems(settings, client, tree)
+    if client.takes_tokens:
+        token_files, token_problems = tokens.read(settings.tokens, wants_reachable=client.wants_reachable)
+        problems += token_problems
+    volumes = _volumes(settings, client)
+    problems = [*_volume_problems(volumes), *problems]
     if problems:
         raise Failure("; ".join(problems))
-    opt_volume = settings.opt_target.parent if linked else settings.opt_target
-    for each in (settings.distro_target, opt_volume):
-        each.mkdir(mode=0o777, exist_ok=True)  # the mode that the kubelet gives an emptyDir
-    _lock(settings.distro_target)
-    for each in {settings.distro_target, opt_volume, settings.client_dir}:
-        hidden.clear(str(each))
-    target, package = str(settings.distro_target), client.package
-    trees.place("distro", package, tree, str(settings.distros), target)
-    inside = f"{package}/{packages.OPT}"
-    if linked:
+    for volume in volumes:
+        if volume.may_be_made:
+            volume.path.mkdir(mode=0o777, exist_ok=True)  # the mode that the kubelet gives an emptyDir
+    if client.tree:
+        _lock(settings.distro_target)
+    for path in {volume.path for volume in volumes}:
+        hidden.clear(str(path))
+    if client.tree:
+        trees.place("distro", client.package, tree, str(settings.distros), str(settings.distro_target))
+    if client.is_bitfusion:
+        _place_opt(settings, client, tree)
+    if client.takes_tokens:
+        tokens.write(token_files, settings.client_dir)
+
+
+def _place_opt(settings: Populate, client: Client, tree: Tree) -> None:
+    """What Bitfusion's client wants at ``/opt/bitfusion``: a link into its tree where that will do, else a copy."""
+    inside = f"{client.package}/{packages.OPT}"
+    if _may_be_link(settings.opt_target, settings.distro_target):
         _link_opt(settings.opt_target, settings.distro_target / inside)
-    else:
-        opt = {path.removeprefix(f"{inside}/"): info for path, info in tree.items() if path.startswith(f"{inside}/")}
-        # The distro's own copy in the same volume gives its bytes; the image's are not the workload's to change.
-        trees.place("opt", package, opt, f"{target}/{inside}", str(settings.opt_target), link=True)
-    tokens.write(token_files, settings.client_dir)
+        return
+    opt = {path.removeprefix(f"{inside}/"): info for path, info in tree.items() if path.startswith(f"{inside}/")}
+    # The distro's own copy in the same volume gives its bytes; the image's are not the workload's to change.
+    source = f"{settings.distro_target}/{inside}"
+    trees.place("opt", client.package, opt, source, str(settings.opt_target), link=True)
 
 
 def _client(settings: Populate) -> Client:
@@ -97,29 +114,52 @@ def _client(settings: Populate) -> Client:
     beside = settings.distros / read.CATALOGUE
     path = settings.clients or (beside if beside.is_file() else None)
     try:
-        return read.load_clients(path).find(settings.client_os, settings.client_version)
+        known = read.load_clients(path)
+        if settings.client_name not in {None, BITFUSION}:
+            return known.named(str(settings.client_name), settings.client_os, settings.client_version)
+        return known.find(str(settings.client_os), str(settings.client_version))
     except UnknownClientError as error:
         if path != beside:
-            raise ConfigurationError(f"--client-os, --client-version: {error}") from None
+            name = "--client-name, " if settings.client_name else ""
+            raise ConfigurationError(f"{name}--client-os, --client-version: {error}") from None
         raise Failure(
             f"--distros: {beside}: {error}: build the image with its package (PACKAGES=DIR just build-image), or "
             "deploy the image's catalogue (CLIENTS=FILE just deploy): such a pod is then refused when it is created"
         ) from None
 
 
-def _volume_problems(settings: Populate, *, linked: bool) -> list[str]:
-    """What is wrong with the volumes' directories.
+class _Volume(NamedTuple):
+    """Where a volume is. One that may be made is a directory of another volume."""
+
+    option: str
+    path: Path
+    may_be_made: bool
+
+
+def _volumes(settings: Populate, client: Client) -> list[_Volume]:
+    """Those that ``client`` needs.
 
     Distro and opt may be two directories of one volume, still to be made; in ``/`` itself they would be the container's
     own, which no workload ever sees.
     """
-    volumes = {"--distro-target": settings.distro_target, "--opt-target": settings.opt_target}
-    if linked:
-        del volumes["--opt-target"]
+    found = []
+    if client.tree:
+        found.append(_Volume("--distro-target", settings.distro_target, may_be_made=True))
+    if client.is_bitfusion:
+        linked = _may_be_link(settings.opt_target, settings.distro_target)
+        opt = settings.opt_target.parent if linked else settings.opt_target
+        found.append(_Volume("--opt-target", opt, may_be_made=True))
+    if client.takes_tokens:
+        found.append(_Volume("--client-dir", settings.client_dir, may_be_made=False))
+    return found
+
+
+def _volume_problems(volumes: Iterable[_Volume]) -> list[str]:
+    """What is wrong with the volumes' directories."""
     problems = []
-    for option, path in {**volumes, "--client-dir": settings.client_dir}.items():
-        may_be_made = option in volumes and path.parent.is_dir() and not path.parent.samefile("/")
-        if path.is_dir() or (may_be_made and not os.path.lexists(path)):
+    for option, path, may_be_made in volumes:
+        can_be_made = may_be_made and path.parent.is_dir() and not path.parent.samefile("/")
+        if path.is_dir() or (can_be_made and not os.path.lexists(path)):
             continue
         if path.exists():
             problem = "not a directory"
@@ -135,14 +175,14 @@ def _distro_problems(settings: Populate, client: Client, tree: Tree) -> list[str
     """What is wrong with ``tree``, the client's in the image."""
     where = settings.distros / client.package
     if not where.is_dir() or where.is_symlink():
-        problem = (
-            f"--distros: there is no distro {client.package} (for os {client.os}, version {client.version}) "
-            f"in {settings.distros}: {_distros_in(settings.distros)}"
-        )
-        return [problem]
-    needed = {name: tree.get(f"{client.package}/{name}") for name in (packages.PROGRAM, packages.OPT)}
-    present = {name: (info.st_mode, info.st_size) for name, info in needed.items() if info}
-    problems = [f"--distros: {where} is not a whole client: {problem}" for problem in packages.shortcomings(present)]
+        asked = f"os {client.os}, version {client.version}" if client.is_bitfusion else f"the client {client}"
+        there = _distros_in(settings.distros)
+        return [f"--distros: there is no distro {client.package} (for {asked}) in {settings.distros}: {there}"]
+    problems = []
+    if client.is_bitfusion:
+        needed = {name: tree.get(f"{client.package}/{name}") for name in (packages.PROGRAM, packages.OPT)}
+        lacks = packages.shortcomings({name: (info.st_mode, info.st_size) for name, info in needed.items() if info})
+        problems += [f"--distros: {where} is not a whole client: {each}" for each in lacks]
     if strange := trees.uncopyable(tree):
         problems.append(f"{settings.distros}: cannot copy the distro: {'; '.join(strange)}")
     return problems

@@ -85,6 +85,10 @@ class ClusterView(Protocol):
         """The pull secrets of these names, for a namespace whose pods may have their images looked up."""
         ...
 
+    def servers(self) -> Sequence[str]:
+        """The GPU servers that servers.conf names, HOST:PORT; none where there is no such file, or a wrong one."""
+        ...
+
     def refused(self, request: Review, message: str) -> None:
         """Take note of a refusal; never waits."""
         ...
@@ -238,7 +242,7 @@ class Admission:
         body = review.allow(request, verdict.operations, verdict.warnings)
         if len(body) > ANSWER_LIMIT:
             return _refused(request, "invalid pod", [_too_large(body)])
-        return _Answer(body, "patched", "injected", needs_tokens=True)
+        return _Answer(body, "patched", "injected", needs_tokens=verdict.takes_tokens)
 
     def _validate(self, request: Review, _: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
@@ -250,7 +254,7 @@ class Admission:
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         # Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
-        return _Answer(review.allow(request), "allowed", "complete", needs_tokens=True)
+        return _Answer(review.allow(request), "allowed", "complete", needs_tokens=verdict.takes_tokens)
 
 
 def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:

@@ -35,6 +35,9 @@ class NoCluster:
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:  # noqa: ARG002
         return PullSecrets(notes=("there is no cluster to read pull secrets from",) if names else ())
 
+    def servers(self) -> Sequence[str]:
+        return ()
+
     def refused(self, request: Review, message: str) -> None:
         pass
 
@@ -91,6 +94,9 @@ class InCluster:
         if problem := await self._namespaces.problem(namespace):
             return PullSecrets(problem=problem)
         return await pullsecrets.read(self._cluster, namespace, names)
+
+    def servers(self) -> Sequence[str]:
+        return self._tokens.servers()
 
     def refused(self, request: Review, message: str) -> None:
         self._events.refused(request, message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,12 +35,17 @@ class _Files:
 
     def __init__(self, settings: Webhook) -> None:
         self._settings = settings
-        self._files: list[Path] = [path for path in (settings.clients, settings.injection) if path is not None]
+        self.servers: Callable[[], Sequence[str]] = tuple  # what servers.conf says, once there is a cluster
+        given = (settings.clients, settings.injection, settings.pool)
+        self._files: list[Path] = [path for path in given if path is not None]
         self._watch = watch.Watch(*self._files)
         self._current = self._load()
 
     def current(self) -> Rules:
         return self._current
+
+    def _named_servers(self) -> Sequence[str]:
+        return self.servers()
 
     async def follow(self) -> None:
         """Take up changed files, for ever."""
@@ -58,8 +63,15 @@ class _Files:
             _log.exception(event)
 
     def _load(self) -> Rules:
-        exempt = names.EXEMPT_NAMESPACES | {self._settings.namespace}
-        return config.load(self._settings.clients, self._settings.injection, self._settings.total_gpu_memory, exempt)
+        given, exempt = self._settings, names.EXEMPT_NAMESPACES | {self._settings.namespace}
+        return config.load(
+            given.clients,
+            given.injection,
+            given.total_gpu_memory,
+            exempt,
+            pool=given.pool,
+            servers=self._named_servers,
+        )
 
 
 async def serve(settings: Webhook, stop: trio.Event) -> None:
@@ -75,6 +87,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         if client_ca is not None:
             background.start_soon(client_ca.follow)
         certificate, view, checks = await _open_view(settings, client_ca or tls.no_client_ca, metrics, background)
+        rules.servers = view.servers
         health = observe.Health("starting", *checks)
 
         def others(request: Request) -> Response:

@@ -97,7 +97,8 @@ def test_the_items_of_a_list_are_rendered_in_it() -> None:
 def test_each_example_is_rendered_from_its_file(path: Path) -> None:
     """Among them the quota of the documentation, which could not be pasted."""
     result = rendered(b"", file=str(path))
-    assert (result.err, result.status) == ("", 0)
+    assert [line for line in result.err.splitlines() if not line.endswith("counted, and not enforced")] == []
+    assert result.status == 0
     before = list(yaml.safe_load_all(path.read_text()))
     assert [document["kind"] for document in result.documents] == [document["kind"] for document in before]
     if path.stem == "pod-filter":

@@ -13,6 +13,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Address
 
 CATALOGUE = ("clients", None, "c.yaml", Path("c.yaml"))
+POOL = ("pool", None, "pool.yaml", Path("pool.yaml"))
 TEMPLATE = ("injection", None, "t.yaml", Path("t.yaml"))
 MEMORY = ("total_gpu_memory", 0, "16000", 16000, "TOTAL_GPU_MEMORY")
 OBSERVE = ("observe", Address("0.0.0.0", 9090), "127.0.0.1:1", Address("127.0.0.1", 1))
@@ -46,6 +47,7 @@ ROLES: dict[str, dict[str, Row]] = {
         ("tls_key", None, "tls.key", Path("tls.key")),
         CATALOGUE,
         TEMPLATE,
+        POOL,
         MEMORY,
         ("kubeconfig", None, "none", "none"),
         ("namespace", "bwki", "gpu", "gpu", "POD_NAMESPACE"),
@@ -70,6 +72,7 @@ ROLES: dict[str, dict[str, Row]] = {
         LOG_FORMAT,
     ),
     "init": rows(
+        ("client_name", None, "lupine", "lupine"),
         CATALOGUE,
         ("distros", Path("/bitfusion"), "/d", Path("/d")),
         ("distro_target", Path("/bitfusion-distro"), "/t", Path("/t")),
@@ -83,6 +86,7 @@ ROLES: dict[str, dict[str, Row]] = {
         ("diff", False, "true", True),
         CATALOGUE,
         TEMPLATE,
+        POOL,
         MEMORY,
         LOG_FORMAT,
     ),
@@ -230,6 +234,12 @@ def test_all_problems_are_told_at_once() -> None:
         "BITFUSIOND_TOKENS: '\\t' is not a value: it must not be blank",
         "--log-format: 'x' is not one of json, text",
     ]
+
+
+def test_a_client_with_a_name_needs_no_os_and_no_version() -> None:
+    chosen = settings.resolve(settings.Populate, {"client_name": "lupine"}, {})
+    assert isinstance(chosen, settings.Populate)
+    assert (chosen.client_name, chosen.client_os, chosen.client_version) == ("lupine", None, None)
 
 
 def test_the_problem_of_a_certificate_without_its_key_is_told_with_the_others() -> None:

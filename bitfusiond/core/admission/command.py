@@ -1,4 +1,4 @@
-"""The user's command under ``bitfusion run``: the command table of the README."""
+"""The user's command under the client, such as ``bitfusion run``: the command table of the README."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 
 from bitfusiond.core.admission import calls, shell
 from bitfusiond.core.admission.calls import Call
-from bitfusiond.core.admission.demand import Demand
-from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.clients.client import BINARY
 from bitfusiond.core.fields import Field, names_of, objects
 from bitfusiond.core.images.image import Image, Unreadable
-from bitfusiond.core.quantity import MEGABYTE
 
 _SHELL = "/bin/bash"
 _BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
@@ -65,7 +63,7 @@ class Program:
     hidden_call: bool = False
 
     def under(self, client: Sequence[str]) -> list[str]:
-        """The new ``command``, with the words of ``client`` (what :func:`client_words` gives).
+        """The new ``command``, with the words of ``client`` that go before a program.
 
         The container's args are taken up in it, unless ``keeps_args``.
         """
@@ -85,18 +83,6 @@ class Program:
         return words
 
 
-def client_words(binary_path: str, demand: Demand, filters: Sequence[str]) -> list[str]:
-    """CLIENT: ``BINARY run -n N -p 0.500000 --filter K=V --``, or ``-m`` with whole megabytes, rounded down."""
-    words = [binary_path, "run", "-n", str(demand.amount)]
-    if demand.memory is not None:
-        words += ["-m", str(demand.memory // MEGABYTE)]
-    elif demand.percent is not None:
-        words += ["-p", f"{demand.percent // 100}.{demand.percent % 100:02d}0000"]
-    for each in filters:
-        words += ["--filter", each]
-    return [*words, "--"]
-
-
 def has_client_on_path(script: str) -> bool:
     """Whether ``script`` is one that got the client's directory on its PATH."""
     directory = script.removeprefix(_PATH_BEGINS).partition(_PATH_ENDS)[0]
@@ -108,57 +94,69 @@ def has_torn_path_line(line: str) -> bool:
     return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
-def read(container: Field, image: Image | Unreadable | None = None) -> Program | None:
-    """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong."""
+def read(container: Field, image: Image | Unreadable | None = None, *, knows_bitfusion: bool = True) -> Program | None:
+    """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong.
+
+    See :func:`program`.
+    """
     command, args = container["command"], container["args"]
     words, more = command.strings(), args.strings()
     if (command.value and not words) or (args.value and not more):
         return None  # said already
     variables = names_of(objects(container["env"].value))
     try:
-        return program(words, more, variables) if words or image is None else _of_image(image, more, variables)
+        if words or image is None:
+            return program(words, more, variables, knows_bitfusion=knows_bitfusion)
+        argv = _words_of_image(image, more)
+        return _argument_list(argv, variables) if knows_bitfusion else Program(tuple(argv))
     except CommandError as error:
         container[error.field].problem(str(error))
         return None
 
 
-def _of_image(image: Image | Unreadable, args: list[str], variables: Iterable[str]) -> Program:
+def _words_of_image(image: Image | Unreadable, args: list[str]) -> list[str]:
     """What a container runs that has no command. Raises CommandError where that is not known."""
     if isinstance(image, Unreadable):
         raise CommandError("command", f"{_NOT_SEEN}; image lookup: {image.reason}")
     words = [*map(_unexpanded, image.entrypoint), *(args or map(_unexpanded, image.cmd))]
     if not words:
         raise CommandError("command", "must be set, as the image has neither ENTRYPOINT nor CMD")
-    return _argument_list(words, variables)
+    return words
 
 
-def program(command: Sequence[str], args: Sequence[str], variables: Iterable[str] = ()) -> Program:
+def program(
+    command: Sequence[str], args: Sequence[str], variables: Iterable[str] = (), *, knows_bitfusion: bool = True
+) -> Program:
     """What ``command`` and ``args`` of a container run, which sets these ``variables``.
+
+    ``knows_bitfusion``: the user may call the client himself, by that name; no other client has one that users know.
 
     Raises CommandError where there is nothing to run, or where args would not reach the program.
     """
     if not command or not command[0].strip(_BLANKS):
         raise CommandError("command", _NOT_SEEN)
     # A whole line first: it may end in a path that looks like the client's.
-    if len(command) == 1 and not set(_BLANKS).isdisjoint(command[0]):
-        return _one_string(command[0].strip(_BLANKS), args, variables)
-    found = _argument_list([*command, *args], variables)
-    if calls.is_client(command[0]):
+    is_line = len(command) == 1 and not set(_BLANKS).isdisjoint(command[0])
+    argv = _words_of(command[0].strip(_BLANKS), args) if is_line else [*command, *args]
+    if not knows_bitfusion:
+        return Program(tuple(argv))
+    found = _argument_list(argv, variables)
+    if not is_line and calls.is_client(command[0]):
         return replace(found, words=tuple(command), keeps_args=True)
     return found
 
 
-def _one_string(line: str, args: Sequence[str], variables: Iterable[str]) -> Program:
+def _words_of(line: str, args: Sequence[str]) -> list[str]:
     """A whole command line as the only element: no container runtime could run it, but users were told to write it."""
     if not args:
-        return _argument_list([_SHELL, "-c", line], variables)
+        return [_SHELL, "-c", line]
     if not shell.is_argument_list(line):
         raise CommandError(
             "args",
             "cannot follow a command that is a shell script of its own: put them into the command, or write"
             ' ["/bin/bash", "-c", SCRIPT, "bash"] and let the script use "$@"',
         )
-    return _argument_list([*line.split(), *args], variables)
+    return [*line.split(), *args]
 
 
 def _argument_list(argv: list[str], variables: Iterable[str]) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
@@ -12,20 +13,28 @@ from bitfusiond.core.clients.catalogue import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator decided: clients, template, megabytes of one GPU (0 = not known), namespaces left alone."""
+    """What the operator decided: clients, template, megabytes of one GPU (0 = not known), namespaces left alone.
+
+    ``servers()`` are the GPU servers, HOST:PORT; none = not known.
+    """
 
     catalogue: Catalogue
     template: Template
     total_gpu_memory: int
     exempt_namespaces: frozenset[str] = names.EXEMPT_NAMESPACES
+    servers: Callable[[], Sequence[str]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """The pod is admitted with these RFC 6902 operations."""
+    """The pod is admitted with these RFC 6902 operations.
+
+    ``takes_tokens``: its namespace must have the token Secrets.
+    """
 
     operations: list[Operation]
     warnings: list[str]
+    takes_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +53,6 @@ class Untouched:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The pod has everything that it needs."""
+    """The pod has everything that it needs but the token Secrets, where it ``takes_tokens``."""
+
+    takes_tokens: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import names, quantity
+from bitfusiond.core.clients.client import Client, Values
 from bitfusiond.core.fields import Field
 from bitfusiond.core.text import shown
 
@@ -84,6 +85,33 @@ def read(asked: Resources, total_megabytes: int) -> Demand | None:
     if shares > quantity.LARGEST:
         asked.field.problem(f"{amount} GPUs are more than {names.GPU} can count")
     return Demand(amount, percent, memory, shares, takes_all)
+
+
+def values(asked: Demand, client: Client, total_megabytes: int) -> Values:
+    """What the placeholders of ``client`` stand for in a container that asks so.
+
+    A share is told as the container said it, percent as ``{fraction}``, memory as ``{megabytes}``, rounded down; and
+    the other way to a client that knows only that. ``{megabytes}`` of a percentage is left out where
+    ``total_megabytes`` is 0, not known.
+    """
+    told = {"gpus": str(asked.amount)}
+    if client.binary_path is not None:
+        told["binary"] = client.binary_path
+    if asked.memory is None:
+        percent = asked.percent or 100
+        if client.uses("fraction") or not client.uses("megabytes"):
+            told["fraction"] = _fraction(percent * 10_000)
+        elif total_megabytes:
+            told["megabytes"] = str(total_megabytes * percent // 100)
+    elif client.uses("megabytes") or not client.uses("fraction"):
+        told["megabytes"] = str(asked.memory // quantity.MEGABYTE)
+    else:
+        told["fraction"] = _fraction(asked.memory * 10**6 // (total_megabytes * quantity.MEGABYTE))
+    return told
+
+
+def _fraction(millionths: int) -> str:
+    return f"{millionths // 10**6}.{millionths % 10**6:06d}"
 
 
 def _given(asked: Resources, key: str) -> Iterator[Field]:

@@ -35,12 +35,17 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
     asked = pod.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected or asked.mode in {None, Mode.NONE}:
         return None
+    client = pod.client(root["metadata"]["annotations"], rules.catalogue)
+    if client is None:
+        return None
     spec = root["spec"]
     images: dict[str, bool] = {}
     for _, container, _ in pod.asking(pod.containers_of(spec)):
         name = container["image"].value
-        leaves_command = asked.mode is Mode.ALL and not container["command"].value
-        leaves_path = names.LD_LIBRARY_PATH not in names_of(objects(container["env"].value))
+        leaves_command = asked.mode is Mode.ALL and bool(client.wrap) and not container["command"].value
+        leaves_path = client.merges_library_path and names.LD_LIBRARY_PATH not in names_of(
+            objects(container["env"].value)
+        )
         if isinstance(name, str) and name and (leaves_command or leaves_path):
             images[name] = images.get(name, False) or _pulls_always(container)
     if not images:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import patch
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer
 from bitfusiond.core.admission.template import Template
-from bitfusiond.core.clients.catalogue import Client
+from bitfusiond.core.clients.client import Variable
 from bitfusiond.core.fields import Field, Json, names_of
-from bitfusiond.core.images.image import Image
+from bitfusiond.core.images.image import Image, Unreadable
 from bitfusiond.core.text import shown
 
 _SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
-_KEPT_LIBRARY_PATH = "BITFUSIOND_LD_LIBRARY_PATH"
+_KEPT = "BITFUSIOND_"  # what a variable is called that had to make room
 
 
 def check_mounts(containers: Sequence[GpuContainer], template: Template) -> None:
@@ -69,12 +70,12 @@ def under_names(items: Iterable[Json], renamed: Mapping[str, str]) -> list[Json]
 
 
 def gpu_container(
-    container: GpuContainer, client: Client, template: Template, renamed: Mapping[str, str]
+    container: GpuContainer, variables: Sequence[Variable], template: Template, renamed: Mapping[str, str]
 ) -> list[Operation]:
     """Environment, mounts and shares of one GPU container."""
     return [
         *_resources(container),
-        *_env(container, client, template),
+        *_env(container, variables, template),
         *patch.append(
             f"{container.pointer}/volumeMounts",
             container.raw.get("volumeMounts"),
@@ -100,49 +101,58 @@ def _resources(container: GpuContainer) -> list[Operation]:
     return operations
 
 
-def takes_library_path(container: GpuContainer) -> bool:
-    """Whether ``container`` leaves LD_LIBRARY_PATH to its image."""
-    return names.LD_LIBRARY_PATH not in names_of(container.env)
-
-
-def _env(container: GpuContainer, client: Client, template: Template) -> list[Operation]:
-    """The library directory, and the template's variables that the container does not set itself."""
+def _env(container: GpuContainer, variables: Sequence[Variable], template: Template) -> list[Operation]:
+    """The client's variables, and those of the template that the container does not set itself."""
     path, present = f"{container.pointer}/env", container.env
     taken = names_of(present)
-    added = [each for each in template.env if each["name"] != names.LD_LIBRARY_PATH and each["name"] not in taken]
     # Of two variables with one name the last counts, for the kubelet too.
-    at = max((i for i, each in enumerate(present) if each.get("name") == names.LD_LIBRARY_PATH), default=None)
-    if at is None:
-        own = container.image.env.get(names.LD_LIBRARY_PATH) if isinstance(container.image, Image) else None
-        # The kubelet expands $(...) here, and none in an image.
-        value = f"{client.library_path}:{own.replace('$', '$$')}" if own else client.library_path
-        added = [{"name": names.LD_LIBRARY_PATH, "value": value}, *added]
-        return patch.append(path, container.raw.get("env"), added)
-    return [
-        *_library_path(present[at], f"{path}/{at}", f"{path}/{at + 1}", client, taken),
-        *patch.append(path, present, added),
+    places = {each["name"]: index for index, each in enumerate(present) if isinstance(each.get("name"), str)}
+    added = [
+        {"name": each.name, "value": _before_image(each, container.image)}
+        for each in variables
+        if each.name not in taken
     ]
+    ours = {each.name for each in variables}
+    added += [each for each in template.env if each["name"] not in ours | taken]
+    merged = sorted(
+        ((places[each.name], each) for each in variables if each.prepends is not None and each.name in taken),
+        key=itemgetter(0),
+        reverse=True,  # what is put in moves those behind it
+    )
+    operations = [operation for at, each in merged for operation in _prepended(present[at], each, path, at, taken)]
+    return [*operations, *patch.append(path, container.raw.get("env"), added)]
 
 
-def _library_path(variable: Json, here: str, behind: str, client: Client, taken: set[str]) -> list[Operation]:
-    """The library directory in front of what the container set.
+def _before_image(ours: Variable, image: Image | Unreadable | None) -> str:
+    """The client's value in front of what the image sets, where that is known."""
+    own = image.env.get(ours.name) if isinstance(image, Image) else None
+    if ours.prepends is None or not own:
+        return ours.value
+    # The kubelet expands $(...) here, and none in an image.
+    return f"{ours.value}{ours.prepends}{own.replace('$', '$$')}"
+
+
+def _prepended(present: Json, ours: Variable, path: str, at: int, taken: set[str]) -> list[Operation]:
+    """The client's value in front of what the container set.
 
     A value by ``valueFrom`` is known to the kubelet only: it moves to a variable of another name, and the kubelet's
     own ``$(...)`` expansion, which sees the variables before, brings it back in.
     """
-    if variable.get("valueFrom") is not None:
-        name = unused_name(_KEPT_LIBRARY_PATH, taken, "_") if _KEPT_LIBRARY_PATH in taken else _KEPT_LIBRARY_PATH
-        value = f"{client.library_path}:$({name})"
+    here = f"{path}/{at}"
+    if present.get("valueFrom") is not None:
+        kept = f"{_KEPT}{ours.name}"
+        name = unused_name(kept, taken, "_") if kept in taken else kept
+        value = f"{ours.value}{ours.prepends}$({name})"
         operations = [
             patch.replace(f"{here}/name", name),
-            patch.add(behind, {"name": names.LD_LIBRARY_PATH, "value": value}),
+            patch.add(f"{path}/{at + 1}", {"name": ours.name, "value": value}),
         ]
-        if _is_optional(variable["valueFrom"]):
+        if _is_optional(present["valueFrom"]):
             # Without its key the kubelet would leave $(...) as it stands; then the variable before counts.
-            operations.append(patch.add(here, {"name": name, "value": client.library_path}))
+            operations.append(patch.add(here, {"name": name, "value": ours.value}))
         return operations
-    own = variable.get("value")
-    return [patch.add(f"{here}/value", f"{client.library_path}:{own}" if own else client.library_path)]
+    own = present.get("value")
+    return [patch.add(f"{here}/value", f"{ours.value}{ours.prepends}{own}" if own else ours.value)]
 
 
 def _is_optional(source: object) -> bool:

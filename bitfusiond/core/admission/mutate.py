@@ -7,16 +7,18 @@ same answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, injection, patch, pod, populate_container
+from bitfusiond.core.admission import calls, demand, injection, patch, pod, populate_container
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
-from bitfusiond.core.clients.catalogue import Catalogue, Client, UnknownClientError
-from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.client import Client, Values, Variable, environment, wrapped_words
+from bitfusiond.core.fields import Field, Json, names_of
 from bitfusiond.core.images.image import NONE, Images, Unreadable
+from bitfusiond.core.text import shown
 
 _STATUS = pointer("metadata", "annotations", names.STATUS)
 
@@ -38,35 +40,43 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
         return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
-    given = pod.read(root, asked.mode, rules.total_gpu_memory, looked_up)
-    client = _client(given, rules.catalogue)
+    client = pod.client(root["metadata"]["annotations"], rules.catalogue)
+    given = pod.read(root, asked.mode, client, rules.total_gpu_memory, looked_up)
+    template = rules.template.for_client(client) if client else rules.template
+    servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
+    if client is not None:
+        _check_client(given, client, servers)
     _check_calls(given, rules.total_gpu_memory)
-    injection.check_mounts(given.gpu_containers, rules.template)
-    populate_container.check_names(given, rules.template)
+    injection.check_mounts(given.gpu_containers, template)
+    populate_container.check_names(given, template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    commands = {each.pointer: _command(each, client, given.filters) for each in given.gpu_containers if each.program}
+    told = {each.pointer: demand.values(each.demand, client, rules.total_gpu_memory) for each in given.gpu_containers}
+    commands = {
+        each.pointer: _command(each, client, told[each.pointer], given.filters)
+        for each in given.gpu_containers
+        if each.program
+    }
+    variables = {each.pointer: _variables(client, told[each.pointer], servers) for each in given.gpu_containers}
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
     if problem := calls.too_long([*commands.values(), *kept]):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
-    return Patch(_operations(given, client, commands, rules), _warnings(given, client, rules))
+    return Patch(
+        _operations(given, client, commands, variables, template),
+        _warnings(given, client, variables, rules),
+        client.takes_tokens,
+    )
 
 
-def _client(given: Pod, catalogue: Catalogue) -> Client | None:
-    """The client that the pod asks for; None, with a problem, where there is none such."""
-    os, version = given.os, given.version
-    if os is None and version is None and catalogue.default is not None:
-        os, version = catalogue.default
-    if os is None or version is None:
-        for key, value in ((names.CLIENT_OS, os), (names.CLIENT_VERSION, version)):
-            if value is None:
-                given.annotations.entry(key).problem(f"must be set; {catalogue.choices()}")
-        return None
-    try:
-        return catalogue.find(os, version)
-    except UnknownClientError as error:
-        given.annotations.entry(f"{names.CLIENT_OS}, {names.CLIENT_VERSION}").problem(str(error))
-        return None
+def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
+    """Note what the pod asks of its client and this one cannot do."""
+    if given.filters and not client.uses("filters"):
+        given.annotations.entry(names.CLIENT_FILTER).problem(f"the client {client.name} takes no filter: remove it")
+    if client.wants_servers and not servers:
+        given.annotations.entry(names.CLIENT_SERVERS).problem(
+            f"the client {client.name} must know its servers, and none are known: name them here (HOST:PORT), or let"
+            " the operator name them in the pool, in the catalogue or in servers.conf"
+        )
 
 
 def _check_calls(given: Pod, total_megabytes: int) -> None:
@@ -76,15 +86,26 @@ def _check_calls(given: Pod, total_megabytes: int) -> None:
             container.field["command"].problem(problem)
 
 
-def _command(container: GpuContainer, client: Client, filters: tuple[str, ...]) -> list[str]:
+def _command(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> list[str]:
     """The command under the client."""
-    words = command.client_words(client.binary_path, container.demand, filters)
-    return container.program.under(words) if container.program else []
+    return container.program.under(wrapped_words(client.wrap, values, filters)) if container.program else []
 
 
-def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], rules: Rules) -> list[Operation]:
+def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[Variable]:
+    """What the client wants in the environment: its libraries, and what its entry says."""
+    libraries = Variable(names.LD_LIBRARY_PATH, client.library_path, prepends=":") if client.library_path else None
+    return [*([libraries] if libraries else []), *environment(client.env, values, servers)]
+
+
+def _operations(
+    given: Pod,
+    client: Client,
+    commands: Mapping[str, list[str]],
+    variables: Mapping[str, list[Variable]],
+    template: Template,
+) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
-    renamed = injection.volume_names(rules.template, given.volumes)
+    renamed = injection.volume_names(template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
         if container.program:
@@ -92,13 +113,13 @@ def _operations(given: Pod, client: Client, commands: Mapping[str, list[str]], r
             operations.append(write(f"{container.pointer}/command", commands[container.pointer]))
             if "args" in container.raw and not container.program.keeps_args:
                 operations.append(patch.remove(f"{container.pointer}/args"))
-        operations += injection.gpu_container(container, client, rules.template, renamed)
-    operations += injection.volumes(rules.template, given.spec, renamed)
-    operations += populate_container.init_containers(given, client, rules.template, renamed)
+        operations += injection.gpu_container(container, variables[container.pointer], template, renamed)
+    operations += injection.volumes(template, given.spec, renamed)
+    operations += populate_container.init_containers(given, client, template, renamed)
     return operations
 
 
-def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
+def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]], rules: Rules) -> list[str]:
     """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
@@ -121,7 +142,24 @@ def _warnings(given: Pod, client: Client, rules: Rules) -> list[str]:
         *(
             f"{each.field.path}: LD_LIBRARY_PATH of its image is not known: {each.image.reason}"
             for each in given.gpu_containers
-            if isinstance(each.image, Unreadable) and injection.takes_library_path(each)
+            if isinstance(each.image, Unreadable) and client.merges_library_path
+            if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
+        *(
+            f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
+            f" {shown(variable.value)}"
+            for each in given.gpu_containers
+            for variable in variables[each.pointer]
+            if variable.prepends is None and variable.name in names_of(each.env)
+        ),
+        *_not_enforced(client),
         *populate_container.warnings(given, client),
     ]
+
+
+def _not_enforced(client: Client) -> Iterator[str]:
+    """What is counted of a demand, and never told to a client that could not hold anybody to it."""
+    parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
+    untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]
+    if untold:
+        yield f"the client {client.name} is not told {' and '.join(untold)}: counted, and not enforced"

@@ -15,7 +15,10 @@ from bitfusiond.core import names
 from bitfusiond.core.admission import calls, command, demand, mounts
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
-from bitfusiond.core.clients.catalogue import LONGEST_CLIENT_NAME
+from bitfusiond.core.clients import entries
+from bitfusiond.core.clients.catalogue import Catalogue, UnknownClientError
+from bitfusiond.core.clients.client import BITFUSION, Client
+from bitfusiond.core.clients.entries import LONGEST_CLIENT_NAME
 from bitfusiond.core.fields import Field, Json, strings
 from bitfusiond.core.images.image import NONE, Image, Images, Unreadable
 from bitfusiond.core.text import shown
@@ -26,6 +29,7 @@ _MOST_VOLUMES = 1024
 _MOST_VARIABLES = 4096
 _LONGEST_NAME = 253  # characters; of an object in Kubernetes
 _LONGEST_FILTER = 4096  # characters; shlex takes time that grows with the square of a word's length
+_LONGEST_SERVERS = 4096
 
 
 class Mode(enum.Enum):
@@ -76,7 +80,8 @@ class OptIn:
 class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
-    ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``).
+    ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
+    client that goes before no program).
     ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
     ``image`` is None where nobody looked it up.
     """
@@ -106,13 +111,12 @@ class GpuContainer:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod that opted in. ``os`` and ``version`` are None where it names neither."""
+    """A pod that opted in. ``servers`` are those that it names itself, HOST:PORT."""
 
     annotations: Field
     spec: Field
-    os: str | None
-    version: str | None
     filters: tuple[str, ...]
+    servers: tuple[str, ...]
     volumes: list[Json]
     init_containers: list[Field]
     containers: list[Field]
@@ -147,8 +151,32 @@ def _mode(field: Field) -> Mode | None:
     return mode
 
 
-def read(pod: Field, mode: Mode | None, total_megabytes: int, images: Images = NONE) -> Pod:
-    """What ``pod``, which opted in, asks for.
+def client(annotations: Field, catalogue: Catalogue) -> Client | None:
+    """The client that a pod with these ``annotations`` asks for; None, with a problem, where there is none such."""
+    asked = [_client_name(annotations.entry(key)) for key in (names.CLIENT_NAME, names.CLIENT_OS, names.CLIENT_VERSION)]
+    name, os, version = asked
+    if name not in {None, BITFUSION}:
+        try:
+            return catalogue.named(str(name), os, version)
+        except UnknownClientError as error:
+            annotations.entry(names.CLIENT_NAME).problem(str(error))
+            return None
+    if os is None and version is None and catalogue.default is not None:
+        os, version = catalogue.default
+    if os is None or version is None:
+        for key, value in ((names.CLIENT_OS, os), (names.CLIENT_VERSION, version)):
+            if value is None:
+                annotations.entry(key).problem(f"must be set; {catalogue.choices()}")
+        return None
+    try:
+        return catalogue.find(os, version)
+    except UnknownClientError as error:
+        annotations.entry(f"{names.CLIENT_OS}, {names.CLIENT_VERSION}").problem(str(error))
+        return None
+
+
+def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: int, images: Images = NONE) -> Pod:
+    """What ``pod``, which opted in, asks for; ``chosen`` is its client, None = it asked for a wrong one.
 
     ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known; ``images`` were looked up.
     """
@@ -160,16 +188,16 @@ def read(pod: Field, mode: Mode | None, total_megabytes: int, images: Images = N
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
-        _gpu_container(*each, mode, total_megabytes, by_name, images, reads_command=reads_commands) for each in found
+        _gpu_container(*each, mode, chosen, total_megabytes, by_name, images, reads_command=reads_commands)
+        for each in found
     ]
     _check_number(spec, len(found))
     _check_platform(spec)
     return Pod(
         annotations,
         spec,
-        _client_name(annotations.entry(names.CLIENT_OS)),
-        _client_name(annotations.entry(names.CLIENT_VERSION)),
         _filters(annotations.entry(names.CLIENT_FILTER)),
+        _servers(annotations.entry(names.CLIENT_SERVERS)),
         volumes,
         groups["initContainers"],
         groups["containers"],
@@ -207,17 +235,19 @@ def _gpu_container(
     container: Field,
     resources: Resources,
     mode: Mode | None,
+    chosen: Client | None,
     total_megabytes: int,
     volumes: Mapping[str, Json],
     images: Images,
     *,
     reads_command: bool,
 ) -> GpuContainer:
-    is_ours = mode is not Mode.INJECTION
+    is_bitfusion = chosen is None or chosen.is_bitfusion
+    is_ours = mode is not Mode.INJECTION and (chosen is None or bool(chosen.wrap))
     name = container["image"].value
     image = images.get(name) if isinstance(name, str) else None
-    program = command.read(container, image) if reads_command and is_ours else None
-    if reads_command and not is_ours:
+    program = command.read(container, image, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
+    if reads_command and not is_ours and is_bitfusion:
         own: Sequence[Call] = calls.anywhere(argv(container))
     else:
         own = program.calls if program else ()
@@ -295,6 +325,14 @@ def _filters(field: Field) -> tuple[str, ...]:
         if problem:
             field.problem(problem)
     return tuple(f"{_FILTER_KEYS.get(key, key)}={wanted}" for key, _, wanted in pairs)
+
+
+def _servers(field: Field) -> tuple[str, ...]:
+    """HOST:PORT words of the servers annotation, separated by blanks or commas."""
+    text = _string(field)
+    if text is None or not _is_short(field, _LONGEST_SERVERS):
+        return ()
+    return tuple(entries.servers(Field(text.replace(",", " ").split(), field.path, field.problems)))
 
 
 def _wrong_filter(key: str, equals: str, wanted: str) -> str:

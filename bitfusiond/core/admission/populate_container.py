@@ -12,7 +12,7 @@ from bitfusiond.core.admission.injection import under_names
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Template
-from bitfusiond.core.clients.catalogue import Client
+from bitfusiond.core.clients.client import Client
 from bitfusiond.core.fields import Field, Json, mapping
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
@@ -40,15 +40,11 @@ def check_names(pod: Pod, template: Template) -> None:
 
 def init_containers(pod: Pod, client: Client, template: Template, renamed: Mapping[str, str]) -> list[Operation]:
     """The template's initContainers, in front of the pod's own: a GPU container among those needs the client too."""
+    if not template.init_containers:
+        return []
     first, *others = ({**each} for each in template.init_containers)
-    first["args"] = [*(first.get("args") or []), "--client-os", client.os, "--client-version", client.version]
-    largest = largest_resources(
-        [each.value for each in (*pod.init_containers, *pod.containers)], [each.raw for each in pod.gpu_containers]
-    )
-    resources = _with_own(largest, mapping(first, "resources"))
-    if resources:
-        first["resources"] = resources
-    first["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(first, "securityContext")}
+    if client.tree or client.takes_tokens:  # else it is one that the operator added
+        _fit(first, pod, client)
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -58,8 +54,28 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
 
 
+def _fit(container: Json, pod: Pod, client: Client) -> None:
+    """Tell the one that runs `bitfusiond --role init` its client, and give it the resources and the user of the pod."""
+    container["args"] = [*(container.get("args") or []), *_client_options(client)]
+    largest = largest_resources(
+        [each.value for each in (*pod.init_containers, *pod.containers)], [each.raw for each in pod.gpu_containers]
+    )
+    resources = _with_own(largest, mapping(container, "resources"))
+    if resources:
+        container["resources"] = resources
+    container["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(container, "securityContext")}
+
+
+def _client_options(client: Client) -> list[str]:
+    name = [] if client.is_bitfusion else ["--client-name", client.name]
+    options = (("--client-os", client.os), ("--client-version", client.version))
+    return [*name, *(word for option, value in options if value is not None for word in (option, value))]
+
+
 def warnings(pod: Pod, client: Client) -> list[str]:
     """What may keep the workload from the client or its token, as far as it can be seen."""
+    if not client.takes_tokens:
+        return _disk_warnings(pod, client)
     users = {_user(pod.spec, each) for each in pod.gpu_containers}
     user = _user(pod.spec, pod.gpu_containers[0])
     found = []
@@ -72,12 +88,15 @@ def warnings(pod: Pod, client: Client) -> list[str]:
         )
     if _is_unknown_non_root(pod):
         found.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
-    if client.size is not None and (limit := _disk_limit(pod)) is not None and limit < client.size:
-        found.append(
-            f"the client takes {-(-client.size // quantity.MEGABYTE)}M of ephemeral-storage, and the limits allow"
-            f" {limit // quantity.MEGABYTE}M in all: raise them"
-        )
-    return found
+    return [*found, *_disk_warnings(pod, client)]
+
+
+def _disk_warnings(pod: Pod, client: Client) -> list[str]:
+    limit = _disk_limit(pod)
+    if client.size is None or limit is None or limit >= client.size:
+        return []
+    size, allowed = -(-client.size // quantity.MEGABYTE), limit // quantity.MEGABYTE
+    return [f"the client takes {size}M of ephemeral-storage, and the limits allow {allowed}M in all: raise them"]
 
 
 def _disk_limit(pod: Pod) -> int | None:

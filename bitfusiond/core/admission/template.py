@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.mounts import mount_path
+from bitfusiond.core.clients.client import Client
 from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
@@ -15,6 +18,14 @@ _GROUPS = ("initContainers", "containers", "volumes")
 # The 0.4 integration's template carries a placeholder's image and name; they mean nothing and may stay.
 _CONTAINER_KEYS = frozenset({"name", "image", "env", "volumeMounts"})
 _OF_0_4 = "BITFUSION_CLIENT_OPT_PATH"
+_OPT = "/opt/bitfusion"  # where a workload sees what Bitfusion's client wants there
+# Where `--role init` has its volumes, unless it is told otherwise.
+_TARGETS = {
+    "--distro-target": "/bitfusion-distro",
+    "--opt-target": "/workload-container-opt",
+    "--tokens": "/root/.bitfusion",
+    "--client-dir": "/client",
+}
 
 
 class TemplateError(ValueError):
@@ -33,6 +44,33 @@ class Template:
     volume_mounts: tuple[Json, ...]
     volumes: tuple[Json, ...]
     mount_paths: frozenset[str]
+
+    def for_client(self, client: Client) -> Template:
+        """What of it serves ``client``: no volume that stays empty, and no initContainer that would fill none."""
+        if client.is_bitfusion:
+            return self
+        first, *others = self.init_containers
+        tree, opt, tokens, files = (_volumes_at(first, option) for option in _TARGETS)
+        unused = (opt - tree if client.tree else opt | tree) | (set() if client.takes_tokens else tokens | files)
+
+        def kept(mounts: Iterable[Json]) -> tuple[Json, ...]:
+            return tuple(each for each in mounts if each["name"] not in unused)
+
+        if client.tree or client.takes_tokens:
+            others = [{**first, "volumeMounts": list(kept(first["volumeMounts"]))}, *others]
+        mounts = tuple(each for each in kept(self.volume_mounts) if mount_path(each["mountPath"]) != _OPT)
+        paths = frozenset(mount_path(each["mountPath"]) for each in mounts)
+        return Template(tuple(others), self.env, mounts, kept(self.volumes), paths)
+
+
+def _volumes_at(container: Json, option: str) -> set[str]:
+    """The volumes that ``bitfusiond --role init`` in ``container`` finds where ``option`` says, or below."""
+    words = [*container.get("command", ()), *container.get("args", ())]
+    given = [then for word, then in pairwise(words) if word == option]
+    given += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    place = mount_path((given or [_TARGETS[option]])[-1])
+    paths = {each["mountPath"]: each["name"] for each in container.get("volumeMounts") or ()}
+    return {name for path, name in paths.items() if f"{mount_path(path)}/".startswith(f"{place}/")}
 
 
 def parse(document: object) -> Template:

@@ -12,10 +12,13 @@ from bitfusiond.core.admission import calls, command, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.pod import Mode
 from bitfusiond.core.admission.template import Template
-from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.clients.catalogue import Catalogue
+from bitfusiond.core.clients.client import BINARY, BITFUSION, Client, placeholders
 from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
 from bitfusiond.core.text import shown
 
+# Stands for every documented client: what is looked for in a pod is the same for all of them.
+_SOME_BITFUSION = Client(BITFUSION, library_path="/", takes_tokens=True)
 Largest = Mapping[str, int]
 _BLANKS = frozenset(" \t\n")
 Verdict = Allowed | Refusal | Untouched
@@ -36,6 +39,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Untouched("mirror pod")
     if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
+    client = _client(document, rules.catalogue)
     root["spec"].mapping()
     groups = pod.containers_of(root["spec"], more=len(rules.template.init_containers))
     serving = [each for containers in groups.values() for each in containers if _counted(each) > 0]
@@ -43,17 +47,26 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
         if asked.mode is not Mode.NONE:
-            root.problems.extend(_lost_parts(asked, groups, rules.template))
-        for container in serving:
+            root.problems.extend(_lost_parts(asked, groups, rules.template, client))
+        for container in serving if client.is_bitfusion else ():
             _check_calls(container, rules.total_gpu_memory)
         if asked.is_injected and largest is not None:
             root.problems.extend(_too_large(groups, largest))
-    return Refusal(root.problems) if root.problems else Allowed()
+    return Refusal(root.problems) if root.problems else Allowed(client.takes_tokens)
 
 
-def _lost_parts(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+def _client(document: Json, catalogue: Catalogue) -> Client:
+    """The client of the pod. What is not in this catalogue may have been in another replica's a moment ago."""
+    annotations = Field(document)["metadata"]["annotations"]
+    name = annotations.entry(names.CLIENT_NAME).value
+    is_other = isinstance(name, str) and name not in {"", BITFUSION}
+    return pod.client(annotations, catalogue) or (Client(name) if is_other else _SOME_BITFUSION)
+
+
+def _lost_parts(asked: pod.OptIn, groups: _Groups, whole: Template, client: Client) -> Iterator[str]:
     """What mutation adds must still be there: without it the pod would start without a GPU."""
-    missing = [*_missing_in_pod(asked, groups, template), *_missing_in_containers(asked, groups, template)]
+    template = whole.for_client(client)
+    missing = [*_missing_in_pod(asked, groups, template), *_missing_in_containers(asked, groups, template, client)]
     if missing:
         yield (
             "the pod opted in but was not injected, or another webhook took parts away: "
@@ -82,7 +95,7 @@ def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> It
             yield f"spec.initContainers has no {container['name']}"
 
 
-def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template, client: Client) -> Iterator[str]:
     paths = sorted({mount["mountPath"] for mount in template.volume_mounts})
     served = False
     for container in (each for containers in groups.values() for each in containers):
@@ -92,22 +105,28 @@ def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template
                 yield f"{container.path}.resources still asks for {key}"
         if _counted(container) > 0:
             served = True
-            for part in _missing_in_container(container.value, paths, wrapped=asked.mode is Mode.ALL):
+            for part in _missing_in_container(container.value, paths, client, wrapped=asked.mode is Mode.ALL):
                 yield f"{container.path} has no {part}"
     if not served:
         yield f"no container has {names.GPU}"
 
 
-def _missing_in_container(container: Json, paths: list[str], *, wrapped: bool) -> Iterator[str]:
+def _missing_in_container(container: Json, paths: list[str], client: Client, *, wrapped: bool) -> Iterator[str]:
     """With ``wrapped`` the command must call the client: whichever, as the replica that mutated the pod may have had
     another catalogue a moment ago.
     """
     mounted = names_of(objects(container.get("volumeMounts")), "mountPath")
     yield from (f"mount at {path}" for path in paths if path not in mounted)
-    if names.LD_LIBRARY_PATH not in names_of(objects(container.get("env"))):
-        yield names.LD_LIBRARY_PATH
-    if wrapped:
+    wanted = [names.LD_LIBRARY_PATH] if client.library_path else []
+    wanted += [each.name for each in client.env if not placeholders(each.name) | placeholders(each.value)]
+    present = names_of(objects(container.get("env")))
+    yield from (name for name in wanted if name not in present)
+    if wrapped and client.is_bitfusion:
         yield from _missing_in_command(pod.argv(Field(container)))
+    elif wrapped and client.wrap:
+        program = client.wrap[0][0].format(binary=client.binary_path)
+        if not any(program in word for word in pod.argv(Field(container))):
+            yield f"{program} in its command"
 
 
 def _missing_in_command(argv: list[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The client catalogue: which Bitfusion client serves a guest OS and a version, and where its files are in a pod."""
+"""The client catalogue: which remoting client serves a pod, and where its files are there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import quantity
+from bitfusiond.core.clients import entries
+from bitfusiond.core.clients.client import BINARY, BITFUSION, Client, Group
+from bitfusiond.core.clients.entries import LONGEST_CLIENT_NAME
+from bitfusiond.core.fields import Field
 from bitfusiond.core.text import shown
 
-BINARY = "/usr/bin/bitfusion"  # in every tree
+_KEYS = ("BitfusionClients", "Clients", "Default")
 _FIELDS = ("BitfusionVersion", "OSVersion", "BinaryPath", "EnvVariable")
 _SIZE = "Size"  # ours, and optional
 _NAMES = ("BitfusionVersion", "OSVersion")  # by which a pod asks for a client
-LONGEST_CLIENT_NAME = 63  # characters
+# What `bitfusion run` takes. A container asks for a share of memory by one of the two.
+_WRAP: tuple[Group, ...] = (
+    ("{binary}", "run", "-n", "{gpus}"),
+    ("-m", "{megabytes}"),
+    ("-p", "{fraction}"),
+    ("--filter", "{filters}"),
+    ("--",),
+)
 
 
 class CatalogueError(ValueError):
@@ -26,41 +37,18 @@ class UnknownClientError(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """One entry: ``binary_path`` is ``<tree>/usr/bin/bitfusion``, ``library_path`` a directory in the same tree.
-
-    ``size`` is what the tree takes on a disk, in bytes; None = not known.
-    """
-
-    os: str
-    version: str
-    binary_path: str
-    library_path: str
-    size: int | None = None
-
-    @property
-    def package(self) -> str:
-        """The name of the tree: the file name of the package that it was unpacked from."""
-        return posixpath.basename(self.binary_path.removesuffix(BINARY))
-
-    @property
-    def wants_reachable(self) -> bool:
-        """Whether its servers.conf needs the field ``reachable``: the clients before version 4 do.
-
-        Source: the README of the 0.4 integration, section 2.2, Option B (for its "client version 3.5").
-        """
-        return int(self.version[0]) < 4 if self.version[:1].isdecimal() else False
-
-
-@dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Clients by (OS, version), in the order of the file, and the pair for pods that name neither."""
+    """The documented clients by (OS, version), and ``others``, in the order of the file.
+
+    ``default`` is the pair for pods that name neither OS nor version.
+    """
 
     clients: Mapping[tuple[str, str], Client]
     default: tuple[str, str] | None = None
+    others: tuple[Client, ...] = ()
 
     def find(self, os: str, version: str) -> Client:
-        """Raises UnknownClientError that lists what there is."""
+        """A documented client. Raises UnknownClientError that lists what there is."""
         try:
             return self.clients[os, version]
         except KeyError:
@@ -69,39 +57,73 @@ class Catalogue:
             ) from None
 
     def choices(self) -> str:
-        pairs = ", ".join(shown(f"{os}/{version}") for os, version in self.clients)
+        pairs = ", ".join(shown(str(client)) for client in self.clients.values())
         return f"choose one of {pairs} (os/version)"
+
+    def named(self, name: str, os: str | None, version: str | None) -> Client:
+        """The client ``name``, other than Bitfusion's, for what a pod says of OS and version; None = nothing.
+
+        Raises UnknownClientError that lists what there is.
+        """
+        known = [each for each in self.others if each.name == name]
+        if not known:
+            all_names = dict.fromkeys([BITFUSION, *(each.name for each in self.others)])
+            raise UnknownClientError(f"there is no client {shown(name)}; choose one of {', '.join(all_names)}")
+        fitting = [
+            each
+            for each in known
+            if (os is None or each.os in {None, os}) and (version is None or each.version in {None, version})
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+        asked = "".join(f" {word} {shown(value)}" for word, value in (("os", os), ("version", version)) if value)
+        problem = f"several clients {name} fit" if fitting else f"there is no client {name} for{asked}"
+        raise UnknownClientError(f"{problem}; choose os and version of one of {', '.join(map(str, fitting or known))}")
 
 
 def parse(document: object) -> Catalogue:
     """The catalogue out of a parsed ``bitfusion-client-config.yaml``. Raises CatalogueError."""
     if not isinstance(document, dict):
         raise CatalogueError("the file must be a mapping with the key BitfusionClients")
-    entries = document.get("BitfusionClients")
-    if not isinstance(entries, list) or not entries:
+    file = Field(document)
+    others = entries.read(file["Clients"])
+    documented = document.get("BitfusionClients", [] if others or file.problems else None)
+    if not isinstance(documented, list) or not (documented or others or file.problems):
         raise CatalogueError("BitfusionClients must be a list with at least one client")
-    wheres = [f"BitfusionClients[{index}]" for index in range(len(entries))]
-    faults = [_faults(entry, where) for entry, where in zip(entries, wheres, strict=True)]
+    wheres = [f"BitfusionClients[{index}]" for index in range(len(documented))]
+    faults = [_faults(entry, where) for entry, where in zip(documented, wheres, strict=True)]
     problems = [*itertools.chain.from_iterable(faults)]
     clients: dict[tuple[str, str], Client] = {}
-    for entry, where, wrong in zip(entries, wheres, faults, strict=True):
+    for entry, where, wrong in zip(documented, wheres, faults, strict=True):
         if wrong:
             continue
-        version, os, binary, library = (str(entry[field]) for field in _FIELDS)
-        if (os, version) in clients:
-            problems.append(f"{where}: a second client for {shown(f'{os}/{version}')}: keep one of them")
-        size = quantity.integer(entry[_SIZE]) if _SIZE in entry else None
-        clients[os, version] = Client(os, version, binary, library, size)
+        client = _bitfusion(entry)
+        pair = (str(client.os), str(client.version))
+        if pair in clients:
+            problems.append(f"{where}: a second client for {shown(str(client))}: keep one of them")
+        clients[pair] = client
     default = document.get("Default")
-    problems += _faults_of_default(default, clients)
-    problems += [
-        f"unknown key {key!r}: allowed are BitfusionClients, Default"
-        for key in document
-        if key not in {"BitfusionClients", "Default"}
-    ]
+    problems += [*file.problems, *_faults_of_default(default, clients)]
+    problems += [f"unknown key {key!r}: allowed are {', '.join(_KEYS)}" for key in document if key not in _KEYS]
     if problems:
         raise CatalogueError("; ".join(problems))
-    return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None)
+    return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None, others)
+
+
+def _bitfusion(entry: Mapping[str, object]) -> Client:
+    """A documented entry, as what it is short for."""
+    version, os, binary, library = (str(entry[field]) for field in _FIELDS)
+    return Client(
+        name=BITFUSION,
+        os=os,
+        version=version,
+        tree=binary.removesuffix(BINARY),
+        binary_path=binary,
+        library_path=library,
+        wrap=_WRAP,
+        takes_tokens=True,
+        size=quantity.integer(entry[_SIZE]) if _SIZE in entry else None,
+    )
 
 
 def _faults(entry: object, where: str) -> list[str]:

@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from bitfusiond.core.clients.catalogue import BINARY
+from bitfusiond.core.clients.client import BINARY
+from bitfusiond.core.clients.entries import ROOT
 from bitfusiond.core.fields import Json
 from bitfusiond.core.quantity import MEGABYTE
 from bitfusiond.core.text import shown
@@ -23,7 +24,6 @@ NAMES = (
 )
 PROGRAM = BINARY.removeprefix("/")
 OPT = "opt/bitfusion"
-_ROOT = "/bitfusion"  # where a pod sees the trees, wherever they were unpacked
 _OS = r"bitfusion-client-(?P<os>[a-z]+)(?P<release>\d+)"
 _VERSION = r"(?P<version>\d+(\.\d+){2,})-[A-Za-z0-9.~+]+"
 _FORMS = {
@@ -106,7 +106,7 @@ def document(
 
 
 def _entry(package: Package, libraries: str, size: int | None) -> dict[str, str]:
-    tree = f"{_ROOT}/{package.file}"
+    tree = f"{ROOT}/{package.file}"
     return {
         "BitfusionVersion": package.version,
         "OSVersion": package.os,

@@ -34,8 +34,17 @@ def addresses(document: object) -> list[tuple[str, int]]:
     unique: dict[tuple[str, int], None] = {}
     for index, server in enumerate(_servers(document)):
         for field, value in _addresses_of(server, f"servers[{index}]"):
-            unique[_address(value, field)] = None
+            unique[address(value, field)] = None
     return list(unique)
+
+
+def one_each(document: object) -> list[str]:
+    """HOST:PORT of each server, the one that it is reached by first. ``document`` is the parsed servers.conf.
+
+    Raises ServersError.
+    """
+    addresses(document)
+    return [str(_addresses_of(server, "servers")[0][1]).strip() for server in _servers(document)]
 
 
 def with_reachable(document: object) -> Json | None:
@@ -88,7 +97,7 @@ def _reachable_first(server: Server) -> Server:
     return {"reachable": server["addresses"][0]} | {key: value for key, value in server.items() if key != "reachable"}
 
 
-def _address(value: object, field: str) -> tuple[str, int]:
+def address(value: object, field: str) -> tuple[str, int]:
     """(host, port) of ``HOST:PORT``; ``field`` is its path in messages. Raises ServersError."""
     wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
     if not isinstance(value, str):

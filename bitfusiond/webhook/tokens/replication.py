@@ -13,8 +13,8 @@ from __future__ import annotations
 import base64
 import random
 from collections import Counter
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 
 import trio
 import yaml
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond import logs
 from bitfusiond.core import names
+from bitfusiond.core.clients import servers_conf
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
@@ -294,6 +295,13 @@ class Replication:
         }
         return [Key(namespace, token) for namespace in self._admitted]
 
+    def servers(self) -> Sequence[str]:
+        """The servers that servers.conf names, HOST:PORT; none where it is missing, wrong or very large."""
+        for token, source in self._inventory.contents.items():
+            if token.file == names.SERVERS_CONF and isinstance(source, Content) and len(source.data) < _LARGEST_CHECKED:
+                return _servers(source.data)
+        return ()
+
     def _read_sources(self) -> None:
         """Say what became of the sources, and have the copies follow."""
         self._wake.set()
@@ -397,6 +405,14 @@ async def _check_yaml(token: Token, source: Content) -> None:
     problem = await trio.to_thread.run_sync(_yaml_problem, source.data, abandon_on_cancel=True)
     if problem is not None:
         _log.warning("token is not YAML, copied all the same", secret=source.origin, key=token.file, problem=problem)
+
+
+@lru_cache(maxsize=1)
+def _servers(data: str) -> tuple[str, ...]:
+    try:
+        return tuple(servers_conf.one_each(yaml.load(base64.b64decode(data).decode(), Loader=_YAML)))  # noqa: S506
+    except (ValueError, yaml.YAMLError):
+        return ()
 
 
 def _yaml_problem(data: str) -> str | None:

@@ -12,6 +12,8 @@ from typing import Any
 from bitfusiond.core import names
 from bitfusiond.core.admission.command import Program
 from bitfusiond.core.admission.decision import Rules
+from bitfusiond.core.admission.template import Template
+from bitfusiond.core.clients.client import BITFUSION
 
 Pod = dict[str, Any]
 SECTIONS = ("limits", "requests")
@@ -109,7 +111,7 @@ def patched(before: Pod, after: Pod, configuration: Rules) -> None:
     changed = ("containers", "initContainers", "volumes")
     assert same(_without(spec, *changed), _without(old, *changed))
     _volumes(spec["volumes"], old.get("volumes") or [])
-    ours = [each["name"] for each in configuration.template.init_containers]
+    ours = [each["name"] for each in _template(was["annotations"], configuration).init_containers]
     assert [each["name"] for each in spec["initContainers"][: len(ours)]] == ours, "not first"
     assert not any(names.DOMAIN in key for key in _asked(spec["initContainers"][0]))
     rest = spec["initContainers"][len(ours) :]
@@ -120,6 +122,15 @@ def patched(before: Pod, after: Pod, configuration: Rules) -> None:
                 _gpu_container(now, then, configuration, injection=injection)
             else:
                 assert same(now, then), "a container without GPUs was changed"
+
+
+def _template(annotations: Pod, configuration: Rules) -> Template:
+    """What of the template serves the client that the pod asked for."""
+    name = annotations.get(names.CLIENT_NAME) or BITFUSION
+    if name == BITFUSION:
+        return configuration.template
+    given = (annotations.get(key) or None for key in (names.CLIENT_OS, names.CLIENT_VERSION))
+    return configuration.template.for_client(configuration.catalogue.named(name, *given))
 
 
 def _without(of: Pod, *keys: str) -> Pod:
@@ -171,7 +182,8 @@ def _shares(asked: Pod, total: int) -> int:
 
 def _variables(now: list[Pod], then: list[Pod], configuration: Rules) -> None:
     """Every variable of the user keeps its place and content, but for the library path, which keeps its value."""
-    libraries = {client.library_path for client in configuration.catalogue.clients.values()}
+    known = configuration.catalogue
+    libraries = {client.library_path or "" for client in (*known.clients.values(), *known.others)}
     last = next(each for each in reversed(now) if each.get("name") == names.LD_LIBRARY_PATH)
     value = last["value"]
     # By its length: a catalogue may name several directories as one, with colons between them.

@@ -80,7 +80,7 @@ def commands(data: bytes) -> None:
     words, args = choices.texts(), choices.texts(3)
     percent = 1 + choices.below(100)
     filters = [f"device.name={choices.text()}" for _ in range(choices.below(3))]
-    client = command.client_words(pods.BINARY, Demand(1, percent, None, percent), filters)
+    client = pods.client_words(pods.BINARY, Demand(1, percent, None, percent), filters)
     try:
         result = command.program(words, args)
     except command.CommandError as error:

@@ -290,7 +290,7 @@ def test_a_namespace_that_is_ending_is_the_only_row_and_no_deploy_is_asked_for_b
 
 
 def test_a_pod_that_came_back_as_it_went_was_not_asked_about() -> None:
-    stored = proof.pod("default", ("ubuntu18", "450"))
+    stored = proof.pod("default", proof.client_of(None))
     assert proof.judge(stored).outcome is Outcome.NOT_ASKED
 
 

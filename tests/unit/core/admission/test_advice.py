@@ -39,6 +39,11 @@ def _annotated(**annotations: Any) -> Pod:
     return pod(annotations={keys[key]: value for key, value in annotations.items()})
 
 
+def _other(annotations: Pod) -> Pod:
+    """A pod of another client than Bitfusion's."""
+    return pod(annotations={names.CLIENT_NAME: "pocl", names.CLIENT_SERVERS: "h:1", **annotations})
+
+
 def _without_os() -> Pod:
     given = pod()
     del given["metadata"]["annotations"][names.CLIENT_OS]
@@ -126,6 +131,9 @@ ADVICE: list[tuple[str, Pod, Pod]] = [
     ("mount yours elsewhere", _mounts("/bitfusion"), _mounts("/data")),
     ("lies above /opt/bitfusion", _mounts("/opt", readOnly=True), _mounts("/data", readOnly=True)),
     ("choose another", pod(container(name="populate")), pod(container(name="other"))),
+    ("takes no filter: remove it", _other({names.CLIENT_FILTER: "device.id=0"}), _other({})),
+    ("name them here (HOST:PORT)", _other({names.CLIENT_SERVERS: ""}), _other({})),
+    ("choose one of bitfusion, lupine", _other({names.CLIENT_NAME: "x"}), _other({})),
     ("linux on amd64 only", pod(os={"name": "windows"}), pod(os={"name": "linux"})),
     (
         "ask for less there",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bitfusiond.core.admission import command
 from bitfusiond.core.admission.demand import Demand
-from tests.pods import argv
+from tests.pods import argv, client_words
 
 CLIENT = ["/B/bitfusion", "run", "-n", "1", "-p", "0.500000", "--"]
 C = shlex.join(CLIENT)
@@ -267,7 +267,7 @@ def test_what_may_be_a_call_and_is_not_known_to_be_one_is_noticed(words: list[st
     ],
 )
 def test_the_client_is_asked_for_what_the_pod_asks(demand: Demand, filters: list[str], words: list[str]) -> None:
-    assert command.client_words("/B/bitfusion", demand, filters) == ["/B/bitfusion", "run", *words, "--"]
+    assert client_words("/B/bitfusion", demand, filters) == ["/B/bitfusion", "run", *words, "--"]
 
 
 # What runs must be what the user wrote. A stand-in client records its words and runs what is behind `--`.
@@ -314,7 +314,7 @@ def _asked(filters: list[str]) -> list[str]:
 
 
 def _ran(machine: Path, words: list[str], args: list[str], filters: list[str]) -> tuple[list[str], list[str]]:
-    client = command.client_words(str(machine / "bitfusion"), HALF, filters)
+    client = client_words(str(machine / "bitfusion"), HALF, filters)
     program = command.program(words, args)
     container = {"command": program.under(client), "args": args if program.keeps_args else []}
     return _recorded(machine, argv(container))
@@ -353,7 +353,7 @@ def test_a_plain_script_reaches_the_program_word_for_word(
 def test_what_a_shell_reads_from_a_written_script_is_the_users_words(words: list[str], value: str) -> None:
     """By ``shlex``, for any script: either it is left whole, or its words are still the user's."""
     script = shlex.join(["program", *words])
-    client = command.client_words("/B/bitfusion", HALF, [f"device.name={value}"])
+    client = client_words("/B/bitfusion", HALF, [f"device.name={value}"])
     written = argv({"command": command.program(["/bin/sh", "-c", script], []).under(client)})
     assert script.replace("$$", "$") in (written[-1], " ".join(shlex.split(written[-1])[-1 - len(words) :]))
     if written[0] == "/bin/sh":
@@ -368,7 +368,7 @@ def test_quotes_pipes_and_expansions_do_what_the_user_meant(machine: Path) -> No
 
 
 def test_a_kubelet_variable_reaches_the_program_whole(machine: Path) -> None:
-    client = command.client_words(str(machine / "bitfusion"), HALF, [])
+    client = client_words(str(machine / "bitfusion"), HALF, [])
     words = command.program(["program x"], ["--name=$(NAME)", "$$(NAME)"]).under(client)
     _, program = _recorded(machine, argv({"command": words}, {"NAME": 'it\'s; a "test"'}))
     assert program == ["x", '--name=it\'s; a "test"', "$(NAME)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import jsonpatch
@@ -16,6 +17,7 @@ from bitfusiond.core.admission.decision import Allowed, Patch, Refusal
 from bitfusiond.core.admission.images import MOST_PULL_SECRETS, Needed
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.clients.client import Client
 from bitfusiond.core.images.image import Image, Images, Unreadable
 from tests.pods import BINARY, LIBRARIES, NAMESPACE, Pod, argv, container, pod, rules
 
@@ -204,3 +206,31 @@ def test_with_a_command_a_library_path_that_is_not_known_is_a_warning() -> None:
     assert warnings == [f"spec.containers[0]: LD_LIBRARY_PATH of its image is not known: {UNREADABLE.reason}"]
     own = container(env=[{"name": "LD_LIBRARY_PATH", "value": "/x"}])
     assert admitted(pod(own), {"i": UNREADABLE})[1] == []
+
+
+# --- other clients ----------------------------------------------------------------------------------------------------
+
+
+def of_client(document: Pod, name: str) -> Pod:
+    annotations = {names.MANAGEMENT: "all", names.CLIENT_NAME: name, names.CLIENT_SERVERS: "gpu-a:14833"}
+    document["metadata"]["annotations"] = annotations
+    return document
+
+
+def test_a_client_that_goes_before_no_program_leaves_the_command_to_the_image() -> None:
+    given = of_client(pod(bare()), "lupine")
+    needed = images.needed(given, NAMESPACE, rules())
+    assert needed is not None
+    assert needed.images == {"i": True}, "for its LD_LIBRARY_PATH"
+    first, warnings = admitted(given, {"i": PYTHON})
+    assert "command" not in first
+    assert variable(first).endswith(":/opt/libs")
+    first, warnings = admitted(given, {"i": UNREADABLE})
+    assert "command" not in first
+    assert any("LD_LIBRARY_PATH of its image is not known" in each for each in warnings)
+
+
+def test_a_client_without_libraries_needs_nothing_of_an_image() -> None:
+    catalogue = replace(rules().catalogue, others=(Client("none"),))
+    chosen = replace(rules(), catalogue=catalogue)
+    assert images.needed(of_client(pod(bare()), "none"), NAMESPACE, chosen) is None

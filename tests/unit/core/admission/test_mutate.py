@@ -85,7 +85,7 @@ def _without_ours(patched: Pod, before: Pod) -> Pod:
     for each in _containers(left):
         original = originals[each["name"]]
         if names.GPU_AMOUNT in _asks(original):
-            _take_back(each, original, client.library_path)
+            _take_back(each, original, str(client.library_path))
         _drop_requests(each)
     return left
 

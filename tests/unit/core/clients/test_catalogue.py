@@ -71,7 +71,7 @@ def test_clients_before_version_4_want_reachable(version: str, wants: bool) -> N
         ({"BitfusionClients": [_entry(BitfusionVersion=True)]}, "BitfusionClients[0].BitfusionVersion must be a string"),
         ({"BitfusionClients": [_entry(Size="big")]}, "[0].Size must be a number of bytes such as 350M, not 'big'"),
         ({"BitfusionClients": [_entry(Colour="red")]}, "BitfusionClients[0]: unknown key 'Colour'"),
-        ({"BitfusionClients": [_entry()], "Clients": 1}, "unknown key 'Clients': allowed are BitfusionClients, Default"),
+        ({"BitfusionClients": [_entry()], "Client": 1}, "unknown key 'Client': allowed are BitfusionClients, Clients, Default"),
         ({"BitfusionClients": [_entry(), _entry()]}, "BitfusionClients[1]: a second client for ubuntu18/450: keep one of them"),
         ({"BitfusionClients": [_entry(BinaryPath="bitfusion")]}, "BinaryPath must be /bitfusion/PACKAGE/usr/bin/bitfusion"),
         ({"BitfusionClients": [_entry(BinaryPath="/../usr/bin/bitfusion")]}, "BinaryPath must be"),

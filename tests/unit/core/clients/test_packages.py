@@ -35,7 +35,7 @@ def test_the_packaged_catalogue_is_what_its_packages_make() -> None:
     """All eight documented clients, each from its package's name alone."""
     known = read.load_clients(None)
     found = [packages.parse(client.package) for client in known.clients.values()]
-    assert catalogue.parse(packages.document(dict.fromkeys(found, LIBRARIES))) == known
+    assert catalogue.parse(packages.document(dict.fromkeys(found, LIBRARIES))).clients == known.clients
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_init_installs_a_client_that_no_packaged_catalogue_has(place: Place) -> 
     for top in OPT:
         assert shape(pod.opt_target / top) == copied_shape(place.out / RPM / "opt/bitfusion" / top)
     client = read.load_clients(place.catalogue).find("rocky9", "461")
-    seen = pod.distro_target / client.library_path.removeprefix("/bitfusion/")
+    seen = pod.distro_target / str(client.library_path).removeprefix("/bitfusion/")
     assert (seen / "libbitfusion.so").resolve().is_file()
 
 

@@ -1,0 +1,223 @@
+"""The entries of ``Clients``: any remoting client in the operator's catalogue, each field checked before it is used."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from bitfusiond.core import names, quantity
+from bitfusiond.core.clients import servers_conf
+from bitfusiond.core.clients.client import (
+    BITFUSION,
+    INDEX,
+    SERVER,
+    SERVERS,
+    VARIABLE_PLACEHOLDERS,
+    WRAP_PLACEHOLDERS,
+    Client,
+    Group,
+    Variable,
+    placeholders,
+)
+from bitfusiond.core.fields import Field, mapping
+from bitfusiond.core.text import shown
+
+ROOT = "/bitfusion"  # where a pod sees the trees
+LONGEST_CLIENT_NAME = 63  # characters
+_MOST_ENTRIES = 100
+_MOST_VARIABLES = 100
+_KEYS = (
+    "Name",
+    "Version",
+    "OSVersion",
+    "Tree",
+    "Binary",
+    "Wrap",
+    "Env",
+    "Libraries",
+    "Servers",
+    "Tokens",
+    "Size",
+)
+_TREE = re.compile(rf"{ROOT}/[A-Za-z0-9_][A-Za-z0-9._-]*")
+_TAKEN = f"{ROOT}/opt"  # the packaged template's link for /opt/bitfusion
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FORMS = (("Value", "Prepend"), ("PerServer", "Join"))
+
+
+def read(clients: Field) -> tuple[Client, ...]:
+    """The clients of the list ``Clients``; what is wrong with one is a problem of its field."""
+    found: dict[tuple[str, str | None, str | None], Client] = {}
+    for entry in clients.items(_MOST_ENTRIES):
+        before = len(entry.problems)
+        client = _client(entry)
+        key = (client.name, client.os, client.version)
+        if key in found:
+            entry.problem(f"a second client {client}: keep one of them")
+        elif len(entry.problems) == before:
+            found[key] = client
+    return tuple(found.values())
+
+
+def _client(entry: Field) -> Client:
+    for key in entry.value:
+        if key not in _KEYS:
+            entry.problem(f"unknown key {key!r}: allowed are {', '.join(_KEYS)}")
+    tree, binary = _path(entry["Tree"]), _path(entry["Binary"])
+    if tree and (not _TREE.fullmatch(tree) or tree == _TAKEN):
+        entry["Tree"].problem(f"{shown(tree)} must be {ROOT}/NAME, and not {_TAKEN}")
+    client = Client(
+        name=_name(entry["Name"]),
+        os=_label(entry["OSVersion"]),
+        version=_label(entry["Version"]),
+        tree=tree,
+        binary_path=binary,
+        library_path=_path(entry["Libraries"]),
+        wrap=_wrap(entry["Wrap"], has_binary=binary is not None),
+        env=tuple(_env(entry["Env"])),
+        servers=tuple(servers(entry["Servers"])),
+        takes_tokens=_tokens(entry["Tokens"]),
+        size=_size(entry["Size"]),
+    )
+    if all(entry.value.get(key) in (None, [], {}) for key in ("Wrap", "Env", "Libraries")):
+        entry.problem("needs Wrap, Env or Libraries: with none of them no program would reach a GPU")
+    return client
+
+
+def _name(field: Field) -> str:
+    if not isinstance(field.value, str) or not re.fullmatch(names.LABEL, field.value):
+        field.problem(f"{shown(field.value)} is not a name of at most 63 lower-case letters, digits and -")
+    elif field.value == BITFUSION:
+        field.problem(f"{BITFUSION} is the name of the entries of BitfusionClients: take another")
+    return str(field.value)
+
+
+def _label(field: Field) -> str | None:
+    """A version or an OS. YAML reads an unquoted 2.1 as a number, which is taken as it is written."""
+    value = field.value
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and value.strip()):
+        field.problem(f"{shown(value)} is not a string that is not empty")
+    elif len(str(value)) > LONGEST_CLIENT_NAME:
+        field.problem(f"has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed")
+    return str(value)
+
+
+def _path(field: Field) -> str | None:
+    value = field.value
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.startswith("/") or posixpath.normpath(value) != value.rstrip("/"):
+        field.problem(f"{shown(value)} is not an absolute path without . and ..")
+    return str(value)
+
+
+def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
+    """A word, or a list of words that stand or fall together."""
+    if field.value is None:
+        return ()
+    if not isinstance(field.value, list):
+        field.problem(f"must be a list of words, not {shown(field.value)}")
+        return ()
+    groups: list[Group] = []
+    for index, each in enumerate(field.value):
+        item = Field(each, f"{field.path}[{index}]", field.problems)
+        words = [each] if isinstance(each, str) else item.strings()
+        if not words:
+            item.problem(f"{shown(each)} is not a word, or a list of words")
+        for word in words:
+            _check_placeholders(item, word, WRAP_PLACEHOLDERS)
+        groups.append(tuple(words))
+    used = {name for group in groups for word in group for name in _known(word)}
+    if "binary" in used and not has_binary:
+        field.problem("{binary} needs the field Binary, the path of the client's program")
+    if groups and any(_known(word) - {"binary"} for word in groups[0]):
+        field.problem(f"begins with {shown(groups[0][0])}: the first word must be the client's program")
+    return tuple(groups)
+
+
+def _env(field: Field) -> Iterable[Variable]:
+    for name in field.mapping(_MOST_VARIABLES):
+        variable = field.entry(name)
+        if found := _variable(str(name), variable):
+            yield found
+
+
+def _variable(name: str, field: Field) -> Variable | None:
+    """One variable: its value, or a mapping that says more of it."""
+    before = len(field.problems)
+    given = {"Value": field.value} if isinstance(field.value, str) else mapping(field.value)
+    form = next((form for form in _FORMS if form[0] in given), ())
+    if not form or not {*given} <= {*form, "Prepend"} or not all(isinstance(each, str) for each in given.values()):
+        field.problem(
+            f"{shown(field.value)} is not a text, nor {{Value: TEXT, Prepend: SEPARATOR}}, nor"
+            " {PerServer: TEXT, Join: SEPARATOR}"
+        )
+        return None
+    value, between = given[form[0]], given.get("Join", " ") if form[0] == "PerServer" else None
+    _check_placeholders(field, name, (INDEX,))
+    _check_placeholders(field, value, VARIABLE_PLACEHOLDERS)
+    if len(field.problems) > before:
+        return None
+    if not _VARIABLE.fullmatch(name.replace("{" + INDEX + "}", "0")):
+        field.problem("is not the name of a variable")
+    if name == names.LD_LIBRARY_PATH:
+        field.problem("is what Libraries is for")
+    one_server = {SERVER, INDEX} & _known(value)
+    if between is None and one_server and INDEX not in _known(name):
+        field.problem(f"{{{min(one_server)}}} is of one server: put {{{INDEX}}} into the name, or write PerServer")
+    if (one_server or between is not None or INDEX in _known(name)) and SERVERS in _known(value):
+        field.problem("{servers} are all servers, and this is once a server")
+    if between is not None and INDEX in _known(name):
+        field.problem("PerServer joins all servers in one variable: no {index} in its name")
+    return Variable(name, value, between, given.get("Prepend"))
+
+
+def _check_placeholders(field: Field, text: str, allowed: Sequence[str]) -> None:
+    try:
+        unknown = placeholders(text) - set(allowed)
+    except ValueError as error:
+        field.problem(f"{shown(text)}: {error}")
+        return
+    for name in sorted(unknown):
+        field.problem(f"{{{name}}} is unknown here: allowed are {', '.join(f'{{{each}}}' for each in allowed)}")
+
+
+def _known(text: str) -> frozenset[str]:
+    """The placeholders of ``text``; none where it is wrong, which is said already."""
+    try:
+        return placeholders(text)
+    except ValueError:
+        return frozenset()
+
+
+def servers(field: Field) -> list[str]:
+    """Addresses of servers, HOST:PORT."""
+    found = field.strings()
+    if field.value == []:
+        field.problem("must name at least one server, HOST:PORT")
+    for index, each in enumerate(found):
+        try:
+            servers_conf.address(each, f"{field.path}[{index}]")
+        except servers_conf.ServersError as error:
+            field.problems.append(str(error))
+    return found
+
+
+def _tokens(field: Field) -> bool:
+    if field.value not in (None, "none", BITFUSION):
+        field.problem(f"{shown(field.value)} is not one of none, {BITFUSION}")
+    return bool(field.value == BITFUSION)
+
+
+def _size(field: Field) -> int | None:
+    if field.value is None:
+        return None
+    try:
+        return quantity.integer(field.value)
+    except ValueError:
+        field.problem(f"must be a number of bytes such as 350M, not {shown(field.value)}")
+        return None
