@@ -22,7 +22,8 @@ from bitfusiond.registry.wire import Answer, Session, TooLargeError
 _TOKEN_LIMIT = 64 * 1024  # bytes of the answer that holds a token
 _MOST_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PARAMETER = re.compile(r'([A-Za-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_LONGEST_CHALLENGE = 4096  # characters of a header WWW-Authenticate
+_PARAMETER = re.compile(r'(?<![A-Za-z_])([A-Za-z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _TOKEN = re.compile(r"[!-~]+")
 
 KnownImage = Callable[[str], Image | None]
@@ -159,7 +160,7 @@ class _Reader:
 
     async def _token(self, challenge: str) -> str:
         parameters: dict[str, str] = {}
-        for name, quoted, plain in _PARAMETER.findall(challenge):
+        for name, quoted, plain in _PARAMETER.findall(challenge[:_LONGEST_CHALLENGE]):
             parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or plain)
         scope = parameters.get("scope") or f"repository:{self._image.repository}:pull"
         query = {"scope": scope} | ({"service": parameters["service"]} if "service" in parameters else {})

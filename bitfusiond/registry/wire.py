@@ -23,7 +23,7 @@ from bitfusiond.http.memory import Memory, Share
 
 _HEAD_LIMIT = 32 * 1024  # bytes
 _ERROR_LIMIT = 16 * 1024  # bytes of a body that nobody reads; with a longer one the connection goes
-_FREE = 64 * 1024  # bytes of a body that wait for no other
+_FREE = 128 * 1024  # bytes of a body that wait for no other
 _RECEIVED_AT_ONCE = 2**16
 _MOST_ADDRESSES = 4  # of one host that are tried
 _CONNECT_SECONDS = 2.0  # for each of them
@@ -158,10 +158,10 @@ class Session:
         try:
             await secured.do_handshake()
         except trio.BrokenResourceError as error:
-            await trio.aclose_forcefully(secured)
+            await _close(secured)
             raise UnreachableError(f"{origin.authority}: {_reason(error)}") from None
         except BaseException:
-            await trio.aclose_forcefully(secured)
+            await _close(secured)
             raise
         return secured
 
@@ -180,7 +180,7 @@ class _Connection:
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def close(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+        await _close(self._stream)
 
     async def get(self, target: str, headers: Mapping[str, str], limit: int, share: Share) -> Answer:
         if self._used:
@@ -221,6 +221,12 @@ class _Connection:
         if not isinstance(event, h11.Event):
             raise trio.BrokenResourceError("the connection ended before the answer")
         return event
+
+
+async def _close(stream: trio.abc.Stream) -> None:
+    await trio.aclose_forcefully(stream)
+    # TLS holds a bound method of its own: some 50 kB would wait for the garbage collector.
+    vars(stream).pop("_handshook", None)
 
 
 def _resolve(host: str, port: int) -> list[str]:

@@ -50,8 +50,8 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
             images[name] = images.get(name, False) or _pulls_always(container)
     if not images:
         return None
-    secrets = names_of(objects(spec["imagePullSecrets"].value))
-    return Needed(images, tuple(sorted(secrets)[:MOST_PULL_SECRETS]))
+    secrets = [name for each in objects(spec["imagePullSecrets"].value) if isinstance(name := each.get("name"), str)]
+    return Needed(images, tuple(dict.fromkeys(secrets))[:MOST_PULL_SECRETS])
 
 
 def _pulls_always(container: Field) -> bool:

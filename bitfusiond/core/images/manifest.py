@@ -82,7 +82,7 @@ def _digest(descriptor: dict[str, Any], problem: str) -> str:
     return str(digest)
 
 
-_NEVER = re.compile(r"\x00")
+_NEVER = re.compile("[\x00\ud800-\udfff]")  # what no program can be given: NUL, and halves of characters
 
 
 def _strings(value: object, key: str) -> list[str]:

@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeGuard
 
 from bitfusiond.core.fields import Json, mapping
 from bitfusiond.core.images.reference import Reference
@@ -21,7 +23,8 @@ _TYPES = {
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson", "auths"),
     "kubernetes.io/dockercfg": (".dockercfg", ""),
 }
-_LONGEST = 256 * 1024  # bytes of one; people have some hundred registries at most
+_LONGEST = 64 * 1024  # bytes of one
+_MOST_ENTRIES = 256  # of one that are looked at; people have some tens at most
 MOST_TRIED = 4  # credentials for one image
 _KEY = re.compile(r"(?:https?://)?(?P<host>[^/:]+|\[[^]]*\])(?::(?P<port>[0-9]+))?(?P<path>/.*)?")
 
@@ -61,7 +64,7 @@ def read(secret: Json) -> list[Entry]:
     except (ValueError, RecursionError):
         raise ValueError(f"has no JSON under {key}") from None
     registries = mapping(document, below) if below else mapping(document)
-    return list(_entries(registries))
+    return list(islice(_entries(registries), _MOST_ENTRIES))
 
 
 def _entries(registries: Json) -> Iterator[Entry]:
@@ -69,8 +72,13 @@ def _entries(registries: Json) -> Iterator[Entry]:
         user, password = mapping(each).get("username"), mapping(each).get("password")
         if written := mapping(each).get("auth"):
             user, _, password = _decoded(written).partition(":")
-        if isinstance(user, str) and isinstance(password, str) and (user or password):
+        if _is_text(user) and _is_text(password) and (user or password):
             yield Entry(key, Credentials(user, password))
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """JSON can hold halves of characters, which no header can."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
 
 
 def _decoded(auth: object) -> str:
@@ -106,4 +114,20 @@ def _is_for(key: str, image: Reference) -> bool:
 
 
 def _fits(part: str, pattern: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), part) is not None
+    """Whether ``pattern``, in which ``*`` stands for anything, is ``part``.
+
+    By hand: a regular expression of somebody else's making can take very long, and ``fnmatch`` keeps thousands of them.
+    """
+    first, *others = pattern.split("*")
+    if not others:
+        return part == pattern
+    if not part.startswith(first):
+        return False
+    at = len(first)
+    *between, last = others
+    for each in between:
+        at = part.find(each, at)
+        if at < 0:
+            return False
+        at += len(each)
+    return len(part) - len(last) >= at and part.endswith(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -167,6 +168,16 @@ async def test_a_token_that_is_none_is_refused(registry: Registry, body: bytes) 
     registry.answers["/token"] = Answer(200, body)
     with pytest.raises(RegistryError, match="gave no token"):
         await read(name, registry, credentials=[ANN])
+
+
+async def test_a_challenge_that_is_made_to_take_long_does_not(registry: Registry) -> None:
+    name = registry.push("app", CONFIG, MANIFEST, tag="1")
+    began = time.process_time()
+    for words in ("a" * 30_000, 'a="' * 10_000, 'a="\\"' * 6_000, "a=" * 15_000):
+        registry.answers["/v2/app/manifests/1"] = Answer(401, b"", {"WWW-Authenticate": f"Bearer {words}"})
+        with pytest.raises(NotAllowedError):
+            await read(name, registry)
+    assert time.process_time() - began < 2
 
 
 async def test_content_that_is_not_what_its_digest_says_is_refused(registry: Registry) -> None:

@@ -93,7 +93,7 @@ def test_only_what_a_gpu_container_leaves_to_its_image_is_looked_up(document: Po
 
 def test_pull_secrets_are_those_of_the_pod_and_few() -> None:
     secrets = [{"name": "b"}, {"name": "a"}, {}, {"name": 1}, {"name": "a"}]
-    assert images.needed(pod(bare(), imagePullSecrets=secrets), NAMESPACE, rules()) == Needed({"i": True}, ("a", "b"))
+    assert images.needed(pod(bare(), imagePullSecrets=secrets), NAMESPACE, rules()) == Needed({"i": True}, ("b", "a"))
     many = [{"name": f"s{number}"} for number in range(100)]
     needed = images.needed(pod(bare(), imagePullSecrets=many), NAMESPACE, rules())
     assert needed is not None

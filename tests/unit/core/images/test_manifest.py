@@ -60,6 +60,7 @@ def test_of_a_configuration_only_what_we_want_is_kept() -> None:
     [
         ({"Entrypoint": "python"}, "Entrypoint in the configuration is no list of strings"),
         ({"Cmd": [1]}, "Cmd in the configuration is no list of strings"),
+        ({"Cmd": ["\ud800"]}, "Cmd in the configuration is no list of strings"),
         ({"Cmd": ["a\0b"]}, "Cmd in the configuration is no list of strings"),
         ({"Env": {"A": "b"}}, "Env in the configuration is no list of strings"),
         ({"Cmd": ["x" * 32_769]}, "ENTRYPOINT and CMD have more than 32768 characters"),
