@@ -163,10 +163,10 @@ def serving(context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> I
 
 
 @contextmanager
-def stalled() -> Iterator[tuple[str, list[socket.socket]]]:
+def stalled(host: str = "127.0.0.1") -> Iterator[tuple[str, list[socket.socket]]]:
     """A socket that takes connections and never answers: its address, and the connections that it took."""
     taken: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    with socket.create_server((host, 0), backlog=64) as listener:
 
         def accept() -> None:
             with suppress(OSError):
@@ -176,7 +176,7 @@ def stalled() -> Iterator[tuple[str, list[socket.socket]]]:
         thread = threading.Thread(target=accept)
         thread.start()
         try:
-            yield f"127.0.0.1:{listener.getsockname()[1]}", taken
+            yield f"{host}:{listener.getsockname()[1]}", taken
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()

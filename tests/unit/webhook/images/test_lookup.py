@@ -26,6 +26,7 @@ from bitfusiond.webhook.images.lookup import Lookup
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from tests.fakes import images
 from tests.fakes.cluster import FakeCluster
+from tests.fakes.processes import until
 from tests.fakes.registry import Answer, Registry, serving, stalled
 
 CONFIG = images.config(["/entry"])
@@ -220,15 +221,15 @@ async def test_a_registry_that_stalls_holds_no_pod_with_another(registry: Regist
 async def test_a_namespace_whose_registries_stall_leaves_turns_to_others(registry: Registry) -> None:
     name = registry.push("app", CONFIG, MANIFEST, tag="1")
     ports = [f"127.0.0.{number}" for number in range(2, 40)]
-    with stalled() as (address, _):
+    with stalled("0.0.0.0") as (address, taken):
         port = address.rpartition(":")[2]
         many = [f"{host}:{port}" for host in ports]
         async with looking(registry.address, *many) as made, trio.open_nursery() as nursery:
             for each in many:
                 nursery.start_soon(made.one, f"{each}/app:1")
-            await trio.sleep(0.2)
+            await until(lambda: len(taken) == lookup._AT_ONCE_FOR_A_NAMESPACE)
             assert await made.one(name, namespace="other") == IMAGE
-            assert made.lookup._all.borrowed_tokens <= lookup._AT_ONCE_FOR_A_NAMESPACE
+            assert len(taken) == lookup._AT_ONCE_FOR_A_NAMESPACE
             nursery.cancel_scope.cancel()
 
 
