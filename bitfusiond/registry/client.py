@@ -84,8 +84,10 @@ class _Reader:
             digest = of_platform
             if found := known(digest):
                 return digest, found
+            data = b""  # nothing of it is kept while another is waited for
             _, data = await self._manifest(digest)
             of_platform, configuration = manifest.chosen(data)
+        data = b""
         if configuration is None:
             raise manifest.WrongContentError("the list of manifests leads to another list")
         return digest, known(digest) or manifest.read_config(await self._configuration(configuration))

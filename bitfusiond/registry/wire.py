@@ -23,8 +23,8 @@ from bitfusiond.http.memory import Memory, Share
 
 _HEAD_LIMIT = 32 * 1024  # bytes
 _ERROR_LIMIT = 16 * 1024  # bytes of a body that nobody reads; with a longer one the connection goes
-_FREE = 128 * 1024  # bytes of a body that wait for no other
-_RECEIVED_AT_ONCE = 2**16
+_FREE = 64 * 1024  # bytes of a body that wait for no other
+_RECEIVED_AT_ONCE = 2**14
 _MOST_ADDRESSES = 4  # of one host that are tried
 _CONNECT_SECONDS = 2.0  # for each of them
 _LONGEST_REASON = 200

@@ -12,8 +12,9 @@ from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.images.image import Image
 from bitfusiond.core.images.reference import is_digest
 
-MANIFEST_LIMIT = 4 * 2**20  # bytes; OCI distribution: what a registry should take at least
-CONFIG_LIMIT = 2**20  # bytes
+# Bytes. Real ones have some kilobytes; a registry takes manifests of up to 4 MiB, and text of that size takes 16 MiB
+# when one sign of it is rare enough, twice.
+MANIFEST_LIMIT = CONFIG_LIMIT = 2**20
 _MOST_VALUES = 50_000  # in one document: JSON of many small values takes thirty times its size when it is read
 _LONGEST_COMMAND = 32 * 1024  # characters of ENTRYPOINT and CMD
 _LONGEST_VARIABLE = 32 * 1024

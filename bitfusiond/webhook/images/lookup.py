@@ -31,10 +31,10 @@ from bitfusiond.webhook.images.pullsecrets import PullSecrets
 WAIT_SECONDS = 4.0  # of an admission, of the 10 s that the API server gives it
 FLIGHT_SECONDS = 8.0
 MOST_FLIGHTS = 200
-_AT_ONCE = 24
-_AT_ONCE_FOR_A_REGISTRY = 4
+_AT_ONCE = 18
+_AT_ONCE_FOR_A_REGISTRY = 3
 _AT_ONCE_FOR_A_NAMESPACE = 6
-_MEMORY = 4 * 2**20  # bytes of manifests and configurations, beyond 128 KiB of each
+_MEMORY = 2**20  # bytes of manifests and configurations, beyond 64 KiB of each
 _LONGEST_REASON = 500
 _NOT_READ = "the pull secrets could not be read in time: try again"
 _TOO_MANY = Unreadable(f"more than {MOST_IMAGES} images of a pod are not looked up")
