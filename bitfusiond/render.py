@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -11,7 +11,7 @@ import jsonpatch
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
-from bitfusiond.core.admission.mutate import NOT_OPTED_IN, Verdict, mutate
+from bitfusiond.core.admission.mutate import Verdict, mutate
 from bitfusiond.core.fields import Json, mapping
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import config, yaml_documents
@@ -71,35 +71,39 @@ def _read(file: str, stdin: BinaryIO) -> bytes:
         raise ConfigurationError(f"--file: cannot read {file}: {error.strerror}") from None
 
 
-def _admit(document: object, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool) -> tuple[object, bool]:
+def _admit(
+    document: object, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool, kind: str = ""
+) -> tuple[object, bool]:
     """One document as admitted, and whether anything in it was refused.
 
-    What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None.
+    What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None. ``kind``
+    is for one that names none itself.
     """
     if not isinstance(document, dict):
         return document, False
+    kind = str(document.get("kind") or kind)
     if isinstance(document.get("items"), list):
-        results = [_admit(item, rules, source, stderr, keep_refused=keep_refused) for item in document["items"]]
+        of = kind.removesuffix("List")  # what stands in a PodList need not say that it is a Pod
+        results = [
+            _admit(item, rules, source, stderr, keep_refused=keep_refused, kind=of) for item in document["items"]
+        ]
         kept = [result for result, _ in results if result is not None]
         return {**document, "items": kept}, any(refused for _, refused in results)
     metadata = mapping(document, "metadata")
-    namespace, name = metadata.get("namespace") or "default", metadata.get("name") or metadata.get("generateName")
-    title = f"{source}: {document.get('kind')} {namespace}/{name or '?'}"
-    is_pod = document.get("kind") == "Pod"
+    namespace, name = str(metadata.get("namespace") or "default"), metadata.get("name") or metadata.get("generateName")
+    title = f"{source}: {kind or None} {namespace}/{name or '?'}"
+    pods: dict[_Path, Json] = {(): document} if kind == "Pod" else dict(_templates(document))
     admitted, verdicts = document, []
-    for where, pod in [((), document)] if is_pod else _templates(document):
-        verdict = mutate(pod, str(namespace), rules)
+    for where, pod in pods.items():
+        verdict = mutate(pod, namespace, rules)
         verdicts.append(verdict)
         for line in _lines(verdict, where):
             print(f"{title}: {line}", file=stderr)
         if isinstance(verdict, Patch):
             admitted = _with_inside(admitted, where, jsonpatch.apply_patch(pod, verdict.operations))
-    if (
-        not is_pod
-        and all(each == NOT_OPTED_IN for each in verdicts)
-        and names.MANAGEMENT in mapping(metadata, "annotations")
-    ):
-        print(f"{title}: {_on_the_wrong_object(document)}", file=stderr)
+    if namespace not in rules.exempt_namespaces:
+        for line in _unseen(document, pods):
+            print(f"{title}: {line}", file=stderr)
     if any(isinstance(each, Refusal) for each in verdicts):
         return (document if keep_refused else None), True
     return admitted, False
@@ -116,18 +120,42 @@ def _lines(verdict: Verdict, where: _Path) -> Iterator[str]:
         yield from (f"{place}warning: {warning}" for warning in verdict.warnings)
 
 
-def _on_the_wrong_object(document: Json) -> str:
-    """What is said of a document that opted in itself, and not its pods."""
-    annotation = f"metadata.annotations[{names.MANAGEMENT}]"
-    for where, _ in _templates(document):
-        return f"{annotation} is not on its pods: put it into {_written(where)}.metadata.annotations"
-    return f"{annotation} is there, but no pod was found in it: it was not looked into"
+def _unseen(document: Json, pods: Mapping[_Path, Json]) -> Iterator[str]:
+    """What is said of annotations that stand where the webhook does not see them, and not on the ``pods`` either.
+
+    What stands in one of those is about it, what stands elsewhere is about all of them.
+    """
+    for path, keys in _mentions(document):
+        about = [where for where in pods if path[: len(where)] == where] or list(pods)
+        seen = [mapping(pods[where], "metadata", "annotations") for where in about]
+        missing = [key for key in keys if not any(key in each for each in seen)]
+        if not missing:
+            continue
+        field = f"{_written(path)}[{', '.join(missing)}]"
+        if about:
+            metadata = _written((*about[0], "metadata", "annotations"))
+            yield f"{field} is not seen by the webhook: put it into {metadata}"
+        elif path[-1:] == ("labels",):
+            yield f"{field} is a label: put it into {_written((*path[:-1], 'annotations'))}"
+        else:
+            yield f"{field} is there, but no pod was found in it: render what its pods are to be, as a Pod"
+
+
+def _mentions(value: Any, path: _Path = ()) -> Iterator[tuple[_Path, list[str]]]:
+    """Where the keys of our annotations stand in ``value``."""
+    if isinstance(value, dict) and (keys := [key for key in names.ASKED_BY_ANNOTATION if key in value]):
+        yield path, keys
+    for key, inside in _inside(value):
+        yield from _mentions(inside, (*path, key))
+
+
+def _inside(value: Any) -> Iterable[tuple[str | int, Any]]:
+    return value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
 
 
 def _templates(value: Any, path: _Path = ()) -> Iterator[tuple[_Path, Json]]:
     """Every template of a pod in ``value``: what stands under ``template`` and has containers."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inside in items:
+    for key, inside in _inside(value):
         if key == "template" and isinstance(mapping(inside, "spec").get("containers"), list):
             yield (*path, key), inside
         else:

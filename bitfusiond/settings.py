@@ -8,6 +8,7 @@ integration documented a variable of its own (``TOTAL_GPU_MEMORY``), that name t
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,15 +130,22 @@ def choice(*allowed: str) -> Parser:
     return parse
 
 
+# What a namespace can be called, the signs of a glob, and sets of characters that end.
+_GLOB = re.compile(r"(?:[a-z0-9*?-]|\[!?[a-z0-9-]+\])+")
+
+
 def globs(value: str) -> tuple[str, ...]:
-    patterns = tuple(part.strip() for part in value.split(",") if part.strip())
+    allowed = "comma-separated namespace names or globs, for example team-*,research"
+    patterns = parts(value)
     if not patterns:
-        raise ValueError("comma-separated namespace names or globs, for example team-*,research")
+        raise ValueError(allowed)
+    if wrong := [each for each in patterns if not _can_match(each)]:
+        raise ValueError(f"{allowed}: {', '.join(wrong)} matches none")
     return patterns
 
 
 def registry_globs(value: str) -> tuple[str, ...]:
-    patterns = tuple(part.strip() for part in value.split(",") if part.strip())
+    patterns = parts(value)
     if not patterns or any("/" in pattern for pattern in patterns):
         raise ValueError("comma-separated registries or globs, for example registry.example:5000,*.example")
     return patterns
@@ -147,6 +155,18 @@ def insecure_registries(value: str) -> frozenset[Origin]:
     from bitfusiond.core.images import registries  # noqa: PLC0415 - of the webhook alone
 
     return frozenset() if value == "none" else registries.insecure(value)
+
+
+def parts(value: str) -> tuple[str, ...]:
+    """What stands between commas, as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _can_match(glob: str) -> bool:
+    if not set("*?[") & set(glob):
+        return bool(re.fullmatch(names.LABEL, glob))
+    backwards = any(first > last for first, last in re.findall(r"(\w)-(?=(\w)[^\[]*\])", glob))
+    return bool(_GLOB.fullmatch(glob)) and not backwards
 
 
 def socket_name(value: str) -> str:

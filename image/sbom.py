@@ -150,9 +150,11 @@ def _interpreter(base: Path) -> Iterator[Component]:
 
 
 def _clients(packages: Path) -> Iterator[Component]:
-    """Each package by the name of its file, under which it is unpacked too."""
+    """Each package by the name of its file, under which it is unpacked too, and each directory of another client."""
     for path in sorted(packages.glob("*")):
-        if path.suffix in {".deb", ".rpm"}:
+        if path.is_dir():
+            yield Component(name=path.name, type=ComponentType.APPLICATION, bom_ref=path.name)
+        elif path.suffix in {".deb", ".rpm", ".whl"}:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             version = re.search(r"[-_](\d[\d.]+-.+)(?:_amd64\.deb|\.x86_64\.rpm)$", path.name)

@@ -9,30 +9,42 @@ from bitfusiond.core.text import shown
 Json = dict[str, Any]  # an object of a JSON document
 
 
+_Place = tuple["Field", str, bool]  # below that one, under this key; whether the user chose the key
+
+
 class Field:
     """A value in a document, with its path and the problems found in the document so far.
 
     The fields of one document share ``problems``: each problem is a line ``PATH: what is wrong and what is allowed``.
     """
 
-    __slots__ = ("path", "problems", "value")
+    __slots__ = ("_place", "problems", "value")
 
-    def __init__(self, value: Any, path: str = "", problems: list[str] | None = None) -> None:
+    def __init__(self, value: Any, path: str | _Place = "", problems: list[str] | None = None) -> None:
         """A whole document, where only ``value`` is given."""
         self.value = value
-        self.path = path
+        self._place = path
         self.problems: list[str] = [] if problems is None else problems
+
+    @property
+    def path(self) -> str:
+        """Where it is in its document, worked out when it is asked for: most fields have no problem."""
+        if isinstance(self._place, str):
+            return self._place
+        parent, key, is_entry = self._place
+        above = parent.path
+        self._place = f"{above}[{shown(key)}]" if is_entry else f"{above}.{key}" if above else key
+        return self._place
 
     def __getitem__(self, name: str) -> Field:
         """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
-        return self._child(name, f"{self.path}.{name}" if self.path else name)
+        value = self.value
+        return Field(value.get(name) if isinstance(value, dict) else None, (self, name, False), self.problems)
 
     def entry(self, key: str) -> Field:
         """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
-        return self._child(key, f"{self.path}[{shown(key)}]")
-
-    def _child(self, key: str, path: str) -> Field:
-        return Field(self.value.get(key) if isinstance(self.value, dict) else None, path, self.problems)
+        value = self.value
+        return Field(value.get(key) if isinstance(value, dict) else None, (self, key, True), self.problems)
 
     def problem(self, message: str) -> None:
         """Note that something is wrong with this field."""

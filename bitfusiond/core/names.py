@@ -15,6 +15,8 @@ CLIENT_NAME = "bitfusion-client/name"
 CLIENT_SERVERS = "bitfusion-client/servers"
 CLIENT_FILTER = "bitfusion-client/filter"
 
+ASKED_BY_ANNOTATION = (MANAGEMENT, CLIENT_NAME, CLIENT_OS, CLIENT_VERSION, CLIENT_SERVERS, CLIENT_FILTER)
+
 # Resources of a container
 DOMAIN = "bitfusion.io/"
 GPU = "bitfusion.io/gpu"

@@ -35,8 +35,8 @@ _JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0
 _AMBIGUOUS = re.compile(
     r"""
     [yYnN]
-    | [-+]? 0 [bBoOxX] [0-9a-fA-F_]+
-    | [-+]? (?: \.[0-9]+ | [0-9][0-9_]* (?: \.[0-9_]* )? ) (?: [eE][-+]?[0-9]+ )?
+    | (?:[-+]_*)? 0 [bBoOxX] [0-9a-fA-F_]+
+    | (?:[-+]_*)? (?: \.[0-9]+ | [0-9][0-9_]* (?: \.[0-9_]* )? ) (?: [eE][-+]?[0-9]+ )?
     | [0-9]{4}-[0-9]{2}-[0-9]{2} .*
     """,
     re.VERBOSE,
@@ -44,13 +44,13 @@ _AMBIGUOUS = re.compile(
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """As kubectl reads: dates and times stay strings, 1e3 is a number, y and n are booleans, a key that is there twice
-    is an error."""
+    """As kubectl reads: dates and times stay strings, as do = and <<, 1e3 and -_1 are numbers, y and n are booleans, a
+    key that is there twice is an error."""
 
     bool_values: ClassVar = {**_SafeLoader.bool_values, "y": True, "n": False}
 
 
-_NOT_AS_KUBECTL = {f"tag:yaml.org,2002:{tag}" for tag in ("timestamp", "int", "float")}
+_NOT_AS_KUBECTL = {f"tag:yaml.org,2002:{tag}" for tag in ("timestamp", "int", "float", "value")}
 _Loader.yaml_implicit_resolvers = {
     letter: [(tag, expression) for tag, expression in resolvers if tag not in _NOT_AS_KUBECTL]
     for letter, resolvers in _SafeLoader.yaml_implicit_resolvers.items()
@@ -58,13 +58,13 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
-    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)\Z"),
+    re.compile(r"(?:[-+]_*)?(?:0|[1-9][0-9_]*|0[0-7_]+|0o[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)\Z"),
     list("-+0123456789"),
 )
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?\Z"
+        r"(?:[-+]_*)?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?\Z"
         r"|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
     ),
     list("-+.0123456789"),
@@ -88,7 +88,15 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
     }
 
 
+def _binary(loader: Any, node: yaml.ScalarNode) -> str:
+    """What ``!!binary`` stands for, as text."""
+    content: bytes = loader.construct_yaml_binary(node)
+    return content.decode(errors="replace")
+
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:binary", _binary)
+_Loader.add_constructor("tag:yaml.org,2002:merge", _SafeLoader.construct_yaml_str)  # << that is no key
 
 
 class _Dumper(_SafeDumper):  # type: ignore[misc]

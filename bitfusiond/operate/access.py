@@ -67,7 +67,7 @@ def to_read(documents: Iterable[Object]) -> list[Access]:
     return [
         *READING,
         *(Access("get", what.kind, what.namespace) for what in map(ref, documents)),
-        *(Access("list", kind) for kind in ("Pod", "ResourceQuota")),
+        *(Access("list", kind) for kind in ("Pod", "ResourceQuota", "Role", "RoleBinding")),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
-from bitfusiond.operate import manifests
-from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.operate import manifests, rollout
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
-from bitfusiond.settings import Parser, globs, insecure_registries, registry_globs
+from bitfusiond.settings import Parser, globs, insecure_registries, parts, registry_globs
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
@@ -81,7 +81,7 @@ def from_objects(
         _clients(clients),
         image,
         manifests.option(webhook, manifests.TOKEN_NAMESPACE) or None,
-        _globs(manifests.option(webhook, manifests.ALLOW_NAMESPACES)),
+        ",".join(parts(manifests.option(webhook, manifests.ALLOW_NAMESPACES) or "")) or None,
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
         manifests.option(webhook, manifests.CLIENT_CA) or None,
         manifests.option(webhook, manifests.TLS_CERT) or None,
@@ -116,14 +116,6 @@ def _is_for_api_servers(policy: Object) -> bool:
         if any(port.get("port") in {"https", 8443} for port in rule.get("ports") or [])
         for source in rule.get("from") or []
     )
-
-
-def _globs(value: str | None) -> str | None:
-    """None for what a webhook would not start with."""
-    try:
-        return ",".join(globs(value or ""))
-    except ValueError:
-        return None
 
 
 def _clients(configmap: Object | None) -> str | None:
@@ -197,8 +189,13 @@ def _image_lookup(settings: Settings, now: Running, values: manifests.Values) ->
 
 
 def taken_away(settings: Settings, now: Running) -> list[str]:
-    """What somebody else put into the webhook, and a deploy would take away in silence."""
+    """What somebody else put into the webhook, and a deploy would take away in silence or could not keep."""
     problems = []
+    if settings.allow_namespaces is None and now.allow_namespaces is not None:
+        try:
+            globs(now.allow_namespaces)
+        except ValueError as error:
+            problems.append(f"ALLOW_NAMESPACES: {now.allow_namespaces!r}, as it runs, is not {error}: give another")
     if now.tls_cert is not None:
         problems.append(
             f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
@@ -215,10 +212,36 @@ def taken_away(settings: Settings, now: Running) -> list[str]:
     return problems
 
 
+def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
+    """Of the namespaces in which alone the webhook may write copies those that are not there, or are going."""
+    named = values.named or frozenset()
+    there = kubectl.existing(Ref("Namespace", each) for each in named)
+    return named - {what.name for what, each in there.items() if not rollout.is_ending(each)}
+
+
+def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
+    """What an earlier deploy applied for a choice that is not in force any more; ``wanted`` is what is applied now."""
+    tokens = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
+    bindings = [
+        each
+        for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)
+        for each in kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={name}")
+    ]
+    found = [*map(ref, tokens), *(ref(each) for each in bindings if manifests.labelled_by_us(each))]
+    found += kubectl.existing(
+        [
+            *(manifests.COPIES_BINDING, manifests.IMAGES_BINDING, Ref("ClusterRole", manifests.IMAGES_ROLE)),
+            *(manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP),
+        ]
+    )
+    kept = set(map(ref, wanted))
+    return [what for what in found if what not in kept]
+
+
 def token_place(settings: Settings, now: Running) -> TokenPlace:
     """Where the tokens are and where they may go, nothing read yet."""
     namespace = settings.token_namespace or now.token_namespace or names.KUBE_SYSTEM
-    return TokenPlace(namespace, globs(settings.allow_namespaces or now.allow_namespaces or "*"))
+    return TokenPlace(namespace, parts(settings.allow_namespaces or now.allow_namespaces or "*"))
 
 
 def _note(name: str, value: str, given: object, running: object) -> str:
@@ -251,19 +274,26 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
 def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str], str]:
     """The digests that are known of the images that were chosen, and where from.
 
-    Whoever deploys from where nothing was pushed must not take away the digests that the cluster has. A tag that is
-    given is meant as it is now, not as it was.
+    Whoever deploys from where nothing was pushed, or not of late, must not take away the digests that the cluster has.
+    A tag that is given is meant as it is now, not as it was.
     """
-    pushed, running = settings.digests or {}, now.digests if settings.image_tag is None else {}
+    given, pushed = settings.digests or {}, settings.pushed or {}
+    running = now.digests if settings.image_tag is None else {}
     found, told = {}, []
     for name in _IMAGES:
         tagged = form.format(name)
-        digest = pushed.get(tagged) or running.get(tagged)
+        digest = given.get(tagged) or running.get(tagged) or pushed.get(tagged)
         if digest is None:
             told.append(f"{name} none, a node takes what has the tag when it pulls")
             continue
         found[tagged] = digest
-        told.append(f"{name} {digest} ({'as it was pushed' if tagged in pushed else 'as it runs'})")
+        ours = pushed.get(tagged)
+        other = (
+            f", not {ours}, which was pushed from here: to take it, give IMAGE_TAG"
+            if ours not in (None, digest)
+            else ""
+        )
+        told.append(f"{name} {digest} ({'as it was pushed' if digest == ours else 'as it runs'}{other})")
     return found, f"digests: {'; '.join(told)}"
 
 

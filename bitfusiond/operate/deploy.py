@@ -44,7 +44,7 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
-    for what in _outdated(kubectl, values):
+    for what in current.outdated(kubectl, stages.all):
         if kubectl.delete(what):
             say(f"{what}: removed, as nothing needs it any more")
     _adopt(kubectl, values.tokens.read(kubectl), settings.adopt, say)
@@ -65,6 +65,8 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
         say("manifests: API_SERVER_ONLY counts for deploy alone: a cluster knows the addresses of its API servers")
     for line in notes:
         say(f"manifests: {line}")
+    if values.named:
+        say(f"manifests: a RoleBinding in each of {', '.join(sorted(values.named))}: make these namespaces first")
     return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
@@ -94,9 +96,12 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
         raise Failure(report.listed(_UNCHANGED, problems))
     for line in notes:
         say(line)
-    stages = manifests.build(documents, replace(values, api_servers=addresses))
+    absent = current.absent(kubectl, values)
+    for name in sorted(absent):
+        say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
+    stages = manifests.build(documents, replace(values, api_servers=addresses, absent=absent))
     # Again, now that the choices are known.
-    needed = [*access.to_apply(stages.all), *access.to_delete(_outdated(kubectl, values))]
+    needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
     if problems := access.missing(kubectl, needed, "deploy"):
         raise Failure(report.listed(_UNCHANGED, problems))
     return stages, values
@@ -187,16 +192,6 @@ def _remove(kubectl: Kubectl, left: leftovers.Leftovers, say: Say) -> None:
         say(f"{takeover.CERTIFICATES}: the certificate of 0.4 removed")
     for note in left.notes:
         say(note)
-
-
-def _outdated(kubectl: Kubectl, values: manifests.Values) -> list[Ref]:
-    """What an earlier deploy applied for a choice that is not in force any more."""
-    found = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
-    roles = [ref(each) for each in found if each["metadata"]["namespace"] != values.tokens.namespace]
-    unused = [] if values.image_lookup else [ref(each) for each in manifests.image_lookup_permissions()]
-    unused += [] if values.client_ca else [manifests.CLIENT_CA_MAP]
-    unused += [] if values.registry_ca else [manifests.REGISTRY_CA_MAP]
-    return [*roles, *kubectl.existing(unused)]
 
 
 def _adopt(kubectl: Kubectl, place: TokenPlace, everything: bool, say: Say) -> None:

@@ -1,7 +1,8 @@
 """``python -m bitfusiond.operate.distros PACKAGES_DIR OUT_DIR``: client packages to distros, and the catalogue of them.
 
-Each package is unpacked, never run, into ``OUT_DIR/<package file name>/``, where ``populate`` looks for it. Exit
-status: 0 = the catalogue matches the packages; 1 = there are problems, one a line; 2 = wrong usage.
+Each package is unpacked, never run, into ``OUT_DIR/<package file name>/``, where ``populate`` looks for it. For another
+client than Bitfusion's a directory or a wheel with the name of its tree will do. Exit status: 0 = the catalogue matches
+the packages; 1 = there are problems, one a line; 2 = wrong usage.
 """
 
 from __future__ import annotations
@@ -16,27 +17,34 @@ import stat
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bitfusiond.core.clients import catalogue, packages
 from bitfusiond.core.clients.packages import Package, PackageError
+from bitfusiond.core.fields import Json, mapping, names_of, objects
 from bitfusiond.core.text import one_line
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read, yaml_documents
 
 _HEADER = """\
 # The Bitfusion clients that were unpacked here. `just distros` writes this file anew; of what is changed by hand it
-# keeps the line Default, such as Default: {os: ubuntu18, version: "450"}, which serves the pods that name neither.
+# keeps Clients and the line Default, such as Default: {os: ubuntu18, version: "450"}, for pods that name neither.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do it; return the exit status."""
     parser = argparse.ArgumentParser(prog="just distros", description=__doc__.partition("\n")[0])
-    parser.add_argument("packages", metavar="PACKAGES_DIR", type=Path, help="holds .deb and .rpm client packages")
+    parser.add_argument(
+        "packages",
+        metavar="PACKAGES_DIR",
+        type=Path,
+        help="holds client packages",
+    )
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="gets a directory a package, and the catalogue")
     chosen = parser.parse_args(arguments)
     try:
@@ -62,8 +70,9 @@ def run(source: Path, out: Path) -> list[str]:
     OSError for a directory that cannot be read.
     """
     _check_directories(source, out)
-    wanted, problems = _packages(source)
-    if not wanted and not problems:
+    others = _others(out / read.CATALOGUE)
+    wanted, given, problems = _packages(source, others)
+    if not wanted and not given and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
     libraries: dict[Package, str] = {}
     with _locked(out) as lock:
@@ -74,11 +83,16 @@ def run(source: Path, out: Path) -> list[str]:
                 problems.append(str(error))
             except OSError as error:
                 problems.append(f"{package.file}: {_reason(error)}")
+        for name, path in given.items():
+            try:
+                _ensure_tree(name, path, out)
+            except (Failure, zipfile.BadZipFile, shutil.Error, OSError) as error:
+                problems.append(f"{path.name}: {_reason(error) if isinstance(error, OSError) else error}")
         if not problems:
-            _write_catalogue(out / read.CATALOGUE, libraries, {each: _size(out / each.file) for each in libraries})
+            _write_catalogue(out, libraries, others)
     if problems:
         return [*problems, f"{out / read.CATALOGUE}: not written, because of {_count(problems, 'problem')}"]
-    _say_what_next(source, out, libraries)
+    _say_what_next(source, out, libraries, given)
     return []
 
 
@@ -92,19 +106,47 @@ def _check_directories(source: Path, out: Path) -> None:
         raise ConfigurationError(f"OUT_DIR: {out} holds the packages, whose names the distros get: take another")
 
 
-def _packages(source: Path) -> tuple[list[Package], list[str]]:
-    """The client packages in ``source`` by their names, and what is wrong with those names."""
+def _others(path: Path) -> list[Json]:
+    """The entries of ``Clients``: those of the catalogue that is there, and the packaged ones of other names."""
+    try:
+        mine = objects(mapping(read.load_yaml(path.read_text("utf-8"))).get("Clients")) if path.exists() else []
+    except ValueError as error:
+        raise Failure(f"{path}: {error}: mend the file that is there, or delete it") from None
+    except OSError as error:
+        raise Failure(f"{path}: {_reason(error)}") from None
+    packaged = objects(mapping(read.load_yaml(read.packaged(read.CATALOGUE))).get("Clients"))
+    names = names_of(mine, "Name")
+    return [*mine, *(each for each in packaged if each["Name"] not in names)]
+
+
+def _tree_name(entry: Json) -> str:
+    """What the tree of an entry is called; empty where it has none."""
+    return PurePosixPath(str(entry.get("Tree") or "")).name
+
+
+def _packages(source: Path, others: Sequence[Json]) -> tuple[list[Package], dict[str, Path], list[str]]:
+    """The client packages in ``source`` by their names, the trees of ``others``, and what is wrong with those names."""
     wanted: list[Package] = []
+    given: dict[str, Path] = {}
     problems: list[str] = []
+    trees = {_tree_name(entry) for entry in others} - {""}
     for path in sorted(source.iterdir()):
+        name = path.name.partition("-")[0].lower().replace("_", "-") if path.suffix == ".whl" else path.name
+        if name in trees and (path.is_dir() or path.suffix == ".whl"):
+            if name in given:
+                problems.append(f"{given[name].name} and {path.name}: both are for {name}: keep one of them")
+            given[name] = path
+            continue
         if not path.name.endswith(packages.SUFFIXES) or not path.is_file():
-            _say(f"{path.name}: ignored, not a package")
+            is_package = path.is_file() and path.suffix != ".whl"
+            why = "not a package" if is_package else "no package, nor the tree of a client of the catalogue"
+            _say(f"{path.name}: ignored, {why}")
             continue
         try:
             wanted.append(packages.parse(path.name))
         except PackageError as error:
             problems.append(str(error))
-    return wanted, [*problems, *packages.clashes(wanted)]
+    return wanted, given, [*problems, *packages.clashes(wanted)]
 
 
 @contextmanager
@@ -160,6 +202,37 @@ def _ensure_distro(package: Package, source: Path, out: Path, lock: int) -> str:
             _remove(leftover)
     _say(f"{package.file}: {package}, unpacked, {made.bytes / 1e6:.1f} MB")
     return libraries
+
+
+def _ensure_tree(name: str, path: Path, out: Path) -> None:
+    """Make sure of the tree of another client, out of a directory or a wheel.
+
+    It is always copied anew, and shown under its own name when it is whole. Raises Failure, OSError, shutil.Error or
+    zipfile.BadZipFile.
+    """
+    tree, partial, old = out / name, out / f".{name}.partial", out / f".{name}.old"
+    for leftover in (partial, old):
+        _remove(leftover)
+    if tree.is_symlink() or (tree.exists() and not tree.is_dir()):
+        raise Failure(f"{tree}: not a directory, and in the way of the distro: move it elsewhere")
+    try:
+        if path.is_dir():
+            shutil.copytree(path, partial, symlinks=True)
+        else:
+            with zipfile.ZipFile(path) as wheel:  # leaves out what would lead out of the directory
+                wheel.extractall(partial)
+        made = _read_tree(partial)
+        if made.others or not made.bytes:
+            lacks = "there is nothing in it" if not made.bytes else f"{made.others[0]} is neither file nor link"
+            raise Failure(f"not a client: {lacks}")
+        partial.chmod(0o755)
+        if tree.exists():
+            tree.rename(old)
+        partial.rename(tree)
+    finally:
+        for leftover in (partial, old):
+            _remove(leftover)
+    _say(f"{path.name}: {name}, copied, {made.bytes / 1e6:.1f} MB")
 
 
 class _Tree(NamedTuple):
@@ -284,13 +357,20 @@ def _size(tree: Path) -> int:
     return sum(place.lstat().st_size for place in places)
 
 
-def _write_catalogue(path: Path, libraries: Mapping[Package, str], sizes: Mapping[Package, int]) -> None:
-    """Raises Failure where the ``Default`` of the one that is there does not fit."""
+def _write_catalogue(out: Path, libraries: Mapping[Package, str], others: Sequence[Json]) -> None:
+    """Raises Failure where the ``Default`` of the one that is there does not fit.
+
+    Of ``others`` are in it those whose tree is there, and those that need none here.
+    """
+    path = out / read.CATALOGUE
+    sizes = {each: _size(out / each.file) for each in libraries}
+    kept = [entry for entry in others if not _tree_name(entry) or (out / _tree_name(entry)).is_dir()]
     try:
         before = path.read_text("utf-8") if path.exists() else ""
         document = read.load_yaml(before)
         default = document.get("Default") if isinstance(document, dict) else None
-        text = _HEADER + yaml_documents.dump([packages.document(libraries, default, sizes)])
+        written = packages.document(libraries, default, sizes) | ({"Clients": kept} if kept else {})
+        text = _HEADER + yaml_documents.dump([written])
         catalogue.parse(read.load_yaml(text))
         if text == before:
             return
@@ -304,19 +384,20 @@ def _write_catalogue(path: Path, libraries: Mapping[Package, str], sizes: Mappin
         raise Failure(f"{path}: {_reason(error)}") from None
 
 
-def _say_what_next(source: Path, out: Path, libraries: Mapping[Package, str]) -> None:
+def _say_what_next(source: Path, out: Path, libraries: Mapping[Package, str], given: Mapping[str, Path]) -> None:
     """Say what came out, and what to do with it next."""
-    known = {package.file for package in libraries}
+    known = {package.file for package in libraries} | given.keys()
     for path in sorted(out.iterdir()):
         if path.is_dir() and path.name not in known and not path.name.startswith("."):
             _say(f"{path}: not in the catalogue, as its package is not in {source}")
     path = out / read.CATALOGUE
-    _say(f"{path}: the catalogue of {_count(libraries, 'client')}. With them in the image, and the catalogue deployed:")
+    clients = _count([*libraries, *given], "client")
+    _say(f"{path}: the catalogue of {clients}. With them in the image, and the catalogue deployed:")
     _say(f"    PACKAGES={shlex.quote(str(source))} just build-image")
     _say(f"    CLIENTS={shlex.quote(str(path))} just deploy")
 
 
-def _count(things: Sequence[object] | Mapping[Package, str], what: str) -> str:
+def _count(things: Sequence[object], what: str) -> str:
     return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Container, EnvVar, Namespace, Object, Workload
+from bitfusiond.core.tokens import copies
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
-from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
-from bitfusiond.operate.tokenplace import TokenPlace
+from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
@@ -54,8 +56,15 @@ REGISTRY_CA_MAP = Ref("ConfigMap", names.REGISTRY_CA_CONFIGMAP, names.NAMESPACE)
 REGISTRY_CA_KEY = "registry-ca.crt"
 TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
+# Bound everywhere, or in each namespace of ALLOW_NAMESPACES, by this name too.
+COPIES_ROLE = "bitfusiond-webhook-copies"
+COPIES_BINDING = Ref("ClusterRoleBinding", COPIES_ROLE)
+# As widely, where images are looked up.
+IMAGES_ROLE = "bitfusiond-webhook-images"
+IMAGES_BINDING = Ref("ClusterRoleBinding", IMAGES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
+ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
@@ -73,7 +82,7 @@ class Values:
 
     ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` and ``registry_ca`` are PEM, empty for none.
     ``api_servers`` are the addresses from which alone the webhook is reached; none: it is reached from everywhere.
-    ``digests`` are of images, by NAME:TAG.
+    ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there.
     """
 
     image_repo: str
@@ -91,6 +100,12 @@ class Values:
     image_registries: str | None = None
     insecure_registries: str = ""
     registry_ca: str = ""
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def named(self) -> frozenset[str] | None:
+        """The namespaces in which alone the webhook may write copies; None: in all."""
+        return copies.followed(self.tokens.allowed, EXEMPT)
 
     def image(self, name: str) -> str:
         """As a manifest names it. Beside a digest the tag is for people: what is pulled has that digest."""
@@ -152,6 +167,15 @@ def shipped() -> list[Ref]:
     return list(dict.fromkeys(found))
 
 
+def labelled_by_us(document: Object) -> bool:
+    """Whether it was our field manager that gave it the label of ours."""
+    return any(
+        entry.get("manager") == FIELD_MANAGER
+        and f"f:{PART_OF[0]}" in mapping(entry, "fieldsV1", "f:metadata", "f:labels")
+        for entry in document["metadata"].get("managedFields") or []
+    )
+
+
 def _version(kubectl: Kubectl) -> str:
     version = json.loads(kubectl.run("version", "--client", "-o", "json")).get("clientVersion") or {}
     return str(version.get("gitVersion") or "of an unknown version")
@@ -188,9 +212,8 @@ def ignored(namespace: Namespace | None) -> bool:
 
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
-    made = [substituted(document, values) for document in documents]
-    if values.image_lookup:
-        made += image_lookup_permissions()
+    documents = [*documents, *(image_lookup_permissions() if values.image_lookup else [])]
+    made = [substituted(each, values) for document in documents for each in _bound(document, values)]
     return stages([*made, *(_ca_map(what, key, pem) for what, key, pem in _cas(values) if pem)])
 
 
@@ -209,6 +232,15 @@ def stages(documents: list[Object]) -> Stages:
     return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
 
 
+def _bound(document: Object, values: Values) -> Iterator[Object]:
+    """What is permitted in the namespaces that may have copies, as widely as these may be."""
+    if ref(document) not in {COPIES_BINDING, IMAGES_BINDING} or values.named is None:
+        yield document
+        return
+    for namespace in sorted(values.named - values.absent):
+        yield {**document, "kind": "RoleBinding", "metadata": {**document["metadata"], "namespace": namespace}}
+
+
 def substituted(document: Object, values: Values) -> Object:
     """``document`` with our images, the variables and files as ``values`` has them."""
     result: Object = _images(document, values)
@@ -217,13 +249,8 @@ def substituted(document: Object, values: Values) -> Object:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
         for container in result["spec"]["template"]["spec"]["containers"]:
             container["env"] = with_variable(container.get("env") or [], variable, str(number))
-            if result["kind"] == "Deployment":
-                for name, value in _trust(values):
-                    container["env"] = with_variable(container["env"], name, value)
         if result["kind"] == "Deployment":
-            for what, _, pem in _cas(values):
-                if pem:
-                    _mount(result, what)
+            _choose(result, values)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
@@ -231,9 +258,26 @@ def substituted(document: Object, values: Values) -> Object:
             result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
     if result["metadata"]["name"] == TOKENS_ROLE:
         result["metadata"]["namespace"] = values.tokens.namespace
+        if values.named is not None and result["kind"] == "Role":
+            result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
+    if result["kind"] == "ValidatingAdmissionPolicy":
+        (closed,) = result["spec"]["variables"]
+        # In our own namespace the policy lets nothing be written but our own Secrets anyway.
+        namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
+        closed["expression"] = str(sorted(namespaces))  # a list of CEL
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
+
+
+def _choose(webhook: Object, values: Values) -> None:
+    """The variables and files of the webhook."""
+    for container in webhook["spec"]["template"]["spec"]["containers"]:
+        for name, value in _trust(values):
+            container["env"] = with_variable(container["env"], name, value)
+    for configmap, _, pem in _cas(values):
+        if pem:
+            _mount(webhook, configmap)
 
 
 def _trust(values: Values) -> Iterator[tuple[str, str]]:

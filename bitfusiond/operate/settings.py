@@ -16,8 +16,6 @@ COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
 DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
 
 _REPO = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
-# What a name can be, and the signs of a glob.
-_GLOB = re.compile(r"[a-z0-9*?\[\]!-]{1,63}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 PUSHED = Path(__file__).parents[2] / "dist" / "images.txt"  # written by `just push-image`
 DIGEST = r"sha256:[0-9a-f]{64}"
@@ -29,13 +27,15 @@ class Settings:
     """None: not given, so that what the cluster has stays.
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
-    ``digests`` are those of images that were pushed, by NAME:TAG. ``client_ca`` and ``registry_ca`` are the text of a
-    PEM file, and empty for none any more, as ``insecure_registries`` is; ``timeout`` in seconds for each wait.
+    ``digests`` are those of images that were given, ``pushed`` these or, without them, what was pushed from this
+    checkout once, by NAME:TAG. ``client_ca`` and ``registry_ca`` are the text of a PEM file, and empty for none any
+    more, as ``insecure_registries`` is; ``timeout`` in seconds for each wait.
     """
 
     image_repo: str | None
     image_tag: str | None
     digests: Mapping[str, str] | None
+    pushed: Mapping[str, str] | None
     platform: str
     total_gpu_memory: int | None
     resource_nums: int | None
@@ -86,9 +86,6 @@ def _file(value: str) -> Path:
 
 
 def _globs(value: str) -> str:
-    wrong = [each for each in settings.globs(value) if not _GLOB.fullmatch(each)]
-    if wrong:
-        raise ValueError(f"names of namespaces or globs, for example team-*,research: {', '.join(wrong)} matches none")
     return ",".join(settings.globs(value))
 
 
@@ -144,7 +141,8 @@ class Variable(NamedTuple):
 VARIABLES = {
     "image_repo": Variable("IMAGE_REPO", None, _repo),
     "image_tag": Variable("IMAGE_TAG", None, _tag),
-    "digests": Variable("IMAGE_DIGESTS", str(PUSHED) if PUSHED.is_file() else None, _digests),
+    "digests": Variable("IMAGE_DIGESTS", None, _digests),
+    "pushed": Variable("IMAGE_DIGESTS", str(PUSHED) if PUSHED.is_file() else None, _digests),
     "platform": Variable("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
     "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
@@ -176,6 +174,7 @@ def resolve(environment: Mapping[str, str]) -> Settings:
             chosen[field] = None if value is None else each.parse(value)
         except ValueError as error:
             problems.append(f"{each.name}: {value!r} is not {error}")
+    problems = list(dict.fromkeys(problems))
     if problems:
         lines = problems if len(problems) == 1 else ["wrong variables:", *(f"  - {problem}" for problem in problems)]
         raise ConfigurationError("\n".join(lines))

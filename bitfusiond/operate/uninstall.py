@@ -17,14 +17,13 @@ from functools import partial
 from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
-from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
-from bitfusiond.operate.tokenplace import MARK_KEY
+from bitfusiond.operate.tokenplace import MARK_KEY, TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 
 LABEL = "=".join(manifests.PART_OF)
@@ -85,7 +84,8 @@ def run(settings: Settings, *, namespace: bool, say: Say) -> None:
     """Delete, then look whether anything is left. Raises Failure that names what is, and why."""
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     checks.cluster(kubectl, say)
-    tokens = current.token_place(settings, current.read(kubectl)).namespace
+    place = current.token_place(settings, current.read(kubectl))
+    tokens = place.namespace
     found = find(kubectl, tokens)
     objects = found.objects
     _permitted(kubectl, objects, found.problems, namespace=namespace)
@@ -101,21 +101,26 @@ def run(settings: Settings, *, namespace: bool, say: Say) -> None:
     if not _pods_gone(kubectl, timeout):
         say("pods of the webhook are still ending: going on without them")
     _label_taken_away(kubectl, failures, say)
-    secrets = copies_of(adoption.find(kubectl, tokens), tokens)
-    _delete(kubectl, [*secrets, *_OWN_SECRETS], failures, say)
+    place = place.read(kubectl)
+    copied = adoption.find(kubectl, tokens)
+    _delete(kubectl, [*copies_of(copied, place), *_OWN_SECRETS], failures, say)
+    for line in others_copies(copied, place):
+        say(line)
     if namespace:
         _delete(kubectl, [NAMESPACE], failures, say)
         _wait_for_namespace(kubectl, timeout, failures)
     elif kubectl.get(NAMESPACE) is not None:
         say(f"{NAMESPACE}: kept; NAMESPACE=yes just uninstall deletes it")
-    say(f"Secrets {', '.join(names.TOKEN_SECRETS.values())} in {tokens}: yours, left as they are")
-    _check(kubectl, tokens, failures, say)
+    if place.sources:
+        say(f"Secrets {', '.join(place.sources)} in {tokens}: yours, left as they are")
+    _check(kubectl, place, failures, say)
 
 
 def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError], *, namespace: bool) -> None:
     """Raises Failure where this account may not do all of it: a webhook without its pods refuses everybody's."""
     needed = [access.Access("list", "Pod", names.NAMESPACE)]
     needed += [access.Access(verb, "Secret") for verb in ("list", "delete")]
+    needed.append(access.Access("get", "Secret", names.NAMESPACE))
     needed += (
         [access.Access("patch", "Namespace")] if manifests.ignored(kubectl.get(ref(manifests.SYSTEM_NAMESPACE))) else []
     )
@@ -182,10 +187,15 @@ def find(kubectl: Kubectl, tokens: str) -> Found:
 
 
 def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[Ref], list[Ref]]:
-    """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not."""
+    """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not.
+
+    Of the former without the permissions in namespaces, which the manifests have by another kind.
+    """
     unknown = {what: each for what, each in labelled.items() if what not in known and not _orphan(what)}
-    ours = [what for what, each in unknown.items() if _labelled_by_us(each)]
-    return ours, [what for what in unknown if what not in ours]
+    ours = [what for what, each in unknown.items() if manifests.labelled_by_us(each)]
+    bindings = {("RoleBinding", name) for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)}
+    extra = [what for what in ours if (what.kind, what.name) not in bindings]
+    return extra, [what for what in unknown if what not in ours]
 
 
 def _named(tokens: str) -> list[Ref]:
@@ -206,30 +216,47 @@ def _orphan(what: Ref) -> bool:
     )
 
 
-def _labelled_by_us(document: Object) -> bool:
-    """Whether it was our field manager that gave it the label."""
-    return any(
-        entry.get("manager") == FIELD_MANAGER
-        and f"f:{manifests.PART_OF[0]}" in mapping(entry, "fieldsV1", "f:metadata", "f:labels")
-        for entry in document["metadata"].get("managedFields") or []
-    )
-
-
 def _owned(document: Object) -> bool:
     """It goes with its owner."""
     return bool(document["metadata"].get("ownerReferences"))
 
 
-def copies_of(secrets: Iterable[Object], token_namespace: str) -> list[Ref]:
-    """Those of ``secrets`` that bitfusiond copied from our token namespace: not people's own, not another's copies."""
-    chosen = []
-    for each in secrets:
-        metadata = each["metadata"]
-        origin = (metadata.get("annotations") or {}).get(names.COPIED_FROM) or f"{token_namespace}/"
-        ours = (metadata.get("labels") or {}).get(names.MANAGED_BY) == names.MANAGED_BY_US
-        if metadata["name"] in BY_SECRET and ours and origin.startswith(f"{token_namespace}/"):
-            chosen.append(ref(each))
-    return chosen
+def copies_of(secrets: Iterable[Object], place: TokenPlace) -> list[Ref]:
+    """Those of ``secrets`` that bitfusiond copied from our token namespace, or from an earlier one with our mark."""
+    return [ref(each) for each in secrets if _is_labelled(each) and _is_our_copy(each, place)]
+
+
+def others_copies(secrets: Iterable[Object], place: TokenPlace) -> list[str]:
+    """A line for each that is labelled as a copy, and may be of another installation, or somebody's source."""
+    return [
+        f"{ref(each)}: left, {_why_left(_origin(each))}"
+        for each in secrets
+        if _is_labelled(each) and not _is_our_copy(each, place)
+    ]
+
+
+def _why_left(origin: str) -> str:
+    if not origin:
+        return "labelled as a copy, but it does not say of what"
+    return (
+        f"copied from {origin} by another bitfusiond, or by ours with that TOKEN_NAMESPACE: if so, delete with"
+        f" `TOKEN_NAMESPACE={origin} just uninstall`"
+    )
+
+
+def _is_our_copy(secret: Object, place: TokenPlace) -> bool:
+    mark = place.mark(secret)
+    is_marked = mark is not None and mapping(secret, "metadata", "annotations").get(names.MARK) == mark
+    return is_marked or _origin(secret) == place.namespace
+
+
+def _origin(secret: Object) -> str:
+    """The namespace that a copy says it comes from; empty for none."""
+    return str(mapping(secret, "metadata", "annotations").get(names.COPIED_FROM, "")).partition("/")[0]
+
+
+def _is_labelled(secret: Object) -> bool:
+    return mapping(secret, "metadata", "labels").get(names.MANAGED_BY) == names.MANAGED_BY_US
 
 
 def _delete(kubectl: Kubectl, objects: Iterable[Ref], failures: Failures, say: Say) -> None:
@@ -257,11 +284,12 @@ def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) ->
     ]
 
 
-def _check(kubectl: Kubectl, tokens: str, failures: Failures, say: Say) -> None:
+def _check(kubectl: Kubectl, place: TokenPlace, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
     for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
-        found = find(kubectl, tokens)
-        left = [*found.objects, *copies_of(adoption.find(kubectl, tokens), tokens), *kubectl.existing(_OWN_SECRETS)]
+        found = find(kubectl, place.namespace)
+        copied = copies_of(adoption.find(kubectl, place.namespace), place)
+        left = [*found.objects, *copied, *kubectl.existing(_OWN_SECRETS)]
         if all(what in failures for what in left):
             break
     told = [*_told(failures), *_left(left, failures)]

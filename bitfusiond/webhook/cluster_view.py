@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -62,11 +63,8 @@ class InCluster:
             exempt=exempt,
             is_proven=settings.client_ca is not None,
         )
-        self.watches: dict[str, WatchState] = {
-            "nodes": self._nodes.watch,
-            "namespaces": self._namespaces.watch,
-            **self._tokens.watches,
-        }
+        others = {"nodes": self._nodes.watch, "namespaces": self._namespaces.watch}
+        self.watches = ChainMap(others, self._tokens.watches)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep up with the cluster until cancelled; an API server that is away ends nothing."""
@@ -103,9 +101,9 @@ class InCluster:
 
 
 class WatchMetrics:
-    """How the watches are doing, read at each scrape."""
+    """How the watches are doing, read at each scrape: ``watches`` may change."""
 
-    def __init__(self, watches: dict[str, WatchState], metrics: CollectorRegistry) -> None:
+    def __init__(self, watches: Mapping[str, WatchState], metrics: CollectorRegistry) -> None:
         self._watches = watches
         metrics.register(self)
 

@@ -27,6 +27,7 @@ class Namespaces:
         self.watch = WatchState()
         self._exempt = exempt
         self._ignored: dict[str, bool] = {}
+        self._uids: dict[str, str] = {}
         self._changed = trio.Event()
 
     def knows(self, name: str) -> bool:
@@ -37,13 +38,21 @@ class Namespaces:
         """Whether there is such a namespace, and the API server asks about its pods."""
         return self._ignored.get(name) is False and name not in self._exempt
 
+    async def another(self, name: str, uid: str | None) -> str | None:
+        """Wait while the namespace of that name is the one of ``uid`` (None: none); the uid of the one there is then.
+
+        One that was made anew, be it at once or while the API server was away, has another.
+        """
+        while (found := self._uids.get(name)) == uid:
+            await self._changed.wait()
+        return found
+
     async def problem(self, name: str) -> str | None:
         """Why nothing is to be written into the namespace; waits APPEAR_SECONDS for one that is not there yet."""
         if not _LABEL.fullmatch(name):
             return f"metadata.namespace: {shown(name)} is not the name of a namespace"
         with trio.move_on_after(APPEAR_SECONDS):
-            while not self.knows(name):
-                await self._changed.wait()
+            await self.another(name, None)
         if self.serves(name):
             return None
         if not self.watch.synced:
@@ -71,14 +80,17 @@ class Namespaces:
 
     def _list(self, namespaces: list[Object]) -> None:
         self._ignored = {each["metadata"]["name"]: _is_ignored(each) for each in namespaces}
+        self._uids = {each["metadata"]["name"]: each["metadata"]["uid"] for each in namespaces}
         self._tell()
 
     def _change(self, change: Change) -> None:
         name = change.object["metadata"]["name"]
         if change.type == "DELETED":
             self._ignored.pop(name, None)
+            self._uids.pop(name, None)
         else:
             self._ignored[name] = _is_ignored(change.object)
+            self._uids[name] = change.object["metadata"]["uid"]
         self._tell()
 
     def _tell(self) -> None:
@@ -87,9 +99,10 @@ class Namespaces:
 
 
 def _keep(namespace: Object) -> Object:
-    """Nothing but the name and the one label."""
-    label = mapping(namespace, "metadata", "labels").get(names.ADMISSION_LABEL)
-    return {"metadata": {"name": namespace["metadata"]["name"], "labels": {names.ADMISSION_LABEL: label}}}
+    """Nothing but the name, the uid and the one label."""
+    metadata = namespace["metadata"]
+    label = mapping(metadata, "labels").get(names.ADMISSION_LABEL)
+    return {"metadata": {"name": metadata["name"], "uid": metadata["uid"], "labels": {names.ADMISSION_LABEL: label}}}
 
 
 def _is_ignored(namespace: Object) -> bool:

@@ -168,5 +168,5 @@ async def _open_view(
         return files, view, [*checks, files.ready_reason]
     managed = SelfManagedCertificate(cluster, metrics, namespace=settings.namespace, client_ca=client_ca)
     await background.start(managed.run)
-    WatchMetrics(watches | {resource.plural: state for resource, state in managed.watches.items()}, metrics)
+    WatchMetrics(watches.new_child({resource.plural: state for resource, state in managed.watches.items()}), metrics)
     return managed, view, [*checks, managed.ready_reason]

@@ -336,9 +336,12 @@ def test_one_wrong_template_of_several_refuses_the_whole_object() -> None:
     [
         (
             {"template": {"spec": {"containers": []}}},
-            "is not on its pods: put it into spec.template.metadata.annotations",
+            "is not seen by the webhook: put it into spec.template.metadata.annotations",
         ),
-        ({"predictor": {"model": {}}}, "is there, but no pod was found in it: it was not looked into"),
+        (
+            {"predictor": {"model": {}}},
+            "is there, but no pod was found in it: render what its pods are to be, as a Pod",
+        ),
     ],
 )
 def test_an_annotation_on_another_object_than_the_pod_is_told(spec: Pod, words: str) -> None:
@@ -355,3 +358,135 @@ def test_y_and_n_are_booleans_as_kubectl_sends_them(word: str, value: str) -> No
     assert failure(given).endswith(
         f"metadata.annotations[auto-management/bitfusion]: {value} is not a string: put it in quotation marks"
     )
+
+
+OURS = {names.MANAGEMENT: "all", names.CLIENT_OS: "ubuntu18"}
+KEYS = f"{names.MANAGEMENT}, {names.CLIENT_OS}"
+UNSEEN = "is not seen by the webhook: put it into"
+NO_POD = "is there, but no pod was found in it: render what its pods are to be, as a Pod"
+PLAIN = {"containers": [{"name": "c"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "line"),
+    [
+        (
+            "Workflow",
+            {"spec": {"podMetadata": {"annotations": OURS}, "templates": [{"container": {"image": "i"}}]}},
+            f"spec.podMetadata.annotations[{KEYS}] {NO_POD}",
+        ),
+        (
+            "Workflow",
+            {"spec": {"templates": [{"metadata": {"annotations": OURS}, "container": {"image": "i"}}]}},
+            f"spec.templates[0].metadata.annotations[{KEYS}] {NO_POD}",
+        ),
+        (
+            "CronWorkflow",
+            {"spec": {"workflow": {"podMetadata": {"labels": OURS}}}},
+            f"spec.workflow.podMetadata.labels[{KEYS}] is a label: put it into spec.workflow.podMetadata.annotations",
+        ),
+        (
+            "Pod",
+            {"metadata": {"labels": OURS}, "spec": PLAIN},
+            f"metadata.labels[{KEYS}] {UNSEEN} metadata.annotations",
+        ),
+        (
+            "Pod",
+            {"metadata": dict(OURS), "spec": PLAIN},
+            f"metadata[{KEYS}] {UNSEEN} metadata.annotations",
+        ),
+        (
+            "Deployment",
+            {"spec": {"template": {"metadata": {"labels": OURS}, "spec": PLAIN}}},
+            f"spec.template.metadata.labels[{KEYS}] {UNSEEN} spec.template.metadata.annotations",
+        ),
+        (
+            "Deployment",
+            {"spec": {"template": {"annotations": OURS, "spec": PLAIN}}},
+            f"spec.template.annotations[{KEYS}] {UNSEEN} spec.template.metadata.annotations",
+        ),
+        (
+            "Deployment",
+            {"spec": {"selector": {"matchLabels": OURS}, "template": {"spec": PLAIN}}},
+            f"spec.selector.matchLabels[{KEYS}] {UNSEEN} spec.template.metadata.annotations",
+        ),
+    ],
+)  # fmt: skip
+def test_an_annotation_that_the_webhook_will_not_see_is_told_with_its_place(
+    kind: str, document: Pod, line: str
+) -> None:
+    given = {"kind": kind, **document}
+    given["metadata"] = {"name": "x", **document.get("metadata", {})}
+    result = rendered(dumped(given))
+    assert (result.documents, result.status) == ([given], 0)
+    assert result.err == f"standard input: {kind} default/x: {line}\n"
+
+
+def test_one_of_two_templates_without_the_annotation_is_told() -> None:
+    replicas = {"Launcher": {"template": template(pods.pod())}, "Worker": {"template": {"metadata": {"labels": OURS}}}}
+    replicas["Worker"]["template"]["spec"] = PLAIN
+    result = rendered(dumped({"kind": "MPIJob", "metadata": {"name": "m"}, "spec": {"mpiReplicaSpecs": replicas}}))
+    _, line = result.err.splitlines()
+    worker = "spec.mpiReplicaSpecs.Worker.template.metadata"
+    assert line == (f"standard input: MPIJob default/m: {worker}.labels[{KEYS}] {UNSEEN} {worker}.annotations")
+
+
+def test_what_is_on_the_pods_may_stand_elsewhere_too() -> None:
+    """Labels to select by, say."""
+    given = workload("Deployment", pods.pod())
+    annotations = given["spec"]["template"]["metadata"]["annotations"]
+    given["metadata"]["annotations"] = given["metadata"]["labels"] = dict(annotations)
+    assert rendered(dumped(given)).err == ""
+
+
+def test_a_filter_alone_in_the_wrong_place_is_told() -> None:
+    given = workload("Job", pods.pod())
+    given["metadata"]["annotations"] = {names.CLIENT_FILTER: "device.id=0"}
+    assert rendered(dumped(given)).err == (
+        f"standard input: Job team/w: metadata.annotations[{names.CLIENT_FILTER}] {UNSEEN}"
+        " spec.template.metadata.annotations\n"
+    )
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_items_of_a_podlist_are_pods_though_they_do_not_say_so(nested: bool) -> None:
+    """As kubectl takes them."""
+    item, wrong = pods.pod(), pods.pod(pods.container({names.GPU_AMOUNT: "0"}))
+    for each in (item, wrong):
+        del each["kind"], each["apiVersion"]
+    given: Pod = {"kind": "PodList", "items": [item, wrong]}
+    result = rendered(dumped({"kind": "List", "items": [given]} if nested else given))
+    (document,) = result.documents
+    assert (document["items"][0] if nested else document)["items"] == [pods.admitted(item)]
+    assert result.err.startswith("standard input: Pod default/p: refused: spec.containers[0]")
+    assert result.status == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("=", "= is not one of"),
+        ("<<", "<< is not one of"),
+        ("!!binary aGk=", "hi is not one of"),
+        ("-_1", "-1 is not a"),
+    ],
+)
+def test_an_odd_value_is_refused_with_its_field(word: str, shown: str) -> None:
+    given = dumped(pods.pod()).replace("auto-management/bitfusion: all", f"auto-management/bitfusion: {word}")
+    assert f"metadata.annotations[auto-management/bitfusion]: {shown}" in failure(given)
+
+
+@pytest.mark.parametrize("odd", [["a"], {"a": "b"}, 5, "=", None, True], ids=str)
+@pytest.mark.parametrize(
+    "place",
+    ["kind", "items", "metadata", "metadata.namespace", "metadata.name", "metadata.annotations", "spec.template"],
+)
+def test_a_value_of_another_type_anywhere_is_no_traceback(place: str, odd: Any) -> None:
+    given = workload("Job", pods.pod())
+    given["metadata"]["labels"] = OURS
+    *parents, last = place.split(".")
+    inside = given
+    for key in parents:
+        inside = inside[key]
+    inside[last] = odd
+    assert rendered(dumped(given)).status in {0, 1}

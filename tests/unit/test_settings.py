@@ -53,6 +53,7 @@ ROLES: dict[str, dict[str, Row]] = {
         ("namespace", "bwki", "gpu", "gpu", "POD_NAMESPACE"),
         ("token_namespace", "kube-system", "tokens", "tokens"),
         ("allow_namespaces", ("*",), "team-*, research", ("team-*", "research")),
+        ("allow_namespaces", ("*",), "[a-c]?,[!ab]*,0-9", ("[a-c]?", "[!ab]*", "0-9")),
         ("image_lookup", False, "true", True),
         ("image_registries", ("*",), "*.example, r:5000", ("*.example", "r:5000")),
         ("insecure_registries", frozenset(), "http://r:5000", frozenset({Origin("http", "r", 5000)})),
@@ -178,7 +179,7 @@ WRONG: dict[str, tuple[type[settings.Common], str, list[str], str]] = {
     "allow_namespaces": (
         settings.Webhook,
         "--allow-namespaces",
-        ["", " , ,"],
+        ["", " , ,", "[a-", "team-*,[a", "a]", "[]", "[!]", "[z-a]*", "[ab-a0-9]", "Team", "a.b", "-a", "a" * 64],
         "comma-separated namespace names or globs, for example team-*,research",
     ),
     "namespace": (settings.Webhook, "--namespace", ["", "  "], "a value: it must not be blank"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain, pairwise
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import shell
@@ -16,6 +17,7 @@ from bitfusiond.core.admission.shell import ASSIGNMENT
 from bitfusiond.core.text import shown
 
 CLIENT = "bitfusion"
+_NAME = re.compile(r"['\"\\\n]*+".join(CLIENT))  # bit''fusion is the same to a shell
 
 # Characters of all commands of a pod that may hold a call: what Linux takes as one argument (MAX_ARG_STRLEN). To read
 # them takes some 2 microseconds each at worst.
@@ -57,8 +59,9 @@ _NUMBER = re.compile(r"[0-9]{1,19}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
 class Call:
     """One call: ``start`` and ``end`` of the client's name in the word with number ``index``, ``name`` as it is called.
 
-    ``words`` follow it; None stands for one that only the shell knows. ``comes_first``: nothing runs before it,
-    ``comes_last``: nothing behind it.
+    ``words`` follow it, up to a call that is its program; None stands for one that only the shell knows.
+    ``comes_first``: nothing runs before it, ``comes_last``: nothing behind it. One inside a quoted word of a script has
+    no length: nobody can put another name there.
     """
 
     index: int
@@ -72,9 +75,7 @@ class Call:
     @property
     def asked(self) -> Sequence[str | None] | None:
         """The words behind ``run`` or ``request_gpus``; None where it asks for no GPUs."""
-        at = next(
-            (at for at, word in enumerate(self.words) if word is None or not word.startswith("-")), len(self.words)
-        )
+        at = _behind_options(self.words, 0)
         if self.words[at : at + 1] == (_REQUEST,):
             number = next((word for word in self.words[at + 1 :] if word and word.isdigit()), None)
             return self.words[at + 1 :] if number is None or "-n" in self.words else ("-n", number)
@@ -99,23 +100,57 @@ def is_client(program: str) -> bool:
     return posixpath.basename(program) == CLIENT
 
 
-def in_words(argv: Sequence[str]) -> Call | None:
-    """The call that ``argv`` is, itself or behind programs that start another one (``env``, ``timeout``)."""
-    index = _started(argv)
-    if index is None or not is_client(argv[index]):
+def mentions_client(text: str) -> bool:
+    """Whether a shell may read the client's name in ``text``."""
+    return _NAME.search(text) is not None
+
+
+def in_words(argv: Sequence[str], at: int = 0) -> tuple[list[Call], int | None]:
+    """The calls that ``argv`` is from ``at`` on, itself or behind programs that start another (``env``, ``timeout``).
+
+    Each is the program of the one before. Besides, where that stands which is started in the end; None where nobody can
+    say.
+    """
+    places, program = _chain(argv, at)
+    if not places:
+        return [], program
+    found = [
+        Call(at, 0, len(argv[at]), argv[at], tuple(argv[at + 1 : end])) for at, end in pairwise([*places, len(argv)])
+    ]
+    return found, program
+
+
+def script_under(words: Sequence[str], program: int | None) -> int | None:
+    """Where the script stands that the shell with number ``program`` of ``words`` reads; None where it is no such."""
+    if program is None or not shell.is_shell(words[program]):
         return None
-    return Call(index, 0, len(argv[index]), argv[index], tuple(argv[index + 1 :]))
+    return shell.script_index(words, program)
 
 
-def shell_in_words(argv: Sequence[str]) -> int | None:
-    """Where the shell stands that ``argv`` starts, itself or behind programs that start another one."""
-    index = _started(argv)
-    return index if index is not None and shell.is_shell(argv[index]) else None
+def _chain(words: Sequence[str | None], at: int = 0) -> tuple[list[int], int | None]:
+    """Where the client stands in ``words`` from ``at`` on, each time as the program of the call before, and what else
+    is started behind that.
+    """
+    found: list[int] = []
+    program = _started(words, at)
+    while program is not None and is_client(words[program] or ""):
+        found.append(program)
+        at = _behind_options(words, program + 1)
+        runs = at < len(words) and words[at] == _RUN
+        at_program = _options(words, at + 1)[1] if runs else None
+        program = None if at_program is None else _started(words, at_program)
+    return found, program
 
 
-def _started(words: Sequence[str | None]) -> int | None:
-    """Where in ``words`` the program stands that is none of _STARTERS; None where that cannot be said."""
-    at = 0
+def _behind_options(words: Sequence[str | None], at: int) -> int:
+    """Where the first word of ``words`` from ``at`` on stands that is no option."""
+    while at < len(words) and (words[at] or "").startswith("-"):
+        at += 1
+    return at
+
+
+def _started(words: Sequence[str | None], at: int) -> int | None:
+    """Where in ``words`` from ``at`` on the program stands that is none of _STARTERS; None where nobody can say."""
     while at < len(words) and (word := words[at]) is not None:
         starter = _STARTERS.get(posixpath.basename(word))
         if starter is None:
@@ -146,9 +181,8 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
 
     Behind a shell's script and its name there may be a further command, which the script starts by ``exec "$@"``.
     """
-    if call := in_words(argv):
-        return [call]
-    found: list[Call] = []
+    if found := _under(argv, 0):
+        return found
     at = 0
     while at < len(argv):
         word = argv[at]
@@ -159,14 +193,26 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
             continue
         then = argv[at + 1] if at + 1 < len(argv) else ""
         if is_client(word) and "/" in word and (then in _ASKING or then.startswith("-")):
-            return [*found, Call(at, 0, len(word), word, tuple(argv[at + 1 :]))]
+            return found + _under(argv, at)
         at += 1
+    return found
+
+
+def _under(argv: Sequence[str], at: int) -> list[Call]:
+    """The calls that ``argv`` is from ``at`` on, with those in the script that they start."""
+    found, program = in_words(argv, at)
+    index = script_under(argv, program) if found else None
+    if index is not None and index < len(argv) and not shell.is_restricted(argv[program:index]):
+        found += in_script(argv[index], index)
     return found
 
 
 def too_long(commands: Iterable[Sequence[str]]) -> str | None:
     """What is wrong where the ``commands`` of a pod are too long to be read for calls."""
-    length = sum(len(word) for words in commands for word in words if CLIENT in word)
+    words = list(chain.from_iterable(commands))
+    if sum(map(len, words)) <= MOST_CHARACTERS:
+        return None
+    length = sum(map(len, filter(_NAME.search, words)))
     if length <= MOST_CHARACTERS:
         return None
     return f"the commands that call {CLIENT} have {length} characters: bitfusiond reads at most {MOST_CHARACTERS}"
@@ -174,32 +220,39 @@ def too_long(commands: Iterable[Sequence[str]]) -> str | None:
 
 def in_script(script: str, index: int = 0) -> list[Call]:
     """The calls in a shell's ``script``, which is the word with number ``index`` of its command."""
-    if CLIENT not in script:
+    if not mentions_client(script):
         return []
     found = []
     first = last = None
     for command in commands(script):
         first, last = first or command[0], max(last or command[0], command[0])
-        if any(CLIENT in word.raw for word in command) and (call := _call(command, index)):
-            found.append(replace(call, comes_first=command[0] is first))
+        if any(mentions_client(word.raw) for word in command):
+            found += [replace(call, comes_first=command[0] is first) for call in _calls(command, index)]
     return sorted(
         (replace(call, comes_last=last is not None and call.end > last.start) for call in found),
         key=lambda call: call.start,
     )
 
 
-def _call(command: Command, index: int) -> Call | None:
+def _calls(command: Command, index: int) -> list[Call]:
     words = [word.text for word in command]
-    at = _started(words)
-    if at is None or not is_client(name := words[at] or ""):
-        return None
-    return Call(index, command[at].start, command[at].end, name, tuple(words[at + 1 :]))
+    places, program = _chain(words)
+    found = [
+        Call(index, command[at].start, command[at].end, words[at] or "", tuple(words[at + 1 : end]))
+        for at, end in pairwise([*places, len(words)])
+    ]
+    known = [word or "$" for word in words] if found else []
+    at_script = script_under(known, program) if found else None
+    if at_script is not None and at_script < len(words) and not shell.is_restricted(known[program:at_script]):
+        start = command[at_script].start
+        found += [replace(call, start=start, end=start) for call in in_script(known[at_script], index)]
+    return found
 
 
 def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | None:
     """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
     for call in calls:
-        options = list(_options(call.asked or ()))
+        options, _ = _options(call.asked or ())
         words = " ".join([CLIENT, "run", *(f"{option} {value}" for option, value in options if value is not None)])
         for option, value in options:
             if option is not None and value is not None and not _NUMBER.fullmatch(value):
@@ -222,7 +275,7 @@ def shares(call: Call, total_megabytes: int) -> int | None:
         return 0
     gpus = Fraction(1)
     fraction: Fraction | None = None
-    for option, value in _options(call.asked):
+    for option, value in _options(call.asked)[0]:
         if option is None or value is None or not _NUMBER.fullmatch(value):
             return None
         number = Fraction(value)
@@ -237,23 +290,24 @@ def shares(call: Call, total_megabytes: int) -> int | None:
     return math.ceil(gpus * (Fraction(1) if fraction is None else fraction) * names.SHARES_OF_ONE_GPU)
 
 
-def _options(words: Sequence[str | None]) -> Iterator[tuple[str | None, str | None]]:
-    """The options about GPUs before the program, with their values: ``-n 2``, ``-n2``, ``-n=2``, ``--partial=0.5``.
+def _options(words: Sequence[str | None], at: int = 0) -> tuple[list[tuple[str | None, str | None]], int | None]:
+    """The options about GPUs from ``at`` on, with their values: ``-n 2``, ``-n2``, ``-n=2``, ``--partial=0.5``.
 
-    A word that only the shell knows, and an option that nobody here knows, may be anything: (None, None) stands for it.
+    Besides, where the program behind them begins. A word that only the shell knows, and an option that nobody here
+    knows, may be anything: (None, None) stands for it, and None for the program.
     """
-    following = iter(words)
-    for word in following:
+    found: list[tuple[str | None, str | None]] = []
+    while at < len(words):
+        word = words[at]
         if word == "--" or not (word is None or word.startswith("-")):
-            return
+            return found, at + (word == "--")
         name, equals, value = (word or "").partition("=")
         if not name.startswith("--"):
             name, equals, value = name[:2], (word or "")[2:], (word or "")[2:].removeprefix("=")
-        if name in _OTHER_OPTIONS_WITH_VALUE:
-            if not equals:
-                next(following, None)
-        elif name in {*_GPUS, *_FRACTION, *_MEGABYTES}:
-            yield name, value if equals else next(following, None)
-        else:
-            yield None, None
-            return
+        follows = words[at + 1] if at + 1 < len(words) else None
+        if name in {*_GPUS, *_FRACTION, *_MEGABYTES}:
+            found.append((name, value if equals else follows))
+        elif name not in _OTHER_OPTIONS_WITH_VALUE:
+            return [*found, (None, None)], None
+        at += 1 if equals else 2
+    return found, None

@@ -83,6 +83,16 @@ class Program:
         return words
 
 
+def beside(words: Sequence[str]) -> Program | None:
+    """What a hook or a probe runs: never put under the client, but the calls in it reach it; None for a broken one."""
+    try:
+        found = _argument_list(list(words), ())
+    except CommandError:
+        return None
+    is_served = found.needs_path or bool(calls.anywhere(words))
+    return replace(found, place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
+
+
 def has_client_on_path(script: str) -> bool:
     """Whether ``script`` is one that got the client's directory on its PATH."""
     directory = script.removeprefix(_PATH_BEGINS).partition(_PATH_ENDS)[0]
@@ -141,7 +151,8 @@ def program(
     if not knows_bitfusion:
         return Program(tuple(argv))
     found = _argument_list(argv, variables)
-    if not is_line and calls.is_client(command[0]):
+    is_in_command = not found.needs_path and all(call.index < len(command) for call in found.renamed)
+    if not is_line and calls.is_client(command[0]) and is_in_command:
         return replace(found, words=tuple(command), keeps_args=True)
     return found
 
@@ -162,32 +173,41 @@ def _words_of(line: str, args: Sequence[str]) -> list[str]:
 def _argument_list(argv: list[str], variables: Iterable[str]) -> Program:
     """What a list of words runs: a shell with its script, or any other program. Raises CommandError."""
     words = tuple(argv)
-    if call := calls.in_words(argv):
-        return Program(words, Place.NOWHERE, calls=(call,), renamed=(call,))
-    first = calls.shell_in_words(argv)
-    if first is None:
-        return Program(words, hidden_call=_hides_calls(words, ()))
-    index = shell.script_index(argv, first)
-    if index is None:
-        return Program(words, hidden_call=_hides_calls(words, ()))
+    own, first = calls.in_words(argv)
+    index = calls.script_under(argv, first)
+    if first is None or index is None:
+        place = Place.NOWHERE if own else Place.WORDS
+        return Program(words, place, calls=tuple(own), renamed=tuple(own), hidden_call=_hides_calls(words, own))
     if index == len(argv):
         raise CommandError("command", "has -c without a script: put the script behind it, or into args")
-    return _script(words, first, index, variables)
+    return _script(words, own, first, index, variables)
 
 
-def _script(words: tuple[str, ...], first: int, index: int, variables: Iterable[str]) -> Program:
-    """The program where the shell with number ``first`` of ``words`` reads the script with number ``index``."""
+def _script(words: tuple[str, ...], own: Sequence[Call], first: int, index: int, variables: Iterable[str]) -> Program:
+    """The program where the shell with number ``first`` of ``words`` reads the script with number ``index``.
+
+    It stands under the user's ``own`` calls, if there are any.
+    """
     script, invocation = words[index], words[first:index]
     is_plain = shell.is_plain(script.strip(_BLANKS))
-    found = () if shell.is_restricted(invocation) else tuple(calls.in_script(script, index))
-    is_hidden = not is_plain and not shell.is_restricted(invocation) and _mentions_others(script, found)
-    if found or is_hidden:
+    is_restricted = shell.is_restricted(invocation)
+    inside = [] if is_restricted else calls.in_script(script, index)
+    is_hidden = not is_plain and not is_restricted and _mentions_others(script, inside)
+    if own or inside or is_hidden:
+        found = (*own, *inside)
         runs = any(call.is_run for call in found)
-        if len(found) == 1 and not is_hidden and found[0].comes_first and (runs or is_plain):
-            return Program(words, Place.NOWHERE, index, found, renamed=found)
-        place = Place.NOWHERE if runs else Place.WORDS
-        hides_run = not runs and _hides_calls(words, found)
-        return Program(words, place, index, found, renamed=found, needs_path=True, hidden_call=hides_run)
+        is_found_by_path = not is_hidden and (
+            not inside or (len(inside) == 1 and inside[0].comes_first and (runs or is_plain))
+        )
+        return Program(
+            words,
+            Place.NOWHERE if runs or is_found_by_path else Place.WORDS,
+            index,
+            found,
+            renamed=tuple(call for call in found if call.end > call.start),
+            needs_path=not is_found_by_path,
+            hidden_call=(is_found_by_path or not runs) and _hides_calls(words, found),
+        )
     goes_in = (
         first == 0
         and is_plain

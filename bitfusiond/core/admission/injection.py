@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from bitfusiond.core import names
@@ -23,17 +23,26 @@ def check_mounts(containers: Sequence[GpuContainer], template: Template) -> None
     """Note a problem with each mount of the user's where one of the template's goes, or that leaves it no place."""
     for container in containers:
         for mount in container.mounts:
-            if mount.path in template.mount_paths:
+            if mount.path in template.mount_paths or mount.path.startswith(template.below_files):
                 mount.field.problem(
                     f"{shown(mount.field.value)} is where the Bitfusion client goes: mount yours elsewhere"
                 )
-            elif mount.holds_nothing_below:
-                above = mount.path.rstrip("/") + "/"
-                if below := min((path for path in template.mount_paths if path.startswith(above)), default=None):
-                    mount.field.problem(
-                        f"{shown(mount.field.value)} {mount.holds_nothing_below} and lies above {below}, where the"
-                        " Bitfusion client goes: the container could not start, so mount yours elsewhere"
-                    )
+            elif mount.holds_nothing_below and (below := template.above.get(mount.path)):
+                mount.field.problem(
+                    f"{shown(mount.field.value)} {mount.holds_nothing_below} and lies above {below}, where the"
+                    " Bitfusion client goes: the container could not start, so mount yours elsewhere"
+                )
+
+
+def mount_warnings(containers: Sequence[GpuContainer], template: Template) -> Iterator[str]:
+    """A line for each mount above the client's that may be writable or not, as only its server or node knows."""
+    for container in containers:
+        for mount in container.mounts:
+            if mount.path in template.above and not mount.is_writable:
+                yield (
+                    f"{mount.field.path}: {shown(mount.field.value)} must be writable, as the client goes below it; or"
+                    " mount it elsewhere"
+                )
 
 
 def volume_names(template: Template, volumes: list[Json]) -> dict[str, str]:

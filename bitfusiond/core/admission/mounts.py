@@ -19,18 +19,22 @@ _CLOSED_SOURCES = {
     "downwardAPI": "holds fields of the pod",
     "image": "holds an image",
 }
+# Types of a hostPath that are no directory.
+_FILES = ("File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """Something of the user's at ``path``, normalized; ``field`` is the path as it was written.
 
-    ``holds_nothing_below``: why the runtime can make no place for a mount below it, as a phrase; empty where it can.
+    ``holds_nothing_below``: why the runtime can make no place for a mount below it, as a phrase; empty where it may.
+    ``is_writable``: it can for certain.
     """
 
     field: Field
     path: str
     holds_nothing_below: str
+    is_writable: bool
 
 
 def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
@@ -42,7 +46,7 @@ def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
             if isinstance(path.value, str):
                 volume = volumes.get(name, {}) if isinstance(name, str) else {}
                 closed = "is a device" if key == "devicePath" else _closed(mount.value, volume)
-                found.append(Mount(path, mount_path(path.value), closed))
+                found.append(Mount(path, mount_path(path.value), closed, is_writable="emptyDir" in volume))
     return found
 
 
@@ -55,6 +59,9 @@ def _closed(mount: Json, volume: Json) -> str:
     for source, what in _CLOSED_SOURCES.items():
         if source in volume:
             return what
+    host_path = volume.get("hostPath")
+    if isinstance(host_path, dict) and host_path.get("type") in _FILES:
+        return "is a file"
     sources = [each for each in volume.values() if isinstance(each, dict)]
     is_read_only = any(each.get("readOnly") is True for each in (mount, *sources))
     return "is read-only" if is_read_only else ""

@@ -8,9 +8,10 @@ same answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, demand, injection, patch, pod, populate_container
+from bitfusiond.core.admission import calls, command, demand, injection, patch, pod, populate_container
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
@@ -51,15 +52,14 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     populate_container.check_names(given, template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    told = {each.pointer: demand.values(each.demand, client, rules.total_gpu_memory) for each in given.gpu_containers}
-    commands = {
-        each.pointer: _command(each, client, told[each.pointer], given.filters)
-        for each in given.gpu_containers
-        if each.program
-    }
-    variables = {each.pointer: _variables(client, told[each.pointer], servers) for each in given.gpu_containers}
+    commands: dict[str, dict[str, list[str]]] = {}
+    variables: dict[str, list[Variable]] = {}
+    for each in given.gpu_containers:
+        values = demand.values(each.demand, client, rules.total_gpu_memory)
+        commands[each.pointer] = _commands(each, client, values, given.filters)
+        variables[each.pointer] = _variables(client, values, servers)
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
-    if problem := calls.too_long([*commands.values(), *kept]):
+    if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(
         _operations(given, client, commands, variables, template),
@@ -82,13 +82,21 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
 def _check_calls(given: Pod, total_megabytes: int) -> None:
     """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
     for container in given.gpu_containers:
-        if container.asked and (problem := calls.excess(container.calls, container.demand.shares, total_megabytes)):
-            container.field["command"].problem(problem)
+        if container.asked:
+            shares = container.asked.shares
+            pod.check_calls(container.field, container.calls, container.hooks, shares, total_megabytes)
 
 
-def _command(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> list[str]:
-    """The command under the client."""
-    return container.program.under(wrapped_words(client.wrap, values, filters)) if container.program else []
+def _commands(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> dict[str, list[str]]:
+    """The command under the client, and hooks and probes whose calls reach it, by their places."""
+    if container.program is None:
+        return {}
+    words = wrapped_words(client.wrap, values, filters)
+    found = {f"{container.pointer}/command": container.program.under(words)}
+    for hook in container.hooks:
+        if program := command.beside(hook.words):
+            found[container.pointer + hook.pointer] = program.under(words)
+    return found
 
 
 def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[Variable]:
@@ -100,7 +108,7 @@ def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[V
 def _operations(
     given: Pod,
     client: Client,
-    commands: Mapping[str, list[str]],
+    commands: Mapping[str, Mapping[str, list[str]]],
     variables: Mapping[str, list[Variable]],
     template: Template,
 ) -> list[Operation]:
@@ -108,11 +116,11 @@ def _operations(
     renamed = injection.volume_names(template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
-        if container.program:
-            write = patch.replace if "command" in container.raw else patch.add
-            operations.append(write(f"{container.pointer}/command", commands[container.pointer]))
-            if "args" in container.raw and not container.program.keeps_args:
-                operations.append(patch.remove(f"{container.pointer}/args"))
+        for path, words in commands[container.pointer].items():
+            is_absent = path == f"{container.pointer}/command" and "command" not in container.raw  # it is its image's
+            operations.append((patch.add if is_absent else patch.replace)(path, words))
+        if container.program and "args" in container.raw and not container.program.keeps_args:
+            operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, variables[container.pointer], template, renamed)
     operations += injection.volumes(template, given.spec, renamed)
     operations += populate_container.init_containers(given, client, template, renamed)
@@ -134,6 +142,12 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             if each.program is not None and each.program.hidden_call
         ),
         *(
+            f"{hook.field.path}: seems to call bitfusion, which is not on PATH: write the client's path"
+            for each in given.gpu_containers
+            for hook in each.hooks
+            if (program := command.beside(hook.words)) and program.hidden_call
+        ),
+        *(
             f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"
             f" {each.demand.shares} shares are counted"
             for each in given.gpu_containers
@@ -145,20 +159,22 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             if isinstance(each.image, Unreadable) and client.merges_library_path
             if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
-        *(
-            f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
-            f" {shown(variable.value)}"
-            for each in given.gpu_containers
-            for variable in variables[each.pointer]
-            if variable.prepends is None and variable.name in names_of(each.env)
-        ),
-        *_not_enforced(client),
+        *(() if client.is_bitfusion else _warnings_of_other_client(given, client, variables)),
+        *injection.mount_warnings(given.gpu_containers, rules.template.for_client(client)),
         *populate_container.warnings(given, client),
     ]
 
 
-def _not_enforced(client: Client) -> Iterator[str]:
-    """What is counted of a demand, and never told to a client that could not hold anybody to it."""
+def _warnings_of_other_client(given: Pod, client: Client, variables: Mapping[str, list[Variable]]) -> Iterator[str]:
+    """What of the client's the container set itself, and what is counted of a demand and never told to the client."""
+    for each in given.gpu_containers:
+        taken = names_of(each.env)
+        for variable in variables[each.pointer]:
+            if variable.prepends is None and variable.name in taken:
+                yield (
+                    f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
+                    f" {shown(variable.value)}"
+                )
     parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
     untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]
     if untold:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand, mounts
+from bitfusiond.core.admission import calls, command, demand, hooks, mounts
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.admission.demand import Demand, Resources
+from bitfusiond.core.admission.hooks import Hook
 from bitfusiond.core.clients import entries
 from bitfusiond.core.clients.catalogue import Catalogue, UnknownClientError
 from bitfusiond.core.clients.client import BITFUSION, Client
@@ -81,9 +82,9 @@ class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
-    client that goes before no program).
-    ``calls`` are those of the client that the user wrote, ``mounts`` what is mounted and the block devices.
-    ``image`` is None where nobody looked it up.
+    client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention it
+    too, ``mounts`` are what is mounted and the block devices. ``image`` is None where nobody
+    looked it up.
     """
 
     field: Field
@@ -91,6 +92,7 @@ class GpuContainer:
     asked: Demand | None
     program: command.Program | None
     calls: Sequence[Call]
+    hooks: Sequence[Hook]
     env: list[Json]
     mounts: list[mounts.Mount]
     image: Image | Unreadable | None = None
@@ -181,17 +183,18 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: 
     ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
+    before = len(pod.problems)
     spec.mapping()
     groups = containers_of(spec)
     found = list(asking(groups))
-    reads_commands = check_length(spec, (container for _, container, _ in found))
+    reads_commands = check_length(spec, [container for _, container, _ in found])
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
         _gpu_container(*each, mode, chosen, total_megabytes, by_name, images, reads_command=reads_commands)
         for each in found
     ]
-    _check_number(spec, len(found))
+    _check_number(spec, len(found), is_sound=len(pod.problems) == before)
     _check_platform(spec)
     return Pod(
         annotations,
@@ -216,10 +219,12 @@ def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Reso
                 resources.refuse_shares("ask for")
 
 
-def _check_number(spec: Field, number: int) -> None:
-    """``number`` is how many containers ask for GPUs: at least one must, and not too many may."""
-    # What is wrong already may be what would have asked.
-    if not number and not any(problem.startswith(spec.path) for problem in spec.problems):
+def _check_number(spec: Field, number: int, *, is_sound: bool) -> None:
+    """``number`` is how many containers ask for GPUs: at least one must, and not too many may.
+
+    Where the spec is not sound, what is wrong with it may be what would have asked.
+    """
+    if not number and is_sound:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"
@@ -257,6 +262,7 @@ def _gpu_container(
         demand.read(resources, total_megabytes),
         program,
         own,
+        hooks.read(container) if reads_command and is_bitfusion else (),
         container["env"].objects(_MOST_VARIABLES),
         mounts.read(container, volumes),
         image,
@@ -268,12 +274,28 @@ def argv(container: Field) -> list[str]:
     return [*strings(container["command"].value), *strings(container["args"].value)]
 
 
-def check_length(spec: Field, containers: Iterable[Field]) -> bool:
+def check_length(spec: Field, containers: Sequence[Field]) -> bool:
     """Whether the commands of ``containers`` are short enough to be read for calls of the client; a problem if not."""
-    problem = calls.too_long(argv(each) for each in containers)
+    commands = [argv(each) for each in containers]
+    commands += [hook.words for each in containers for hook in hooks.read(each)]
+    problem = calls.too_long(commands)
     if problem:
         spec["containers"].problem(f"{problem}; put the script into a file")
     return problem is None
+
+
+def check_calls(
+    container: Field, found: Iterable[Call], beside: Iterable[Hook], counted: int, total_megabytes: int
+) -> None:
+    """Note where a call asks for more than the ``counted`` shares of ``container``, or a quota would count nothing.
+
+    ``found`` are those in its command, others are in the hooks ``beside`` it.
+    """
+    if problem := calls.excess(found, counted, total_megabytes):
+        container["command"].problem(problem)
+    for hook in beside:
+        if problem := calls.excess(calls.anywhere(hook.words), counted, total_megabytes):
+            hook.field.problem(problem)
 
 
 def containers_of(spec: Field, more: int = 0) -> dict[str, list[Field]]:

@@ -202,8 +202,8 @@ def _is_unknown_non_root(pod: Pod) -> bool:
 def _security_field(spec: Field, container: GpuContainer, name: str) -> Any:
     """A field of the securityContext: the container's, else the pod's, else None."""
     for owner in (container.raw, spec.value):
-        value = mapping(owner, "securityContext").get(name)
-        if value is not None:
+        context = owner.get("securityContext")
+        if isinstance(context, dict) and (value := context.get(name)) is not None:
             return value
     return None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.mounts import mount_path
@@ -36,7 +37,8 @@ class TemplateError(ValueError):
 class Template:
     """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container.
 
-    ``mount_paths`` are those of ``volume_mounts``, normalized.
+    ``mount_paths`` are those of ``volume_mounts``, normalized; ``above`` has each directory above them, with one that
+    lies below it. ``below_files`` is how paths begin that would lie below a token file.
     """
 
     init_containers: tuple[Json, ...]
@@ -44,6 +46,8 @@ class Template:
     volume_mounts: tuple[Json, ...]
     volumes: tuple[Json, ...]
     mount_paths: frozenset[str]
+    above: Mapping[str, str]
+    below_files: tuple[str, ...]
 
     def for_client(self, client: Client) -> Template:
         """What of it serves ``client``: no volume that stays empty, and no initContainer that would fill none."""
@@ -58,9 +62,23 @@ class Template:
 
         if client.tree or client.takes_tokens:
             others = [{**first, "volumeMounts": list(kept(first["volumeMounts"]))}, *others]
-        mounts = tuple(each for each in kept(self.volume_mounts) if mount_path(each["mountPath"]) != _OPT)
-        paths = frozenset(mount_path(each["mountPath"]) for each in mounts)
-        return Template(tuple(others), self.env, mounts, kept(self.volumes), paths)
+        mounts = [each for each in kept(self.volume_mounts) if mount_path(each["mountPath"]) != _OPT]
+        return _template(others, self.env, mounts, kept(self.volumes))
+
+
+def _template(
+    init_containers: Sequence[Json], env: Sequence[Json], mounts: Sequence[Json], volumes: Sequence[Json]
+) -> Template:
+    paths = frozenset(mount_path(each["mountPath"]) for each in mounts)
+    return Template(
+        tuple(init_containers),
+        tuple(env),
+        tuple(mounts),
+        tuple(volumes),
+        paths,
+        {parent: path for path in sorted(paths, reverse=True) for parent in _parents(path)},
+        tuple(f"{path}/" for path in paths if posixpath.basename(path) in names.TOKEN_FILES),
+    )
 
 
 def _volumes_at(container: Json, option: str) -> set[str]:
@@ -100,8 +118,11 @@ def parse(document: object) -> Template:
         container["volumeMounts"].problem("the client must be mounted somewhere")
     if file.problems:
         raise TemplateError("; ".join(file.problems))
-    paths = frozenset(mount_path(mount["mountPath"].value) for mount in mounts)
-    return Template(_values(init_containers), _values(env), _values(mounts), _values(volumes), paths)
+    return _template(_values(init_containers), _values(env), _values(mounts), _values(volumes))
+
+
+def _parents(path: str) -> Iterator[str]:
+    return accumulate(path.split("/")[1:-1], posixpath.join, initial="/")
 
 
 def _values(items: list[Field]) -> tuple[Json, ...]:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import calls, command, pod, shell
+from bitfusiond.core.admission import calls, command, hooks, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.pod import Mode
 from bitfusiond.core.admission.template import Template
@@ -82,8 +82,8 @@ def _counted(container: Field) -> int:
 
 
 def _check_calls(container: Field, total_megabytes: int) -> None:
-    if problem := calls.excess(calls.anywhere(pod.argv(container)), _counted(container), total_megabytes):
-        container["command"].problem(problem)
+    found = calls.anywhere(pod.argv(container))
+    pod.check_calls(container, found, hooks.read(container), _counted(container), total_megabytes)
 
 
 def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from bitfusiond.core import names
@@ -63,6 +63,11 @@ class Client:
     servers: tuple[str, ...] = ()
     takes_tokens: bool = False
     size: int | None = None
+    _used: frozenset[str] = field(init=False, repr=False, compare=False)  # each pod asks for them again
+
+    def __post_init__(self) -> None:
+        texts = (*(word for group in self.wrap for word in group), *(each.value for each in self.env))
+        object.__setattr__(self, "_used", frozenset[str]().union(*map(placeholders, texts)))
 
     @property
     def is_bitfusion(self) -> bool:
@@ -86,7 +91,7 @@ class Client:
     @property
     def wants_servers(self) -> bool:
         """Whether some variable names the servers."""
-        return any(each.between is not None or {SERVERS, SERVER} & placeholders(each.value) for each in self.env)
+        return not self._used.isdisjoint({SERVERS, SERVER}) or any(each.between is not None for each in self.env)
 
     @property
     def merges_library_path(self) -> bool:
@@ -96,8 +101,7 @@ class Client:
 
     def uses(self, placeholder: str) -> bool:
         """Whether ``placeholder`` stands anywhere in what the client is told."""
-        texts = (*(word for group in self.wrap for word in group), *(each.value for each in self.env))
-        return any(placeholder in placeholders(text) for text in texts)
+        return placeholder in self._used
 
     def __str__(self) -> str:
         """As a list of choices says it: ``ubuntu18/450``, ``lupine 2.1``."""
@@ -123,13 +127,18 @@ def wrapped_words(groups: Sequence[Group], values: Values, filters: Sequence[str
     """The words before the program: each group once, with ``{filters}`` in it once a filter."""
     words: list[str] = []
     for group in groups:
-        wanted = frozenset[str]().union(*map(placeholders, group)) if any("{" in word for word in group) else ()
+        wanted = _placeholders_of(group)
         if "filters" in wanted:
             for each in filters:
                 words += [word.format(**values, filters=each) for word in group]
-        elif all(name in values for name in wanted):
-            words += [word.format(**values) for word in group] if wanted else group
+        elif wanted <= values.keys():
+            words += [word.format_map(values) for word in group]
     return words
+
+
+@lru_cache(maxsize=1024)
+def _placeholders_of(group: Group) -> frozenset[str]:
+    return frozenset[str]().union(*map(placeholders, group))
 
 
 def environment(variables: Sequence[Variable], values: Values, servers: Sequence[str]) -> Iterator[Variable]:

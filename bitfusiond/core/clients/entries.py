@@ -123,6 +123,7 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
         field.problem(f"must be a list of words, not {shown(field.value)}")
         return ()
     groups: list[Group] = []
+    before = len(field.problems)
     for index, each in enumerate(field.value):
         item = Field(each, f"{field.path}[{index}]", field.problems)
         words = [each] if isinstance(each, str) else item.strings()
@@ -136,7 +137,7 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
         field.problem("{binary} needs the field Binary, the path of the client's program")
     if groups and any(_known(word) - {"binary"} for word in groups[0]):
         field.problem(f"begins with {shown(groups[0][0])}: the first word must be the client's program")
-    return tuple(groups)
+    return tuple(groups) if len(field.problems) == before else ()
 
 
 def _env(field: Field) -> Iterable[Variable]:

@@ -45,6 +45,8 @@ from bitfusiond.core.text import from_base64
 _KEPT_METADATA = ("uid", "labels", "annotations", "ownerReferences", "finalizers")
 # Characters of that: ours have some hundreds. What is larger was not left by us, and would fill the memory.
 _LARGEST_METADATA = 65_536
+# Namespaces that are followed one by one: each takes three watches, with a thread and a connection for each, 0.3 MB.
+MOST_FOLLOWED = 32
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -144,6 +146,13 @@ Decision = Create | Update | Leave | Refuse
 def allowed(namespace: str, globs: tuple[str, ...]) -> bool:
     """Whether pods of ``namespace`` may receive tokens (``--allow-namespaces``)."""
     return any(fnmatchcase(namespace, glob) for glob in globs)
+
+
+def followed(globs: tuple[str, ...], exempt: frozenset[str]) -> frozenset[str] | None:
+    """The namespaces in which alone copies are looked for; None: in all, as ``globs`` has globs, or very many names."""
+    if len(globs) > MOST_FOLLOWED or any(set("*?[") & set(glob) for glob in globs):
+        return None
+    return frozenset(globs) - exempt
 
 
 def served(namespace: str, globs: tuple[str, ...], exempt: frozenset[str]) -> bool:

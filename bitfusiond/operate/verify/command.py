@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from bitfusiond.core.objects import Object
@@ -40,6 +41,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
     values, _ = current.choose(settings, current.read(kubectl))
+    values = replace(values, absent=current.absent(kubectl, values))
     wanted = manifests.build(documents, values).all
     found = kubectl.get_all(wanted)
     if ending := installation.ending(found.get(checks.NAMESPACE)):
@@ -49,6 +51,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     return [
         *rows,
         *_installation(kubectl, wanted, found),
+        *(installation.outdated(what) for what in current.outdated(kubectl, wanted)),
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values.tokens.read(kubectl), namespace),
         *_nodes(kubectl),

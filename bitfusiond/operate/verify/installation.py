@@ -64,6 +64,10 @@ def check(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object
     return rows
 
 
+def outdated(what: Ref) -> Row:
+    return Row(str(what), WRONG, "of an earlier choice, and nothing needs it any more", DEPLOY)
+
+
 def compared(wanted: Object, current: Object) -> Row:
     """Permissions must be those of the manifests; a ConfigMap must be one that the webhook takes up."""
     what = ref(wanted)

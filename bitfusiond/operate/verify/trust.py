@@ -11,7 +11,7 @@ from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate.current import WEBHOOK
 from bitfusiond.operate.kubectl import Ref
-from bitfusiond.operate.manifests import CLIENT_CA, CLIENT_CA_MAP, NETWORK_POLICY, Values, option
+from bitfusiond.operate.manifests import ABSENT, CLIENT_CA, CLIENT_CA_MAP, NETWORK_POLICY, Values, option
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.installation import DEPLOY
 
@@ -22,6 +22,7 @@ def check(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], t
     tokens = f"from {place.namespace}, into namespaces {','.join(place.allowed)}"
     return [
         Row("tokens are copied", OK, tokens),
+        *(Row(f"Namespace {name}", NOTE, ABSENT, f"{DEPLOY}, when it is") for name in sorted(values.absent)),
         client_ca(values.client_ca, option(found.get(WEBHOOK), CLIENT_CA), datetime.now(UTC)),
         *([image_lookup(values)] if values.image_lookup else []),
         *([reached_from(found.get(NETWORK_POLICY), addresses)] if values.api_server_only else []),

@@ -42,7 +42,7 @@ class ClientCA:
             tls.trust_clients_of(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pem)
         except (ssl.SSLError, ValueError):
             raise ConfigurationError(
-                f"--client-ca: {self._path} holds no certificate: give the PEM file of the CA that signs the client"
-                " certificate of the API server"
+                f"--client-ca: {self._path} holds no certificate of a CA: give the PEM file of the CA that signs the"
+                " client certificate of the API server"
             ) from None
         return pem

@@ -92,7 +92,7 @@ def explained(error: ClusterError, key: Key) -> Problem:
             reason = "forbidden"
             message = (
                 f"{where} cannot be copied, the API server does not permit it to bitfusiond ({error}): the cluster's"
-                " administrator must apply the ClusterRole of bitfusiond again"
+                " administrator must give bitfusiond its permissions (`just deploy`)"
             )
         case NotFoundError():
             reason, message = "not_found", f"namespace {namespace} is not there ({error})"

@@ -25,11 +25,19 @@ class Inventory:
     """Sources with their content, copies without; and since when each copy of ours has been behind its source.
 
     Fed by watches, and by the answers to our own writes, which arrive before the watch's news of them: whatever is
-    older than what is known already is ignored.
+    older than what is known already is ignored. ``followed`` are the namespaces that the watches are about, beside the
+    token namespace; None: all.
     """
 
-    def __init__(self, token_namespace: str, served: Callable[[str], bool], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        token_namespace: str,
+        served: Callable[[str], bool],
+        now: Callable[[], float],
+        followed: frozenset[str] | None = None,
+    ) -> None:
         self.token_namespace = token_namespace
+        self._followed = followed
         self._served = served
         self._now = now
         self._sources: dict[str, Object] = {}
@@ -42,15 +50,17 @@ class Inventory:
 
     # --- what happened --------------------------------------------------------------------------------------------
 
-    def replace(self, name: str, secrets: list[Object]) -> None:
-        """All Secrets of ``name``, as listed.
+    def replace(self, name: str, secrets: list[Object], within: str | None = None) -> None:
+        """All Secrets of ``name``, as listed; ``within`` is the namespace that was asked for, None: all.
 
         One that we wrote while the list was on its way is lost by this until the watch brings it; at worst a create is
         then answered with 409, and we look again.
         """
         there = {secret["metadata"]["namespace"] for secret in secrets}
-        for namespace in [namespace for namespace in self._namespaces(name) if namespace not in there]:
-            self.forget(namespace, name)
+        known = [namespace for namespace in self._namespaces(name) if within in (None, namespace)]
+        for namespace in known:
+            if namespace not in there:
+                self.forget(namespace, name)
         for secret in secrets:
             self.observe(secret)
 
@@ -150,8 +160,11 @@ class Inventory:
 
     def _origin_lives(self, stored: Summary) -> bool:
         namespace, _, name = (stored.origin or "").partition("/")
-        # The earlier Secret is watched in our token namespace only: elsewhere it may be there.
-        return name not in BY_SECRET or namespace in self._stored[name]
+        # The earlier Secret is watched in our token namespace only, others perhaps in few: elsewhere it may be there.
+        return name not in BY_SECRET or not self._sees(namespace) or namespace in self._stored[name]
+
+    def _sees(self, namespace: str) -> bool:
+        return self._followed is None or namespace in self._followed or namespace == self.token_namespace
 
     def _refresh_sources(self) -> None:
         contents = {token: copies.content(token, self._sources, self.token_namespace) for token in TOKENS}

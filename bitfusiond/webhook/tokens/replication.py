@@ -5,7 +5,10 @@ this at once, without a leader: each sees the same and does the same, and whoeve
 
 Five watches feed the memory that admissions are answered from. Three are of one name in all namespaces and bring the
 sources as well as the copies, the fourth is of the earlier Secret in the token namespace, the fifth of the key of marks
-in our own. A watch by ``metadata.name`` is what RBAC can limit by ``resourceNames``: no other Secret can be read.
+in our own. A watch by ``metadata.name`` is what RBAC can limit by ``resourceNames``: no other Secret can be read. Where
+--allow-namespaces names namespaces, the three are of the token namespace alone, and there are three more for each of
+those: so that no permission has to reach further. An admission does not wait for these: what they have not told yet,
+the API server's answer to the first write does.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ class Replication:
     ``run`` must be running for anything to happen; until its first lists are there, ``ensure`` says so to whoever
     asks. ``allow_namespaces`` are globs; copies in namespaces that they do not cover, or that are ``exempt``, follow
     nothing. ``is_proven``: whoever asks is the API server. ``watches`` tells how each watch is doing, by the name of
-    its Secret.
+    its Secret, those of one namespace by NAMESPACE/NAME; it changes as namespaces come and go.
     """
 
     def __init__(
@@ -104,7 +107,8 @@ class Replication:
         self._globs = allow_namespaces
         self._first_copies = None if is_proven else Allowance(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND)
         served = partial(copies.served, globs=allow_namespaces, exempt=exempt)
-        self._inventory = Inventory(token_namespace, served, trio.current_time)
+        self._followed = copies.followed(allow_namespaces, exempt)
+        self._inventory = Inventory(token_namespace, served, trio.current_time, self._followed)
         self._metrics = Metrics(metrics, self._inventory)
         self._mark_key = MarkKey(cluster, namespace, self._use_mark_key)
         self.watches = {name: WatchState() for name in SOURCE_NAMES} | {names.MARK_SECRET: self._mark_key.watch}
@@ -232,7 +236,9 @@ class Replication:
             self._nursery = nursery
             try:
                 for name in SOURCE_NAMES:
-                    nursery.start_soon(self._watch, name)
+                    nursery.start_soon(self._watch_sources, name)
+                for namespace in (self._followed or frozenset()) - {self._inventory.token_namespace}:
+                    nursery.start_soon(self._watch_copies, namespace)
                 nursery.start_soon(self._mark_key.run)
                 task_status.started()
                 await self._listed.wait()
@@ -241,12 +247,34 @@ class Replication:
             finally:
                 self._nursery = None
 
-    async def _watch(self, name: str) -> None:
+    async def _watch_sources(self, name: str) -> None:
+        """Where all namespaces are followed, copies too."""
+        is_everywhere = self._followed is None and name != names.EARLIER_TOKEN_SECRET
+        namespace = None if is_everywhere else self._inventory.token_namespace
+        await self._watch(name, namespace, self.watches[name])
+
+    async def _watch_copies(self, namespace: str) -> None:
+        """Whenever there is such a namespace."""
+        while True:
+            uid = await self._namespaces.another(namespace, None)
+            states = {f"{namespace}/{token.secret}": WatchState() for token in TOKENS}
+            self.watches |= states
+            async with trio.open_nursery() as nursery:
+                for token, state in zip(TOKENS, states.values(), strict=True):
+                    nursery.start_soon(self._watch, token.secret, namespace, state)
+                await self._namespaces.another(namespace, uid)
+                nursery.cancel_scope.cancel()
+            for token, watch in zip(TOKENS, states, strict=True):
+                self._inventory.replace(token.secret, [], namespace)
+                del self.watches[watch]
+
+    async def _watch(self, name: str, namespace: str | None, state: WatchState) -> None:
         def listed(secrets: list[Object]) -> None:
             before = {key for key in self._recently_admitted(name) if self._inventory.exists(key)}
-            self._inventory.replace(name, secrets)
+            self._inventory.replace(name, secrets, namespace)
             self._lost.update(key for key in before if not self._inventory.exists(key))
-            self._has_listed(name)
+            if namespace in (None, self._inventory.token_namespace):
+                self._has_listed(name)
             self._read_sources()
 
         def changed(change: Change) -> None:
@@ -262,15 +290,8 @@ class Replication:
                 self._inventory.observe(change.object)
             self._read_sources()
 
-        namespace = self._inventory.token_namespace if name == names.EARLIER_TOKEN_SECRET else None
         await follow(
-            self._cluster,
-            SECRETS,
-            namespace=namespace,
-            name=name,
-            listed=listed,
-            changed=changed,
-            state=self.watches[name],
+            self._cluster, SECRETS, namespace=namespace, name=name, listed=listed, changed=changed, state=state
         )
 
     def _has_listed(self, name: str) -> None:

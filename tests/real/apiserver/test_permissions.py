@@ -26,6 +26,9 @@ import yaml
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import TOKENS
+from bitfusiond.kube import SECRETS
+from bitfusiond.operate import manifests
+from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.webhook.certificates.cabundles import TARGETS, Target
 from bitfusiond.webhook.certificates.selfmanaged import SECRET
 from tests import MANIFESTS
@@ -311,7 +314,7 @@ def copies_told(cluster: Cluster, one: Asked) -> bool:
         return False
     # A new one each time: RBAC takes up a change a moment later, and a copy that is there is not made again.
     space = cluster.api.namespace(f"without-copies-{time.monotonic_ns()}")
-    return "administrator must apply the ClusterRole of bitfusiond again" in one.mutate(space)
+    return "administrator must give bitfusiond its permissions" in one.mutate(space)
 
 
 def nodes_told(cluster: Cluster, one: Asked) -> bool:
@@ -396,6 +399,79 @@ def test_its_credentials_write_no_secret_but_copies_and_its_own(cluster: Cluster
     update("guarded", token)
     # Nobody else is meant by it.
     api.create(secret_path("guarded"), secret("another"))
+
+
+def test_the_sources_of_another_token_namespace_cannot_be_written_either(
+    cluster: Cluster, asked: list[Request]
+) -> None:
+    api = cluster.api
+    if api.minor < POLICIES_SINCE:
+        pytest.skip(f"Kubernetes 1.{api.minor} has no ValidatingAdmissionPolicy: KUBEBUILDER_ASSETS of 1.30 or later")
+    assert asked
+    stolen = replace(api, token=api.token_of(names.NAMESPACE, ACCOUNT))
+    source = secret(TOKENS[0].secret)  # labelled, like all that its owner applies
+    api.create(secret_path(api.namespace("vault")), source)
+
+    def refused() -> str:
+        try:
+            stolen.request("PUT", secret_path("vault", TOKENS[0].secret), {**source, "data": {}})
+        except Refused as refused:
+            return str(refused)
+        return ""
+
+    assert refused() == ""
+    values = manifests.Values("r", "t", 0, 1, tokens=TokenPlace("vault"))
+    for document in manifests.build(_guard(), values).all:
+        api.put(document)
+    wait_until(lambda: "nor where the tokens come from" in refused(), "the policy")
+    # What it has to write still can be: its own.
+    stolen.request(
+        "PUT", secret_path(names.NAMESPACE, SECRET), api.request("GET", secret_path(names.NAMESPACE, SECRET))
+    )
+
+
+# --- where ALLOW_NAMESPACES holds only names --------------------------------------------------------------------------
+
+
+def test_where_namespaces_are_named_it_copies_into_these_and_cannot_touch_a_secret_elsewhere(tmp_path: Path) -> None:
+    place = TokenPlace(TOKEN_NAMESPACE, ("team", "later"))
+    values = manifests.Values("r", "t", 0, 1, tokens=place, absent=frozenset({"later"}))
+    policy, audit_log = tmp_path / "audit-policy", tmp_path / "audit.log"
+    policy.write_text(json.dumps(grants.POLICY))
+    with started(tmp_path, f"--audit-policy-file={policy}", f"--audit-log-path={audit_log}") as api:
+        cluster = Cluster(api, audit_log, tmp_path)
+        for name in (TOKEN_NAMESPACE, "team", "other"):
+            api.namespace(name)
+        for document in manifests.build(OBJECTS, values).all:
+            api.put(document)
+        put_sources(api, TOKEN_NAMESPACE, "a: 1")
+        with replica(cluster, "named", "--allow-namespaces", "team,later") as one:
+            wait_until(one.ready, "a replica that is ready")
+            assert one.mutate("team") == ""
+            put_sources(api, TOKEN_NAMESPACE, "b: 2")
+            wait_until(lambda: _arrived(cluster, "team", b"b: 2"), "a rotation")
+            assert "pods of other may not receive" in one.mutate("other")
+            assert [each for each in cluster.asked() if each.forbidden] == []
+            # One that comes after the deploy is not permitted until the next one.
+            api.namespace("later")
+            wait_until(lambda: one.says("cannot follow", "later"), "words about it")
+            assert "must give bitfusiond its permissions (`just deploy`)" in one.mutate("later")
+            for document in manifests.build(OBJECTS, replace(values, absent=frozenset())).all:
+                api.put(document)
+            wait_until(lambda: one.mutate("later") == "", "the permission")
+        stolen = replace(api, token=api.token_of(names.NAMESPACE, ACCOUNT))
+        token = TOKENS[0].secret
+        api.put_secret("other", token, {"of": b"the team"})
+        for of in (None, "other", "default"):
+            with pytest.raises(Refused, match="cannot list resource"):
+                stolen.request("GET", f"{SECRETS.path(of)}?fieldSelector=metadata.name={token}")
+        source = api.request("GET", secret_path(TOKEN_NAMESPACE, token))
+        for method, of in (("GET", "other"), ("PUT", "other"), ("PUT", TOKEN_NAMESPACE)):
+            with pytest.raises(Refused, match=r"cannot (get|update) resource"):
+                stolen.request(method, secret_path(of, token), source if method == "PUT" else None)
+        for of in ("other", TOKEN_NAMESPACE):
+            with pytest.raises(Refused, match="cannot create resource"):
+                stolen.create(secret_path(of), secret("another"))
 
 
 # --- with a certificate of another issuer -----------------------------------------------------------------------------

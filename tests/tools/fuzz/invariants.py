@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,6 +20,7 @@ Pod = dict[str, Any]
 SECTIONS = ("limits", "requests")
 _WRITTEN = ("command", "args", "env", "volumeMounts", "resources")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:@%+=- \t")
+_NAME = re.compile(r"['\"\\\n]*".join("bitfusion"))  # as a shell may read it
 _NOT_PROGRAMS = {"exec", "cd", "if", "export", "source", ".", "set", "time", "while"}
 _SUFFIXES = {
     **{
@@ -216,7 +218,7 @@ def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], 
     elif len(command) == 1 and plain(line):
         given = [*line.split(), *args]
     on_path = f'export PATH={shlex.quote(written[0].rpartition("/")[0])}:"$PATH"; '
-    calls = [index for index, word in enumerate(given) if "bitfusion" in word]
+    calls = [word for word in given if _NAME.search(word)]
     for goes_before in ([], written):
         if got[: len(goes_before)] != goes_before or len(got) != len(goes_before) + len(given):
             continue
@@ -224,7 +226,7 @@ def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], 
         if not differs:
             holds(bool(goes_before), f"{given} became {got}, which is not under the client")
             return
-        if len(differs) == 1 and calls and _same_but_for_the_client(*differs[0], written[0], on_path):
+        if calls and all(_same_but_for_the_client(*each, written[0], on_path) for each in differs):
             return
     assert _in_script(given, got, written), f"{given} became {got}"
 
@@ -238,9 +240,9 @@ def _same_but_for_the_client(then: str, now: str, path: str, on_path: str) -> bo
         return False
     at = len(first)
     for piece in pieces:
-        name = then.find("bitfusion", at)
-        at = then.find(piece, name + len("bitfusion")) + len(piece)
-        if name < 0 or at < len(piece):
+        name = _NAME.search(then, at)
+        at = then.find(piece, name.end()) + len(piece) if name else -1
+        if at < len(piece):
             return False
     return then.endswith(pieces[-1]) if pieces else True
 

@@ -39,7 +39,7 @@ def test_what_is_written_reads_back_the_same(documents: list[Any]) -> None:
 # Strings that some reader takes for something else where they stand bare.
 AMBIGUOUS = """
 y n Y N yes no on off true FALSE null ~ Null = <<
-450 0450 08 0o17 0O17 0x1F 0X1F 0b1 0B1 1_000 +1 -1 .5 1e3 1E3 1.5e3 1.e3 .5e3 1e+3 12e03 +.inf .NaN
+450 0450 08 0o17 0O17 0x1F 0X1F 0b1 0B1 1_000 +1 -1 -_1 +_0x1F -_1.5 .5 1e3 1E3 1.5e3 1.e3 .5e3 1e+3 12e03 +.inf .NaN
 2024-01-31 2024-01-31T10:00:00Z 190:20:30 1:30
 - ? : # & * ! | > % @ ` ' " {} [] , --- ...
 """
@@ -110,6 +110,17 @@ def test_unicode_is_written_as_it_is() -> None:
         ("yes", True),
         ("Off", False),
         ("~", None),
+        ("=", "="),
+        ("<<", "<<"),
+        ("[=, <<]", ["=", "<<"]),
+        ("{=: a}", {"=": "a"}),
+        ("!!binary aGk=", "hi"),
+        ("!!binary gICA", "\ufffd\ufffd\ufffd"),
+        ("-_1", -1),
+        ("+__0x1F", 31),
+        ("-_1.5", -1.5),
+        ("_1", "_1"),
+        ("-_", "-_"),
     ],
 )
 def test_a_bare_word_is_what_kubectl_takes_it_for(written: str, value: object) -> None:
@@ -164,7 +175,8 @@ def test_what_an_anchor_repeats_is_apart() -> None:
         pytest.param("a: *nobody", "found undefined alias", id="an alias of nothing"),
         pytest.param("&a [*a]", "not JSON: ", id="an alias of itself"),
         pytest.param("a: !!python/object:os.system x", "could not determine a constructor", id="a Python object"),
-        pytest.param("a: !!binary aGk=", "not JSON: ", id="bytes"),
+        pytest.param("a: !!binary x", "failed to decode base64 data", id="no base64"),
+        pytest.param("a: {<<: x}", "expected a mapping or list of mappings for merging", id="a merge of a word"),
         pytest.param("a: [.inf]", "not JSON: ", id="a number that JSON has not"),
         pytest.param("a: 1e999", "not JSON: ", id="a number that is too large"),
         pytest.param(f"a: 0x{'f' * 5000}", "not JSON: ", id="a number of very many digits"),

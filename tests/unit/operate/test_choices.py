@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import trustme
 
 from bitfusiond import __version__
+from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, packaged
@@ -142,7 +145,27 @@ def test_an_upgrade_leaves_the_digest_of_the_version_before_behind() -> None:
     assert applied(values) == {f"r/bitfusiond:{__version__}", f"r/bitfusion-client:{__version__}"}
 
 
-def test_what_was_pushed_goes_before_what_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tag", "digest", "why"),
+    [
+        (None, A, f"{A} (as it runs, not {C}, which was pushed from here: to take it, give IMAGE_TAG)"),
+        ("test", C, f"{C} (as it was pushed)"),
+    ],
+)
+def test_what_was_pushed_from_here_once_does_not_go_before_what_runs_unless_the_tag_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str | None, digest: str, why: str
+) -> None:
+    """Somebody else may have pushed and deployed since."""
+    file = pushed(tmp_path, f"r/bitfusiond:test@{C}", f"r/bitfusion-client:test@{B}")["IMAGE_DIGESTS"]
+    default = settings.VARIABLES["pushed"]._replace(default=file)
+    monkeypatch.setitem(settings.VARIABLES, "pushed", default)
+    given = {} if tag is None else {"IMAGE_REPO": "r", "IMAGE_TAG": tag}
+    values, notes = current.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
+    assert applied(values) == {f"r/bitfusiond:test@{digest}", f"r/bitfusion-client:test@{B}"}
+    assert f"bitfusiond {why}; bitfusion-client {B} (as it was pushed)" in notes[1]
+
+
+def test_digests_that_are_given_go_before_those_that_run(tmp_path: Path) -> None:
     given = pushed(tmp_path, f"r/bitfusiond:test@{C}")
     values, _ = current.choose(
         settings.resolve(given), running(f"r/bitfusiond:test@{A}", f"r/bitfusion-client:test@{B}")
@@ -312,6 +335,46 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
     assert "CLIENT_CA: none (given)" in notes
 
 
+ROLES = yaml_documents.load((MANIFESTS / "base" / "webhook-rbac.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "absent", "bound"),
+    [
+        ("*", (), {"ClusterRoleBinding bitfusiond-webhook-copies"}),
+        ("team-*,research", (), {"ClusterRoleBinding bitfusiond-webhook-copies"}),
+        ("a,b", (), {"RoleBinding a/bitfusiond-webhook-copies", "RoleBinding b/bitfusiond-webhook-copies"}),
+        ("a,kube-system,bwki", (), {"RoleBinding a/bitfusiond-webhook-copies"}),
+        ("a,b", ("b",), {"RoleBinding a/bitfusiond-webhook-copies"}),
+    ],
+)
+def test_copies_are_permitted_where_they_may_be(allowed: str, absent: tuple[str, ...], bound: set[str]) -> None:
+    values, _ = chosen({"ALLOW_NAMESPACES": allowed}, None)
+    made = manifests.build(ROLES, replace(values, absent=frozenset(absent))).all
+    bindings = [each for each in made if (each.get("roleRef") or {}).get("name") == manifests.COPIES_ROLE]
+    assert {str(ref(each)) for each in bindings} == bound
+    assert all(each["roleRef"]["kind"] == "ClusterRole" for each in bindings)
+    (sources,) = (each for each in made if each["kind"] == "Role" and each["metadata"]["name"] == manifests.TOKENS_ROLE)
+    reads = {name for rule in sources["rules"] for name in rule["resourceNames"]}
+    assert (reads == {names.EARLIER_TOKEN_SECRET, *names.TOKEN_SECRETS.values()}) is ("*" not in allowed)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "closed"),
+    [
+        ("kube-system", {"kube-system", "kube-public", "kube-node-lease"}),
+        ("vault", {"kube-system", "kube-public", "kube-node-lease", "vault"}),
+        ("bwki", {"kube-system", "kube-public", "kube-node-lease"}),
+    ],
+)
+def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: set[str]) -> None:
+    values, _ = chosen({"TOKEN_NAMESPACE": tokens}, None)
+    policy, _ = manifests.build(manifests.fitting([], "community", (1, 30)), values).all
+    (variable,) = policy["spec"]["variables"]
+    assert variable["name"] == "closed"
+    assert set(ast.literal_eval(variable["expression"])) == closed
+
+
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
 def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
     now = current.from_objects(running, None, None)
@@ -382,6 +445,34 @@ def test_whom_the_image_lookup_asks_stays_as_it_runs(tmp_path: Path) -> None:
     assert chosen({}, broken)[0].image_registries is None
 
 
+def test_the_permission_of_the_image_lookup_is_as_wide_as_that_for_copies() -> None:
+    values, _ = chosen({"IMAGE_LOOKUP": "on", "ALLOW_NAMESPACES": "team,research,gone"}, None)
+    made = manifests.build([], replace(values, absent=frozenset({"gone"}))).all
+    bindings = [each["metadata"]["namespace"] for each in made if each["kind"] == "RoleBinding"]
+    assert bindings == ["research", "team"]
+    assert not [each for each in made if each["kind"] == "ClusterRoleBinding"]
+    values, _ = chosen({"IMAGE_LOOKUP": "on", "ALLOW_NAMESPACES": "team-*"}, None)
+    assert [each["kind"] for each in manifests.build([], values).all] == ["ClusterRole", "ClusterRoleBinding"]
+
+
+@pytest.mark.parametrize(
+    ("given", "running", "problems"),
+    [
+        ({}, webhook(ALLOW_NAMESPACES="team,[a-"), 1),
+        ({"ALLOW_NAMESPACES": "team"}, webhook(ALLOW_NAMESPACES="team,[a-"), 0),
+        ({}, webhook(ALLOW_NAMESPACES="team,[a-c]"), 0),
+    ],
+)
+def test_a_broken_glob_of_a_version_that_took_it_is_told_and_not_widened_to_all(
+    given: dict[str, str], running: dict[str, Any], problems: int
+) -> None:
+    now = current.from_objects(running, None, None)
+    told = current.taken_away(settings.resolve(given), now)
+    assert len(told) == problems
+    assert all(each.startswith("ALLOW_NAMESPACES: 'team,[a-', as it runs, is not comma-separated") for each in told)
+    assert current.token_place(settings.resolve(given), now).allowed != ("*",)
+
+
 @pytest.mark.parametrize("running", [webhook(["--tls-cert=/x"]), webhook(TLS_CERT="/x")])
 def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
     (problem,) = current.taken_away(settings.resolve({}), current.from_objects(running, None, None))
@@ -393,6 +484,11 @@ def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: di
     ("variable", "value", "words"),
     [
         ("ALLOW_NAMESPACES", " , ", "is not comma-separated namespace names or globs"),
+        (
+            "ALLOW_NAMESPACES",
+            "[a-",
+            "is not comma-separated namespace names or globs, for example team-*,research: [a-",
+        ),
         ("ALLOW_NAMESPACES", "team-*,Team", "for example team-*,research: Team matches none"),
         ("TOKEN_NAMESPACE", "Kube_System", "is not the name of a namespace"),
         (

@@ -83,6 +83,53 @@ def test_namespaces_and_the_token_namespace_are_said_once_and_the_permissions_fo
     assert "BITFUSIOND_TOKEN_NAMESPACE" not in variables(api)
 
 
+def bindings(api: APIServer) -> set[str]:
+    """Where the webhook may copy tokens; "everywhere" by a ClusterRoleBinding."""
+    found = api.request("GET", f"{RBAC}/rolebindings")["items"]
+    everywhere = api.find(f"{RBAC}/clusterrolebindings/bitfusiond-webhook-copies")
+    named = {each["metadata"]["namespace"] for each in found if each["metadata"]["name"] == "bitfusiond-webhook-copies"}
+    return named | ({"everywhere"} if everywhere else set())
+
+
+def test_namespaces_that_are_named_are_permitted_one_by_one_and_no_longer_than_they_are_named(
+    api: APIServer, operator: Operator
+) -> None:
+    for name in ("a", "b", "c"):
+        api.namespace(name)
+    deployed(operator)
+    assert bindings(api) == {"everywhere"}
+    lines = deployed(operator, ALLOW_NAMESPACES="a,b,absent")
+    assert bindings(api) == {"a", "b"}
+    assert "ClusterRoleBinding bitfusiond-webhook-copies: removed, as nothing needs it any more" in lines
+    assert any(line.startswith("Namespace absent: ALLOW_NAMESPACES names it, and it is not there") for line in lines)
+    result = operator.run("verify")
+    assert " ok " in row(result, "RoleBinding a/bitfusiond-webhook-copies")
+    assert " note " in row(result, "Namespace absent")
+
+    api.namespace("absent")
+    api.request("DELETE", f"{RBAC}/namespaces/b/rolebindings/bitfusiond-webhook-copies")
+    result = operator.run("verify")
+    for name in ("absent", "b"):
+        assert "WRONG it is not there" in row(result, f"RoleBinding {name}/bitfusiond-webhook-copies")
+    theirs = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "bitfusiond-webhook-copies", "namespace": "default"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+    }
+    api.put(theirs)
+    lines = deployed(operator, ALLOW_NAMESPACES="b,c")
+    assert bindings(api) == {"b", "c", "default"}, "what is not ours stays"
+    assert "RoleBinding a/bitfusiond-webhook-copies: removed, as nothing needs it any more" in lines
+    api.request("DELETE", f"{RBAC}/namespaces/default/rolebindings/bitfusiond-webhook-copies")
+    printed = operator.run("manifests", ALLOW_NAMESPACES="b,c", K8S_PLATFORM="legacy")
+    assert printed.out.count("name: bitfusiond-webhook-copies") == 2 + 1 + 2, "bindings, the role, what they refer to"
+    assert "a RoleBinding in each of b, c: make these namespaces first" in printed.err
+
+    deployed(operator, ALLOW_NAMESPACES="*")
+    assert bindings(api) == {"everywhere"}
+
+
 def test_a_token_namespace_without_tokens_changes_nothing(api: APIServer, operator: Operator) -> None:
     before = api.request("GET", WEBHOOK)["metadata"]["resourceVersion"] if api.find(WEBHOOK) else None
     result = operator.run("deploy", TOKEN_NAMESPACE="empty")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.real.harness.apiserver import APPLY, RBAC, APIServer, Json
+from bitfusiond.core import names
+from bitfusiond.core.tokens import marks
+from tests.real.harness.apiserver import APPLY, RBAC, APIServer, Json, secret_path
 from tests.real.harness.operator import APPS, Operator
 
 LABELS = {"app.kubernetes.io/part-of": "bitfusiond"}
@@ -71,6 +73,49 @@ def test_what_an_earlier_version_of_ours_applied_goes_and_is_named_before(api: A
         words = [line for line in result.lines if line.startswith(f"{name}: ")]
         assert words[0].startswith(f"{name}: not in the manifests of this version, but bitfusiond-deploy labelled it")
         assert words[1] == f"{name}: deleted"
+
+
+def test_the_permissions_for_copies_go_from_every_namespace(api: APIServer, operator: Operator) -> None:
+    name = "bitfusiond-webhook-copies"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    for of, manager in (("team", OURS), ("default", "gitops")):
+        api.namespace(of)
+        binding = _role(name) | {"kind": "RoleBinding", "roleRef": role}
+        del binding["rules"]
+        api.apply(f"{RBAC}/namespaces/{of}/rolebindings/{name}", binding, manager)
+    result = operator.run("uninstall")
+    assert result.status == 0, result.out + result.err
+    assert f"RoleBinding team/{name}: deleted" in result.lines
+    assert f"RoleBinding team/{name}: not in the manifests" not in result.out
+    assert f"RoleBinding default/{name}: left" in result.out
+
+
+def test_copies_of_an_earlier_token_namespace_go_by_their_mark_and_others_are_told_with_the_command(
+    api: APIServer, operator: Operator
+) -> None:
+    ca, key = names.TOKEN_SECRETS[names.CA_CRT], marks.new_key()
+    for of in ("bwki", "vault", "marked", "unmarked"):
+        api.namespace(of)
+    api.put_secret("bwki", names.MARK_SECRET, {marks.KEY: key})
+    label = {names.MANAGED_BY: names.MANAGED_BY_US}
+    origin = {names.COPIED_FROM: f"vault/{ca}"}
+    for of, written in (
+        ("vault", {}),  # a source that somebody labelled like all that they apply
+        ("marked", origin | {names.MARK: marks.mark(key, "marked", ca)}),
+        ("unmarked", origin | {names.MARK: marks.mark(key, "marked", ca)}),
+    ):
+        api.create(secret_path(of), {"metadata": {"name": ca, "labels": label, "annotations": written}})
+    result = operator.run("uninstall")
+    assert result.status == 0, result.out + result.err
+    assert f"Secret marked/{ca}: deleted" in result.lines
+    assert f"Secret vault/{ca}: left, labelled as a copy, but it does not say of what" in result.lines
+    (told,) = (line for line in result.lines if line.startswith(f"Secret unmarked/{ca}: left, copied from vault by"))
+    assert told.endswith("delete with `TOKEN_NAMESPACE=vault just uninstall`")
+    result = operator.run("uninstall", TOKEN_NAMESPACE="vault")
+    assert result.status == 0, result.out + result.err
+    assert f"Secret unmarked/{ca}: deleted" in result.lines
+    assert f"Secrets {ca} in vault: yours, left as they are" in result.lines
+    assert api.find(secret_path("vault", ca)) is not None
 
 
 def test_what_the_manifests_name_goes_whoever_applied_it(api: APIServer, operator: Operator) -> None:

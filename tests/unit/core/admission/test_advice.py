@@ -11,7 +11,7 @@ import pytest
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Untouched
 from bitfusiond.core.admission.validate import validate
-from tests.pods import NAMESPACE, admitted, container, pod, rules, verdict
+from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules, verdict
 from tests.unit import test_troubleshooting as messages
 
 Pod = dict[str, Any]
@@ -32,6 +32,15 @@ def _both(limits: Pod, requests: Pod | None) -> Pod:
 def _mounts(path: str, **mount: Any) -> Pod:
     given = {"name": "v", "mountPath": path, **mount}
     return pod(container(volumeMounts=[given]), volumes=[{"name": "v", "emptyDir": {}}])
+
+
+def _claim(path: str) -> Pod:
+    claim = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+    return pod(container(volumeMounts=[{"name": "v", "mountPath": path}]), volumes=[claim])
+
+
+def _stops(words: list[str]) -> Pod:
+    return {"preStop": {"exec": {"command": words}}}
 
 
 def _annotated(**annotations: Any) -> Pod:
@@ -173,6 +182,12 @@ ADVICE: list[tuple[str, Pod, Pod]] = [
         pod(container(HALF, command=["bash", "-c", "bitfusion run -n $N x"])),
         pod(container(HALF, command=["bash", "-c", "bitfusion run -n 1 -p 0.5 x"])),
     ),
+    (
+        "which is not on PATH: write the client's path",
+        pod(container(lifecycle=_stops(["wrapper", "bitfusion", "run", "-p", ".1", "x"]))),
+        pod(container(lifecycle=_stops(["wrapper", BINARY, "run", "-p", ".1", "x"]))),
+    ),
+    ("or mount it elsewhere", _claim("/opt"), _claim("/data")),
     ("mount an emptyDir there", _user(runAsUser=5), {}),
     ("set runAsUser, so that the workload can read", _user(runAsNonRoot=True), {}),
     (

@@ -81,6 +81,11 @@ def _nested(given: Pod, number: int) -> None:
     first(given).pop("args", None)
 
 
+def _nested_calls(given: Pod, number: int) -> None:
+    first(given)["command"] = [*["bitfusion", "run", "-p", ".1"] * number, "x"]
+    first(given).pop("args", None)
+
+
 # How a pod can grow, the number that is half of what is allowed (or of what a body holds), and the number over it.
 DIMENSIONS: dict[str, tuple[Grow, int, int | None]] = {
     "containers": (_containers, 120, 256),
@@ -94,6 +99,7 @@ DIMENSIONS: dict[str, tuple[Grow, int, int | None]] = {
     "words": (_words, 20_000, None),
     "a script": (_script, 5_000, 5_800),
     "shells": (_shells, 20_000, None),
+    "nested calls": (_nested_calls, 10_000, None),
     "nested substitutions": (_nested, 20_000, None),
 }
 

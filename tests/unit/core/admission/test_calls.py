@@ -142,6 +142,18 @@ MORE = [
     (["bash", "-c", "bitfusion run -n 8 -p 1.0 -- python x"], []),
     (["bash", "-c"], ["cd /x && exec /usr/bin/bitfusion run -n 8 -p 1.0 -- python x"]),
     (["bash", "-c", "bitfusion run -n 1 -p 0.5 -- a; bitfusion run -n 8 -p 1.0 -- b"], []),
+    # inside the client's own words
+    (["bitfusion", "run", "-p", "0.5", "--", "bitfusion", "run", "-n", "8", "-p", "1.0", "x"], []),
+    (["bitfusion", "run", "-p", "0.5", "env", "A=1", "/x/bitfusion"], ["run", "-n", "8", "-p", "1.0", "x"]),
+    (["bitfusion", "run", "-p.5", "bitfusion", "run", "-p.5", "bitfusion", "run", "-n", "8", "-p", "1.0"], []),
+    (["bitfusion", "run", "-p", "0.5", "--", "bash", "-c", "cd /x; bitfusion run -n 8 -p 1.0 x"], []),
+    (["bash", "-c", "bitfusion run -p 0.5 -- bitfusion run -n 8 -p 1.0 x"], []),
+    (["bash", "-c", "cd /x; bitfusion run -p 0.5 -- bash -c 'bitfusion run -n 8 -p 1.0 x'"], []),
+    # names that only a shell puts together
+    (["bash", "-c", "bit''fusion run -n 8 -p 1.0 -- python x"], []),
+    (["bash", "-c", 'cd /x && "bit"fusion run -n 8 -p 1.0 -- python x'], []),
+    (["bash", "-c", "bitf\\usion run -n 8 -p 1.0 -- python x"], []),
+    (["bash", "-c", "bit\\\nfusion run -n 8 -p 1.0 -- python x"], []),
 ]
 # What no container runtime could start, before it is mutated.
 LINES = [
@@ -149,7 +161,10 @@ LINES = [
     (["bitfusion run"], ["-n", "8", "-p", "1.0", "python"]),
 ]
 # In mode all it goes under a call of ours, and is warned about.
-BEHIND_ANOTHER = (["/vault/vault-env"], ["/x/bitfusion", "run", "-n", "8", "-p", "1.0", "python"])
+BEHIND_ANOTHER = [
+    (["/vault/vault-env"], ["/x/bitfusion", "run", "-n", "8", "-p", "1.0", "python"]),
+    (["/vault/vault-env", "/x/bitfusion"], ["run", "-p", "0.5", "--", "bitfusion", "run", "-n", "8", "-p", "1.0", "x"]),
+]
 
 
 @pytest.mark.parametrize(("words", "args"), [*MORE, *LINES])
@@ -158,13 +173,13 @@ def test_words_that_ask_for_more_than_the_container_are_refused(words: list[str]
     assert problems(given_pod) == [EXCESS]
 
 
-@pytest.mark.parametrize(("words", "args"), [*MORE, BEHIND_ANOTHER])
+@pytest.mark.parametrize(("words", "args"), [*MORE, *BEHIND_ANOTHER])
 def test_they_are_refused_in_mode_injection_too(words: list[str], args: list[str]) -> None:
     given_pod = pod(container(HALF, command=words, args=args), mode="injection")
     assert problems(given_pod) == [EXCESS]
 
 
-@pytest.mark.parametrize(("words", "args"), [*MORE, BEHIND_ANOTHER])
+@pytest.mark.parametrize(("words", "args"), [*MORE, *BEHIND_ANOTHER])
 def test_they_are_refused_in_a_pod_that_came_as_injected_too(words: list[str], args: list[str]) -> None:
     given_pod = pod(container({names.GPU: "50"}, command=words, args=args))
     given_pod["metadata"]["annotations"] = {names.STATUS: names.STATUS_INJECTED}
@@ -225,6 +240,9 @@ def test_what_is_admitted_is_short_enough_for_the_second_look() -> None:
         '"',
         "$'",
         "`a` ",
+        "bitfusion run ",
+        "bitfusion run bash -c 'bitfusion;';",
+        "bit''fusion;",
         "(",
         ")",
         "${",
@@ -260,8 +278,12 @@ def test_a_call_in_any_text_is_inside_it(script: str) -> None:
         assert 0 <= call.start < call.end <= len(script) + 10
 
 
+# Records its own words, and runs those behind `--`.
 RECORD = """#!/bin/sh
-echo "$*" >>"$RECORD"
+own=
+while [ $# -gt 0 ] && [ "$1" != -- ]; do own="$own $1"; shift; done
+echo "$own" >>"$RECORD"
+[ $# -lt 2 ] || { shift; exec "$@"; }
 """
 
 
@@ -279,21 +301,45 @@ echo "$*" >>"$RECORD"
         "bitfusion \\\n run a\n# bitfusion run b\nenv A=1 bitfusion run c",
         "case a in a) bitfusion run a;; bitfusion) bitfusion run b;; esac",
         "echo 'bitfusion run x' \"bitfusion run y\" >/dev/null; bitfusion run z",
+        "bit''fusion run a; \"bit\"fusion run b && bitf\\usion run c",
+        "bitfusion run -- bitfusion run -- env A=1 bitfusion run a",
+        "bitfusion run -- sh -c 'bitfusion run \"a b\"; bitfusion list_gpus'",
+        "date >/dev/null; bitfusion run -- sh -c \"x=1; bit''fusion run $x\"",
     ],
 )
 def test_every_call_reaches_the_client_in_a_real_shell(tmp_path: Path, shell: str, script: str) -> None:
     """The same calls with the same words as where a client of that name is on the PATH of the image."""
-    client, record = tmp_path / "usr" / "bin" / "bitfusion", tmp_path / "record"
+    _compare(tmp_path, [shell, "-c", script])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bitfusion", "run", "--", "bitfusion", "run", "a b"],
+        ["bitfusion", "run", "--", "timeout", "5", "bitfusion", "run", "--", "bitfusion", "run", "$HOME"],
+        ["bitfusion", "run", "--", "sh", "-c", "bitfusion run a"],
+        ["bitfusion", "run", "--", "sh", "-c", "cd / && bitfusion run $1; bitfusion list_gpus", "sh", "a b"],
+        ["bitfusion", "run", "--", "sh", "-c", 'N="$(bitfusion list_gpus)"'],
+        ["env", "A=1", "bitfusion", "run", "--", "bash", "-ec", "bitfusion run -- sh -c 'bitfusion run a'"],
+    ],
+    ids=" ".join,
+)
+def test_every_call_inside_the_clients_own_words_reaches_it(tmp_path: Path, words: list[str]) -> None:
+    _compare(tmp_path, words)
+
+
+def _compare(root: Path, words: list[str]) -> None:
+    client, record = root / "usr" / "bin" / "bitfusion", root / "record"
     client.parent.mkdir(parents=True)
     client.write_text(RECORD)
     client.chmod(0o755)
 
-    def called(words: list[str], path: str) -> str:
+    def called(argv: list[str], path: str) -> str:
         record.unlink(missing_ok=True)
-        subprocess.run(words, env={"RECORD": str(record), "PATH": path}, check=True, timeout=10)
+        subprocess.run(argv, env={"RECORD": str(record), "PATH": path}, check=True, timeout=10)
         return record.read_text()
 
     plain = "/usr/bin:/bin"
-    wanted = called([shell, "-c", script], f"{client.parent}:{plain}")
-    under = command.program([shell, "-c", script], []).under([str(client), "run", "-n", "1", "--"])
+    wanted = called(words, f"{client.parent}:{plain}")
+    under = command.program(words, []).under([str(client), "run", "-n", "1", "--"])
     assert called(under, plain) == wanted

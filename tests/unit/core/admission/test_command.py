@@ -132,6 +132,38 @@ TABLE = [
     ("behind env", ["env", "A=1", "bitfusion", "run", "x"], [], ["env", "A=1", "/B/bitfusion", "run", "x"]),
     ("behind env, in args", ["env", "A=1"], ["bitfusion", "run"], ["env", "A=1", "/B/bitfusion", "run"]),
     ("timeout", ["sh", "-c", "timeout 5 bitfusion run x"], [], ["sh", "-c", "timeout 5 /B/bitfusion run x"]),
+    # a call inside the client's own words
+    (
+        "bitfusion under bitfusion",
+        ["bitfusion", "run", "-n", "1", "--", "bitfusion", "run", "x"],
+        [],
+        ["/B/bitfusion", "run", "-n", "1", "--", "/B/bitfusion", "run", "x"],
+    ),
+    (
+        "the same in a shell",
+        ["sh", "-c", "bitfusion run bitfusion run x"],
+        [],
+        ["sh", "-c", PATH + "/B/bitfusion run /B/bitfusion run x"],
+    ),
+    (
+        "a script under bitfusion",
+        ["bitfusion", "run"],
+        ["bash", "-c", "bitfusion run x"],
+        ["/B/bitfusion", "run", "bash", "-c", "/B/bitfusion run x"],
+    ),
+    (
+        "a script without calls under bitfusion",
+        ["bitfusion", "run"],
+        ["bash", "-c", "cd /; x"],
+        ["/B/bitfusion", "run", "bash", "-c", "cd /; x"],
+    ),
+    (
+        "a longer script under bitfusion",
+        ["bitfusion", "run", "bash", "-c", "cd /; bitfusion run x", "bash"],
+        [],
+        ["/B/bitfusion", "run", "bash", "-c", PATH + "cd /; /B/bitfusion run x", "bash"],
+    ),
+    ("a name in pieces", ["sh", "-c", "bit''fusion run x"], [], ["sh", "-c", "/B/bitfusion run x"]),
     # several calls, or one that is not first: the user calls the client. § is its name, then its path
     *[
         (script, ["sh", "-c", _named(script), "sh"], ["1"], ["sh", "-c", PATH + _by_path(script), "sh", "1"])
@@ -241,6 +273,11 @@ def test_a_function_from_the_environment_is_started_by_its_shell(variable: str) 
         (["sh", "-c", "echo bitfusion run"], True),
         (["bash", "-rc", "bitfusion run y"], True),
         (["sh", "-c", "python x; sh -c ' bitfusion run y'"], True),
+        (["bitfusion", "run", "mywrapper", "bitfusion", "run", "y"], True),
+        (["bitfusion", "--loglevel", "3", "run", "bitfusion", "run", "y"], True),
+        (["bitfusion", "run", "bash", "-rc", "bitfusion run y"], True),
+        (["bitfusion", "run", "bitfusion", "run", "y"], False),
+        (["bitfusion", "run", "bash", "-c", "cd /x && bitfusion run y"], False),
         (["sh", "-c", "cd /x && bitfusion run y"], False),
         (["sh", "-c", "timeout 5 /usr/bin/bitfusion run y"], False),
         (["env", "A=1", "bitfusion", "run", "y"], False),

@@ -273,8 +273,10 @@ def _mounted(path: str, volume: Pod, **mount: Any) -> list[str]:
         ({"projected": {"sources": []}}, {}, "holds a projected volume"),
         ({"downwardAPI": {"items": []}}, {}, "holds fields of the pod"),
         ({"image": {"reference": "r"}}, {}, "holds an image"),
+        ({"hostPath": {"path": "/f", "type": "File"}}, {}, "is a file"),
+        ({"hostPath": {"path": "/run/s", "type": "Socket"}}, {}, "is a file"),
     ],
-    ids=["readOnly", "claim", "nfs", "secret", "configMap", "projected", "downwardAPI", "image"],
+    ids=["readOnly", "claim", "nfs", "secret", "configMap", "projected", "downwardAPI", "image", "file", "socket"],
 )
 def test_a_mount_below_which_none_can_be_made_is_refused(
     path: str, below: str, volume: Pod, mount: Pod, what: str
@@ -290,6 +292,50 @@ def test_a_mount_below_which_none_can_be_made_is_refused(
 def test_a_mount_at_a_place_of_the_client_is_refused_however_it_is_written(path: str) -> None:
     (problem,) = _mounted(path, {"emptyDir": {}})
     assert problem.endswith(f"mountPath: {path} is where the Bitfusion client goes: mount yours elsewhere")
+
+
+@pytest.mark.parametrize("path", ["/root/.bitfusion/client.yaml/x", "/etc/bitfusion/tls/ca.crt/a/b"])
+def test_a_mount_below_a_file_of_the_client_is_refused(path: str) -> None:
+    (problem,) = _mounted(path, {"emptyDir": {}})
+    assert problem.endswith(f"mountPath: {path} is where the Bitfusion client goes: mount yours elsewhere")
+
+
+@pytest.mark.parametrize("path", ["/bitfusion/data", "/opt/bitfusion/x", "/root/.bitfusion/client.yaml.d"])
+def test_a_mount_below_or_beside_a_directory_of_the_client_is_taken(path: str) -> None:
+    assert _mounted(path, {"emptyDir": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("volume", "warns"),
+    [
+        ({"persistentVolumeClaim": {"claimName": "c"}}, True),
+        ({"csi": {"driver": "d"}}, True),
+        ({"ephemeral": {"volumeClaimTemplate": {}}}, True),
+        ({"nfs": {"server": "s", "path": "/"}}, True),
+        ({"hostPath": {"path": "/opt", "type": "Directory"}}, True),
+        ({"emptyDir": {}}, False),
+    ],
+    ids=["claim", "csi", "ephemeral", "nfs", "hostPath", "emptyDir"],
+)
+@pytest.mark.parametrize("path", ["/", "/opt", "/root", "root/", "/etc/bitfusion/tls"])
+def test_a_mount_above_the_client_that_may_be_writable_is_warned_about(path: str, volume: Pod, warns: bool) -> None:
+    mount = {"name": "v", "mountPath": path}
+    decision = verdict(pod(container(volumeMounts=[mount]), volumes=[{"name": "v", **volume}]))
+    assert isinstance(decision, Patch)
+    words = (
+        f"spec.containers[0].volumeMounts[0].mountPath: {path} must be writable, as the client goes below it; or mount"
+        " it elsewhere"
+    )
+    assert decision.warnings == ([words] if warns else [])
+
+
+@pytest.mark.parametrize("path", ["/data", "/bitfusion/x", "/optional"])
+def test_a_mount_elsewhere_is_taken_without_a_word(path: str) -> None:
+    mount = {"name": "v", "mountPath": path}
+    given = pod(container(volumeMounts=[mount]), volumes=[{"name": "v", "csi": {"driver": "d"}}])
+    decision = verdict(given)
+    assert isinstance(decision, Patch)
+    assert decision.warnings == []
 
 
 @pytest.mark.parametrize(("path", "read_only"), [("/opt", False), ("/", False), ("/data", True), ("/optional", True)])

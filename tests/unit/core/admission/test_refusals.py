@@ -258,3 +258,16 @@ def test_a_pod_of_another_shape_never_raises(odd: Pod) -> None:
 def test_no_problem_is_said_twice(given: Pod) -> None:
     found = problems(given)
     assert len(set(found)) == len(found)
+
+
+def test_where_nobody_asks_only_a_wrong_spec_keeps_that_quiet() -> None:
+    """What is wrong in the spec may be what would have asked; what is wrong in an annotation cannot be."""
+    asks_for_none = {"name": "main", "command": ["x"]}
+    known = pod(asks_for_none, annotations={names.MANAGEMENT: "al"})
+    assert [each.partition(": ")[0] for each in problems(known)] == [
+        f"metadata.annotations[{names.MANAGEMENT}]",
+        "spec.containers",
+    ]
+    assert [each.partition(": ")[0] for each in problems(pod({**asks_for_none, "resources": []}))] == [
+        "spec.containers[0].resources"
+    ]

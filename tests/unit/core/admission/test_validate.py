@@ -191,6 +191,9 @@ def test_a_word_that_is_only_shown_is_no_client_that_runs(words: list[str]) -> N
         "bitfusion list_gpus; python x",
         "echo bitfusion run; python x",
         'train() { bitfusion run -p .1 "$@"; }; train a',
+        "bitfusion run -p .1 -- bitfusion run -p .1 x",
+        "bitfusion run -p .1 -- bash -c 'bitfusion run -p .1 x; y'",
+        "bit''fusion run -p .1 x",
     ],
 )
 def test_what_mutate_makes_of_a_script_is_valid(script: str) -> None:

@@ -252,6 +252,30 @@ def test_namespaces_are_allowed_by_globs_and_another_is_told_the_option() -> Non
     assert "--allow-namespaces of bitfusiond is team-*,research" in message
 
 
+MANY = tuple(f"team-{number}" for number in range(copies.MOST_FOLLOWED))
+
+
+@pytest.mark.parametrize(
+    ("globs", "followed"),
+    [
+        (("team", "research"), {"team", "research"}),
+        (("team", HOME), {"team"}),
+        ((HOME,), set()),
+        (("*",), None),
+        (("team", "research-*"), None),
+        (("team-?",), None),
+        (("team-[ab]",), None),
+        (MANY, set(MANY)),
+        ((*MANY, "one-more"), None),
+    ],
+)
+def test_namespaces_are_followed_one_by_one_where_they_are_few_and_named(
+    globs: tuple[str, ...], followed: set[str] | None
+) -> None:
+    found = copies.followed(globs, frozenset({HOME}))
+    assert (None if found is None else set(found)) == followed
+
+
 # --- whose is it? -----------------------------------------------------------------------------------------------------
 
 OURS = f"{HOME}/{CA.secret}"

@@ -59,7 +59,7 @@ def test_the_catalogue_has_the_packages_that_are_there_and_the_end_says_what_to_
     assert (result.status, result.problems) == (0, [])
     assert result.lines == [
         "README (old).txt: ignored, not a package",
-        "directory.deb: ignored, not a package",
+        "directory.deb: ignored, no package, nor the tree of a client of the catalogue",
         f"{DEB}: ubuntu18/450, unpacked, 0.0 MB",
         f"{place.out}/by hand: not in the catalogue, as its package is not in {place.packages}",
         f"{place.catalogue}: the catalogue of 1 client. With them in the image, and the catalogue deployed:",

@@ -18,6 +18,7 @@ from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import watch
 from bitfusiond.http import tls
+from bitfusiond.operate import settings as operate
 from bitfusiond.pki import make_ca, sign_leaf
 from bitfusiond.webhook import service
 from bitfusiond.webhook.certificates.client_ca import ClientCA
@@ -129,7 +130,9 @@ async def test_a_changed_ca_holds_from_the_next_connection_and_a_broken_one_is_l
         file.write_text("-----BEGIN NONSENSE-----\n")
         await until(lambda: events("client CA not taken up, keeping the last good one"))
         (line,) = events("client CA not taken up, keeping the last good one")
-        assert line["message"].startswith(f"--client-ca: {file} holds no certificate: give the PEM file of the CA")
+        assert line["message"].startswith(
+            f"--client-ca: {file} holds no certificate of a CA: give the PEM file of the CA"
+        )
         assert await status(webhook, old) == 200
         file.write_bytes(other.cert_pem.bytes())
         await until(lambda: events("client CA taken up"))
@@ -149,9 +152,9 @@ async def test_a_changed_ca_holds_from_the_next_connection_and_a_broken_one_is_l
     ("content", "words"),
     [
         (None, "cannot read {}: No such file or directory"),
-        (b"", "{} holds no certificate: give the PEM file of the CA"),
+        (b"", "{} holds no certificate of a CA: give the PEM file of the CA"),
         (b"\xff\xfe", "cannot read {}: it is not UTF-8 text"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "{} holds no certificate"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "{} holds no certificate of a CA"),
     ],
 )
 async def test_a_file_that_is_missing_or_broken_at_the_start_is_a_wrong_configuration(
@@ -167,6 +170,28 @@ async def test_a_file_that_is_missing_or_broken_at_the_start_is_a_wrong_configur
         await service.serve(chosen, trio.Event())
     assert str(raised.value).startswith("--client-ca: " + words.format(path))
     assert raised.value.exit_status == 2
+
+
+async def test_an_intermediate_ca_without_its_root_will_do_for_the_webhook_and_for_deploy(
+    run_webhook: RunWebhook, pki: Pki, ca: trustme.CA, tmp_path: Path
+) -> None:
+    intermediate, path = ca.create_child_ca(), tmp_path / "clients.crt"
+    intermediate.cert_pem.write_to_path(path)
+    assert operate.resolve({"CLIENT_CA": str(path)}).client_ca == path.read_text()
+    async with run_webhook(client_ca=str(path)) as webhook:
+        webhook.context = certified(pki, intermediate.issue_cert("kube-apiserver"))
+        assert await status(webhook, webhook.context) == 200
+        with pytest.raises((HungUpError, trio.BrokenResourceError)):
+            await status(webhook, certified(pki, ca.issue_cert("of.the.root")))
+
+
+def test_a_certificate_that_is_no_ca_will_do_for_neither(ca: trustme.CA, tmp_path: Path) -> None:
+    """It signs nothing: whoever names it means its CA."""
+    (tmp_path / "leaf.crt").write_bytes(ca.issue_cert("kube-apiserver").cert_chain_pems[0].bytes())
+    with pytest.raises(ConfigurationError, match="holds no certificate of a CA"):
+        ClientCA(tmp_path / "leaf.crt")
+    with pytest.raises(ConfigurationError, match="is not a PEM file with the CA of the API server"):
+        operate.resolve({"CLIENT_CA": str(tmp_path / "leaf.crt")})
 
 
 def test_what_stands_beside_the_ca_in_its_file_is_no_matter(tmp_path: Path, pki: Pki) -> None:

@@ -164,7 +164,7 @@ _QUOTA = 'secrets "x" is forbidden: exceeded quota: few, requested: count/secret
 @pytest.mark.parametrize(
     ("error", "reason", "words"),
     [
-        (ForbiddenError('User "w" cannot create resource "secrets"'), "forbidden", ["does not permit", "ClusterRole"]),
+        (ForbiddenError('User "w" cannot create resource "secrets"'), "forbidden", ["does not permit", "just deploy"]),
         (ForbiddenError(_QUOTA), "quota", ["ResourceQuota", "exceeded quota: few", "raise the quota"]),
         (InvalidError("data: too long"), "invalid", ["does not take it: data: too long"]),
         (UnavailableError("connection refused"), "unavailable", ["try again (connection refused)"]),
