@@ -104,7 +104,7 @@ def has_torn_path_line(line: str) -> bool:
     return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
-def read(container: Field, image: Image | Unreadable | None = None, *, knows_bitfusion: bool = True) -> Program | None:
+def read(container: Field, image: Image | Unreadable | None = None, *, knows_bitfusion: bool) -> Program | None:
     """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong.
 
     See :func:`program`.

@@ -83,8 +83,8 @@ class GpuContainer:
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
     client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention it
-    too, ``mounts`` are what is mounted and the block devices. ``image`` is None where nobody
-    looked it up.
+    too, ``mounts`` are what is mounted and the block devices. ``image`` is None where
+    nobody looked it up.
     """
 
     field: Field
@@ -187,7 +187,7 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: 
     spec.mapping()
     groups = containers_of(spec)
     found = list(asking(groups))
-    reads_commands = check_length(spec, [container for _, container, _ in found])
+    reads_commands = check_length(spec, [container for _, container, _ in found], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
@@ -249,8 +249,7 @@ def _gpu_container(
 ) -> GpuContainer:
     is_bitfusion = chosen is None or chosen.is_bitfusion
     is_ours = mode is not Mode.INJECTION and (chosen is None or bool(chosen.wrap))
-    name = container["image"].value
-    image = images.get(name) if isinstance(name, str) else None
+    image = _image(container, images)
     program = command.read(container, image, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
     if reads_command and not is_ours and is_bitfusion:
         own: Sequence[Call] = calls.anywhere(argv(container))
@@ -269,14 +268,24 @@ def _gpu_container(
     )
 
 
+def _image(container: Field, images: Images) -> Image | Unreadable | None:
+    name = container["image"].value
+    return images.get(name) if isinstance(name, str) else None
+
+
 def argv(container: Field) -> list[str]:
     """The words of its command and args; what else may stand there is a problem that others tell."""
     return [*strings(container["command"].value), *strings(container["args"].value)]
 
 
-def check_length(spec: Field, containers: Sequence[Field]) -> bool:
-    """Whether the commands of ``containers`` are short enough to be read for calls of the client; a problem if not."""
-    commands = [argv(each) for each in containers]
+def check_length(spec: Field, containers: Sequence[Field], images: Images = NONE) -> bool:
+    """Whether the commands of ``containers``, and of their ``images``, are short enough to be read for calls of the
+    client; a problem if not.
+    """
+    commands: list[Sequence[str]] = [argv(each) for each in containers]
+    commands += [
+        (*image.entrypoint, *image.cmd) for each in containers if isinstance(image := _image(each, images), Image)
+    ]
     commands += [hook.words for each in containers for hook in hooks.read(each)]
     problem = calls.too_long(commands)
     if problem:

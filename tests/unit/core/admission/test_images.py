@@ -234,3 +234,11 @@ def test_a_client_without_libraries_needs_nothing_of_an_image() -> None:
     catalogue = replace(rules().catalogue, others=(Client("none"),))
     chosen = replace(rules(), catalogue=catalogue)
     assert images.needed(of_client(pod(bare()), "none"), NAMESPACE, chosen) is None
+
+
+def test_scripts_of_images_that_are_too_long_are_not_read() -> None:
+    """Of a pod's images together, as of its commands: what reads them takes time that grows with their length."""
+    many = [bare(name=f"c{number}") for number in range(64)]
+    script = "bitfusion run -n 1 x; " * 1000
+    (problem,) = refused(pod(*many), {"i": Image(("/bin/sh", "-c", script))})
+    assert problem.startswith(f"spec.containers: the commands that call bitfusion have {64 * len(script)} characters")
