@@ -27,6 +27,7 @@ import bitfusiond
 from tests import ROOT
 from tests.fakes import packages
 from tests.fakes.distro import make_distro
+from tests.tools import remote
 
 HERE = Path(__file__).parent
 SUITE = "bookworm"
@@ -141,6 +142,11 @@ def _make_packages(work: Path) -> Path:
         tree = make_distro(work / "trees", name, (HERE / "bitfusion").read_text())
         make = packages.deb if name.endswith(".deb") else packages.rpm
         make(tree, clients, name)
+    assets, how = remote.directory()
+    if assets is None:
+        print(f"without the client of PoCL-Remote: {how}", flush=True)
+    else:
+        shutil.copytree(assets / "client", clients / "pocl", symlinks=True)
     return clients
 
 

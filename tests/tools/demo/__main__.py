@@ -13,7 +13,7 @@ import trio
 from bitfusiond import __version__
 from tests.tools.demo import directory
 from tests.tools.demo.report import DemoStoppedError, Report
-from tests.tools.demo.story import TITLES, tell
+from tests.tools.demo.story import tell, titles
 
 SECONDS = 120.0
 
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the directory with everything that was made")
     parser.add_argument("--verbose", action="store_true", help="show what the daemons log, as they log it")
     options = parser.parse_args()
-    report = Report(sys.stdout, TITLES)
+    report = Report(sys.stdout, titles())
     report.line(
         f"bitfusiond {__version__}: each role of the real executable, end to end. There is no cluster: the kubelet, the"
         "\nAPI server, the container runtime and the Bitfusion client around it are small stand-ins.",

@@ -8,11 +8,12 @@ from pathlib import Path
 import trio
 
 from tests.fakes.kubelet import Kubelet
-from tests.tools.demo import admission, plugin, shutdown, standins, workload
+from tests.tools import remote
+from tests.tools.demo import admission, plugin, realclient, shutdown, standins, workload
 from tests.tools.demo.examples import EXAMPLES
 from tests.tools.demo.report import Report
 
-TITLES = (
+_TITLES = (
     (
         "device plugin",
         "It tells the kubelet, the agent of each node, how many GPU shares pods may ask for: 100 = one GPU.",
@@ -24,8 +25,15 @@ TITLES = (
         "workload",
         "Then the pod's own program starts, under the client, which asks the pool for what the pod asked for.",
     ),
+    realclient.TITLE,
     ("stop", "SIGTERM, as Kubernetes sends it on every update: no request may be lost, nothing may be left behind."),
 )
+
+
+def titles() -> tuple[tuple[str, str], ...]:
+    """Those of the steps that this machine can show."""
+    assets, _ = remote.directory()
+    return tuple(each for each in _TITLES if assets is not None or each is not realclient.TITLE)
 
 
 async def tell(report: Report, directory: Path, echo: Callable[[str], None]) -> None:
@@ -52,5 +60,11 @@ async def tell(report: Report, directory: Path, echo: Callable[[str], None]) -> 
             await workload.fill(step, workloads)
         async with report.step(5) as step:
             await workload.run_all(step, workloads, kubelet)
-        async with report.step(6) as step:
+        assets, how = remote.directory()
+        if assets is None:
+            report.line(f"   A real client is not shown: {how}.\n", "dim")
+        else:
+            async with report.step(6) as step:
+                await realclient.show(step, webhook, directory / "real", assets)
+        async with report.step(len(titles())) as step:
             await shutdown.stop(step, webhook, device_plugin, kubelet)

@@ -16,7 +16,7 @@ import pytest
 from bitfusiond.files import read
 from tests import ROOT
 from tests.tools.demo.directory import remove
-from tests.tools.demo.story import TITLES
+from tests.tools.demo.story import titles
 
 COMMAND = [sys.executable, "-m", "tests.tools.demo"]
 
@@ -66,8 +66,8 @@ def test_every_step_does_what_it_should(directory: Path) -> None:
         assert f"| bitfusion: {asked}\n" in out
     assert "101 is not an integer from 1 to 100" in out
     assert out.count("images/sec: ") >= 4
-    assert re.findall(r"^(\d)\. ", out, re.MULTILINE) == 2 * [str(number) for number in range(1, len(TITLES) + 1)]
-    assert f"{len(TITLES)} of {len(TITLES)} steps did what they should." in out
+    assert re.findall(r"^(\d)\. ", out, re.MULTILINE) == 2 * [str(number) for number in range(1, len(titles()) + 1)]
+    assert f"{len(titles())} of {len(titles())} steps did what they should." in out
     assert "✗" not in out
     assert "\x1b" not in out, "escape codes where there is no terminal"
     assert list(directory.iterdir()) == []
