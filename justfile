@@ -66,7 +66,7 @@ test *ARGS: setup
 
 # Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
 test-fast *ARGS: setup
-    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images)' "$@"
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry)' "$@"
 
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
@@ -74,7 +74,7 @@ check: setup
     {{ bin }}/ruff format --check .
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
-    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) $([ $minor -lt 30 ] || ls manifests/guard/*.yaml) | grep -v kustomization); done
+    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,image-lookup,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) $([ $minor -lt 30 ] || ls manifests/guard/*.yaml) | grep -v kustomization); done
 
 # Measure; prints a table.
 bench *ARGS: setup
@@ -151,6 +151,10 @@ ALLOW_NAMESPACES := env("ALLOW_NAMESPACES", "")
 TOKEN_NAMESPACE := env("TOKEN_NAMESPACE", "")
 CLIENT_CA := env("CLIENT_CA", "")
 API_SERVER_ONLY := env("API_SERVER_ONLY", "")
+IMAGE_LOOKUP := env("IMAGE_LOOKUP", "")
+IMAGE_REGISTRIES := env("IMAGE_REGISTRIES", "")
+INSECURE_REGISTRIES := env("INSECURE_REGISTRIES", "")
+REGISTRY_CA := env("REGISTRY_CA", "")
 ADOPT := env("ADOPT", "")
 NAMESPACE := env("NAMESPACE", "")
 TIMEOUT := env("TIMEOUT", "")
@@ -159,7 +163,10 @@ operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_T
     " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
     " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + \
     " ALLOW_NAMESPACES=" + quote(ALLOW_NAMESPACES) + " TOKEN_NAMESPACE=" + quote(TOKEN_NAMESPACE) + \
-    " CLIENT_CA=" + quote(CLIENT_CA) + " API_SERVER_ONLY=" + quote(API_SERVER_ONLY) + " ADOPT=" + quote(ADOPT) + \
+    " CLIENT_CA=" + quote(CLIENT_CA) + " API_SERVER_ONLY=" + quote(API_SERVER_ONLY) + \
+    " IMAGE_LOOKUP=" + quote(IMAGE_LOOKUP) + " IMAGE_REGISTRIES=" + quote(IMAGE_REGISTRIES) + \
+    " INSECURE_REGISTRIES=" + quote(INSECURE_REGISTRIES) + " REGISTRY_CA=" + quote(REGISTRY_CA) + \
+    " ADOPT=" + quote(ADOPT) + \
     " NAMESPACE=" + quote(NAMESPACE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
     " -m bitfusiond.operate"
 

@@ -11,10 +11,13 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from bitfusiond.core.images.registries import Origin
 
 Parser = Callable[[str], Any]
 
@@ -141,6 +144,19 @@ def globs(value: str) -> tuple[str, ...]:
     return patterns
 
 
+def registry_globs(value: str) -> tuple[str, ...]:
+    patterns = parts(value)
+    if not patterns or any("/" in pattern for pattern in patterns):
+        raise ValueError("comma-separated registries or globs, for example registry.example:5000,*.example")
+    return patterns
+
+
+def insecure_registries(value: str) -> frozenset[Origin]:
+    from bitfusiond.core.images import registries  # noqa: PLC0415 - of the webhook alone
+
+    return frozenset() if value == "none" else registries.insecure(value)
+
+
 def parts(value: str) -> tuple[str, ...]:
     """What stands between commas, as it is."""
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -237,6 +253,28 @@ class Webhook(Common):
     token_namespace: str = option("--token-namespace", text, names.KUBE_SYSTEM, "where the token Secrets are")
     allow_namespaces: tuple[str, ...] = option(
         "--allow-namespaces", globs, "*", "comma-separated names or globs: only their pods may receive tokens"
+    )
+    image_lookup: bool = option(
+        "--image-lookup",
+        switch,
+        "false",
+        "take ENTRYPOINT, CMD and LD_LIBRARY_PATH that a pod leaves to its image from the image's registry",
+        switch=True,
+    )
+    image_registries: tuple[str, ...] = option(
+        "--image-registries",
+        registry_globs,
+        "*",
+        "comma-separated HOST[:PORT] or globs: only these registries are asked",
+    )
+    insecure_registries: frozenset[Origin] = option(
+        "--insecure-registries",
+        insecure_registries,
+        "none",
+        "http://HOST:PORT (no TLS) or https://HOST:PORT (a certificate that nobody checks), comma-separated, or none",
+    )
+    registry_ca: Path | None = option(
+        "--registry-ca", path, None, "PEM, taken up when it changes: CAs of registries, besides the system's"
     )
     drain_seconds: float = option(
         "--drain-seconds", seconds(0, 3600), "15", "after SIGTERM: serve on for so long while endpoints catch up"

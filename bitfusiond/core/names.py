@@ -60,6 +60,7 @@ MARK_SECRET = "bwki-token-mark"  # noqa: S105 - a name
 TEMPLATE_CONFIGMAP = "bwki-webhook-configmap"
 CATALOGUE_CONFIGMAP = "bwki-bitfusion-client-configmap"
 CLIENT_CA_CONFIGMAP = "bwki-webhook-client-ca"
+REGISTRY_CA_CONFIGMAP = "bwki-webhook-registry-ca"
 PLUGIN_DAEMONSET = "bitfusion-device-plugin"
 MUTATING_KIND, VALIDATING_KIND = "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"
 CONFIGURATION_KINDS = (MUTATING_KIND, VALIDATING_KIND)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitfusiond import __version__, pki
@@ -18,7 +18,7 @@ from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import leftovers
-from bitfusiond.settings import globs, parts
+from bitfusiond.settings import Parser, globs, insecure_registries, parts, registry_globs
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
@@ -48,13 +48,19 @@ class Running:
     tls_cert: str | None = None
     api_server_only: bool | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    image_lookup: bool | None = None
+    image_registries: str | None = None
+    insecure_registries: str | None = None
+    registry_ca: str | None = None
+    registry_ca_path: str | None = None
 
 
 def read(kubectl: Kubectl) -> Running:
     plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
     client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
-    template = kubectl.get(manifests.TEMPLATE_MAP)
-    return from_objects(kubectl.get(WEBHOOK), plugin, kubectl.get(manifests.CATALOGUE_MAP), client_ca, policy, template)
+    template, registry_ca = kubectl.get(manifests.TEMPLATE_MAP), kubectl.get(manifests.REGISTRY_CA_MAP)
+    webhook, clients = kubectl.get(WEBHOOK), kubectl.get(manifests.CATALOGUE_MAP)
+    return from_objects(webhook, plugin, clients, client_ca, policy, template, registry_ca)
 
 
 def from_objects(
@@ -64,6 +70,7 @@ def from_objects(
     client_ca: Object | None = None,
     policy: Object | None = None,
     template: Object | None = None,
+    registry_ca: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     image = next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None
@@ -80,7 +87,25 @@ def from_objects(
         manifests.option(webhook, manifests.TLS_CERT) or None,
         None if policy is None else _is_for_api_servers(policy),
         {match[1]: match[2] for text in texts for match in _WITH_DIGEST.finditer(text)},
+        _is_on(manifests.option(webhook, manifests.IMAGE_LOOKUP)),
+        _taken(registry_globs, manifests.option(webhook, manifests.IMAGE_REGISTRIES)),
+        _taken(insecure_registries, manifests.option(webhook, manifests.INSECURE_REGISTRIES)),
+        mapping(registry_ca, "data").get(manifests.REGISTRY_CA_KEY) or None,
+        manifests.option(webhook, manifests.REGISTRY_CA) or None,
     )
+
+
+def _is_on(value: str | None) -> bool | None:
+    """Of a switch, behind whose flag stands nothing or the next option; None where it was never given."""
+    return None if value is None else value.lower() != "false"
+
+
+def _taken(parse: Parser, value: str | None) -> str | None:
+    """None for what a webhook would not start with."""
+    try:
+        return value if value and parse(value) else None
+    except ValueError:
+        return None
 
 
 def _is_for_api_servers(policy: Object) -> bool:
@@ -138,9 +163,29 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
         _note("API_SERVER_ONLY", "yes" if only else "no", settings.api_server_only, now.api_server_only or None)
     )
     clients, why_clients = _catalogue(settings.clients, now.clients)
-    notes.append(f"client catalogue: {why_clients}")
     values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
-    return values, notes
+    values, why_images_are_read = _image_lookup(settings, now, values)
+    return values, [*notes, *why_images_are_read, f"client catalogue: {why_clients}"]
+
+
+def _image_lookup(settings: Settings, now: Running, values: manifests.Values) -> tuple[manifests.Values, list[str]]:
+    """``values`` with what is chosen for the image lookup, and a line for each of it that is not the default."""
+    is_on = settings.image_lookup if settings.image_lookup is not None else bool(now.image_lookup)
+    notes = [_note("IMAGE_LOOKUP", "on" if is_on else "off", settings.image_lookup, now.image_lookup)]
+    allowed = settings.image_registries or now.image_registries
+    insecure = settings.insecure_registries if settings.insecure_registries is not None else now.insecure_registries
+    ca = settings.registry_ca if settings.registry_ca is not None else now.registry_ca
+    for name, value, given, running in (
+        ("IMAGE_REGISTRIES", allowed, settings.image_registries, now.image_registries),
+        ("INSECURE_REGISTRIES", insecure or "none", settings.insecure_registries, now.insecure_registries),
+        ("REGISTRY_CA", _described(ca or ""), settings.registry_ca, now.registry_ca),
+    ):
+        if given is not None or running is not None:
+            notes.append(_note(name, str(value), given, running))
+    chosen = replace(
+        values, image_lookup=is_on, image_registries=allowed, insecure_registries=insecure or "", registry_ca=ca or ""
+    )
+    return chosen, notes
 
 
 def taken_away(settings: Settings, now: Running) -> list[str]:
@@ -156,10 +201,15 @@ def taken_away(settings: Settings, now: Running) -> list[str]:
             f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
             " it does without: apply manifests/tls-cert instead, or take the option off the Deployment first"
         )
-    if settings.client_ca is not None or now.client_ca is not None or now.client_ca_path is None:
-        return problems
-    running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
-    return [*problems, f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none"]
+    if settings.client_ca is None and now.client_ca is None and now.client_ca_path is not None:
+        running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
+        problems.append(f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none")
+    if settings.registry_ca is None and now.registry_ca is None and now.registry_ca_path is not None:
+        running = f"the webhook runs with --registry-ca {now.registry_ca_path}, which no deploy put there"
+        problems.append(
+            f"REGISTRY_CA: {running}: give REGISTRY_CA=FILE to keep a CA of registries, or REGISTRY_CA=none"
+        )
+    return problems
 
 
 def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
@@ -172,9 +222,18 @@ def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
 def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
     """What an earlier deploy applied for a choice that is not in force any more; ``wanted`` is what is applied now."""
     tokens = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
-    bindings = kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={manifests.COPIES_ROLE}")
+    bindings = [
+        each
+        for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)
+        for each in kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={name}")
+    ]
     found = [*map(ref, tokens), *(ref(each) for each in bindings if manifests.labelled_by_us(each))]
-    found += kubectl.existing([manifests.COPIES_BINDING, manifests.CLIENT_CA_MAP])
+    found += kubectl.existing(
+        [
+            *(manifests.COPIES_BINDING, manifests.IMAGES_BINDING, Ref("ClusterRole", manifests.IMAGES_ROLE)),
+            *(manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP),
+        ]
+    )
     kept = set(map(ref, wanted))
     return [what for what in found if what not in kept]
 

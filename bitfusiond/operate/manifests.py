@@ -25,6 +25,8 @@ from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
+# What a webhook needs that looks images up.
+IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
 # ValidatingAdmissionPolicy is stable from here on.
 _POLICIES = (1, 30)
 
@@ -46,11 +48,20 @@ ALLOW_NAMESPACES = "BITFUSIOND_ALLOW_NAMESPACES"
 CLIENT_CA = "BITFUSIOND_CLIENT_CA"
 CLIENT_CA_MAP = Ref("ConfigMap", names.CLIENT_CA_CONFIGMAP, names.NAMESPACE)
 CLIENT_CA_KEY = "client-ca.crt"
+IMAGE_LOOKUP = "BITFUSIOND_IMAGE_LOOKUP"
+IMAGE_REGISTRIES = "BITFUSIOND_IMAGE_REGISTRIES"
+INSECURE_REGISTRIES = "BITFUSIOND_INSECURE_REGISTRIES"
+REGISTRY_CA = "BITFUSIOND_REGISTRY_CA"
+REGISTRY_CA_MAP = Ref("ConfigMap", names.REGISTRY_CA_CONFIGMAP, names.NAMESPACE)
+REGISTRY_CA_KEY = "registry-ca.crt"
 TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
 # Bound everywhere, or in each namespace of ALLOW_NAMESPACES, by this name too.
 COPIES_ROLE = "bitfusiond-webhook-copies"
 COPIES_BINDING = Ref("ClusterRoleBinding", COPIES_ROLE)
+# As widely, where images are looked up.
+IMAGES_ROLE = "bitfusiond-webhook-images"
+IMAGES_BINDING = Ref("ClusterRoleBinding", IMAGES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
 ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
@@ -69,9 +80,9 @@ _KUBE_SYSTEM = TokenPlace(names.KUBE_SYSTEM)
 class Values:
     """``clients`` is the text of a catalogue; None = the one of the manifests.
 
-    ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` is PEM, empty for none. ``api_servers`` are
-    the addresses from which alone the webhook is reached; none: it is reached from everywhere. ``digests`` are of
-    images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there.
+    ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` and ``registry_ca`` are PEM, empty for none.
+    ``api_servers`` are the addresses from which alone the webhook is reached; none: it is reached from everywhere.
+    ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there.
     """
 
     image_repo: str
@@ -85,6 +96,10 @@ class Values:
     api_server_only: bool = False
     api_servers: tuple[str, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
+    image_lookup: bool = False
+    image_registries: str | None = None
+    insecure_registries: str = ""
+    registry_ca: str = ""
     absent: frozenset[str] = frozenset()
 
     @property
@@ -205,8 +220,13 @@ def ignored(namespace: Namespace | None) -> bool:
 
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
+    documents = [*documents, *(image_lookup_permissions() if values.image_lookup else [])]
     made = [substituted(each, values) for document in documents for each in _bound(document, values)]
-    return stages([*made, *([_client_ca_map(values.client_ca)] if values.client_ca else [])])
+    return stages([*made, *(_ca_map(what, key, pem) for what, key, pem in _cas(values) if pem)])
+
+
+def image_lookup_permissions() -> list[Object]:
+    return yaml_documents.load(IMAGE_LOOKUP_PERMISSIONS.read_text("utf-8"))
 
 
 def stages(documents: list[Object]) -> Stages:
@@ -221,8 +241,8 @@ def stages(documents: list[Object]) -> Stages:
 
 
 def _bound(document: Object, values: Values) -> Iterator[Object]:
-    """The permission for copies as widely as they may be."""
-    if ref(document) != COPIES_BINDING or values.named is None:
+    """What is permitted in the namespaces that may have copies, as widely as these may be."""
+    if ref(document) not in {COPIES_BINDING, IMAGES_BINDING} or values.named is None:
         yield document
         return
     for namespace in sorted(values.named - values.absent):
@@ -237,11 +257,8 @@ def substituted(document: Object, values: Values) -> Object:
         number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
         for container in result["spec"]["template"]["spec"]["containers"]:
             container["env"] = with_variable(container.get("env") or [], variable, str(number))
-            if result["kind"] == "Deployment":
-                for name, value in _trust(values):
-                    container["env"] = with_variable(container["env"], name, value)
-        if result["kind"] == "Deployment" and values.client_ca:
-            _mount_client_ca(result)
+        if result["kind"] == "Deployment":
+            _choose(result, values)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
@@ -261,6 +278,16 @@ def substituted(document: Object, values: Values) -> Object:
     return result
 
 
+def _choose(webhook: Object, values: Values) -> None:
+    """The variables and files of the webhook."""
+    for container in webhook["spec"]["template"]["spec"]["containers"]:
+        for name, value in _trust(values):
+            container["env"] = with_variable(container["env"], name, value)
+    for configmap, _, pem in _cas(values):
+        if pem:
+            _mount(webhook, configmap)
+
+
 def _trust(values: Values) -> Iterator[tuple[str, str]]:
     """The variables of the webhook that are there where an operator said so."""
     if values.tokens.namespace != names.KUBE_SYSTEM:
@@ -269,17 +296,31 @@ def _trust(values: Values) -> Iterator[tuple[str, str]]:
         yield ALLOW_NAMESPACES, values.allow_namespaces
     if values.client_ca:
         yield CLIENT_CA, f"{_CONFIGURATION}/{CLIENT_CA_KEY}"
+    if values.image_lookup:
+        yield IMAGE_LOOKUP, "true"
+    if values.image_registries is not None:
+        yield IMAGE_REGISTRIES, values.image_registries
+    if values.insecure_registries:
+        yield INSECURE_REGISTRIES, values.insecure_registries
+    if values.registry_ca:
+        yield REGISTRY_CA, f"{_CONFIGURATION}/{REGISTRY_CA_KEY}"
 
 
-def _client_ca_map(pem: str) -> Object:
-    metadata = {"name": CLIENT_CA_MAP.name, "namespace": CLIENT_CA_MAP.namespace, "labels": dict([PART_OF])}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {CLIENT_CA_KEY: pem}}
+def _cas(values: Values) -> Iterator[tuple[Ref, str, str]]:
+    """The ConfigMaps that hold a CA: which, under which key, and the CA, empty for none."""
+    yield CLIENT_CA_MAP, CLIENT_CA_KEY, values.client_ca
+    yield REGISTRY_CA_MAP, REGISTRY_CA_KEY, values.registry_ca
 
 
-def _mount_client_ca(deployment: Object) -> None:
+def _ca_map(what: Ref, key: str, pem: str) -> Object:
+    metadata = {"name": what.name, "namespace": what.namespace, "labels": dict([PART_OF])}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {key: pem}}
+
+
+def _mount(deployment: Object, configmap: Ref) -> None:
     """Beside the other files, in the volume that projects them."""
     (volume,) = (each for each in deployment["spec"]["template"]["spec"]["volumes"] if "projected" in each)
-    volume["projected"]["sources"].append({"configMap": {"name": CLIENT_CA_MAP.name}})
+    volume["projected"]["sources"].append({"configMap": {"name": configmap.name}})
 
 
 def _from_api_servers(ingress: Sequence[Object], addresses: Iterable[str]) -> list[Object]:

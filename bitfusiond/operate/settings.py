@@ -28,8 +28,8 @@ class Settings:
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
     ``digests`` are those of images that were given, ``pushed`` these or, without them, what was pushed from this
-    checkout once, by NAME:TAG. ``client_ca`` is the text of a PEM file, empty for none any more; ``timeout`` in seconds
-    for each wait.
+    checkout once, by NAME:TAG. ``client_ca`` and ``registry_ca`` are the text of a PEM file, and empty for none any
+    more, as ``insecure_registries`` is; ``timeout`` in seconds for each wait.
     """
 
     image_repo: str | None
@@ -44,6 +44,10 @@ class Settings:
     token_namespace: str | None
     client_ca: str | None
     api_server_only: bool | None
+    image_lookup: bool | None
+    image_registries: str | None
+    insecure_registries: str | None
+    registry_ca: str | None
     adopt: bool
     timeout: float
     kubectl: str
@@ -91,15 +95,33 @@ def _namespace(value: str) -> str:
     return value
 
 
-def _client_ca(value: str) -> str:
-    if value == "none":
-        return ""
-    try:
-        if bundle := pki.bundle_of(Path(value).read_text("utf-8")):
-            return bundle  # everybody may read the ConfigMap: no key that stands beside them goes into it
-    except (OSError, UnicodeDecodeError):
-        pass
-    raise ValueError("a PEM file with the CA of the API server's client certificate, or none")
+def _ca(whose: str) -> settings.Parser:
+    def parse(value: str) -> str:
+        if value == "none":
+            return ""
+        try:
+            if bundle := pki.bundle_of(Path(value).read_text("utf-8")):
+                return bundle  # everybody may read the ConfigMap: no key that stands beside them goes into it
+        except (OSError, UnicodeDecodeError):
+            pass
+        raise ValueError(f"a PEM file with the CA of {whose}, or none")
+
+    return parse
+
+
+def _registries(value: str) -> str:
+    return ",".join(settings.registry_globs(value))
+
+
+def _insecure(value: str) -> str:
+    """As it was given: what the webhook is told, if it would take it."""
+    return "" if not settings.insecure_registries(value) else value
+
+
+def _on(value: str) -> bool:
+    if value not in {"on", "off"}:
+        raise ValueError("on or off")
+    return value == "on"
 
 
 def _yes(value: str) -> bool:
@@ -127,8 +149,12 @@ VARIABLES = {
     "clients": Variable("CLIENTS", None, _file),
     "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
     "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
-    "client_ca": Variable("CLIENT_CA", None, _client_ca),
+    "client_ca": Variable("CLIENT_CA", None, _ca("the API server's client certificate")),
     "api_server_only": Variable("API_SERVER_ONLY", None, _yes),
+    "image_lookup": Variable("IMAGE_LOOKUP", None, _on),
+    "image_registries": Variable("IMAGE_REGISTRIES", None, _registries),
+    "insecure_registries": Variable("INSECURE_REGISTRIES", None, _insecure),
+    "registry_ca": Variable("REGISTRY_CA", None, _ca("your registries")),
     "adopt": Variable("ADOPT", "no", _yes),
     "timeout": Variable("TIMEOUT", "300", settings.seconds(1, 3600)),
     "kubectl": Variable("KUBECTL", "kubectl", settings.text),

@@ -189,18 +189,19 @@ def find(kubectl: Kubectl, tokens: str) -> Found:
 def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[Ref], list[Ref]]:
     """Of what has our label and none of the ``known`` names: what is ours all the same, and what is not.
 
-    Of the former without the permissions for copies, which the manifests have by another kind.
+    Of the former without the permissions in namespaces, which the manifests have by another kind.
     """
     unknown = {what: each for what, each in labelled.items() if what not in known and not _orphan(what)}
     ours = [what for what, each in unknown.items() if manifests.labelled_by_us(each)]
-    extra = [what for what in ours if (what.kind, what.name) != ("RoleBinding", manifests.COPIES_ROLE)]
+    bindings = {("RoleBinding", name) for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)}
+    extra = [what for what in ours if (what.kind, what.name) not in bindings]
     return extra, [what for what in unknown if what not in ours]
 
 
 def _named(tokens: str) -> list[Ref]:
     """All that the manifests of this version have, and what deploy makes beside them or puts elsewhere."""
     roles = [Ref(kind, manifests.TOKENS_ROLE, tokens) for kind in ("Role", "RoleBinding")]
-    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, *roles]))
+    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, *roles]))
 
 
 def _one(kubectl: Kubectl, what: Ref, seen: list[Ref]) -> None:

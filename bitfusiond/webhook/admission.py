@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bitfusiond import logs
-from bitfusiond.core.admission import review
+from bitfusiond.core.admission import images, review
 from bitfusiond.core.admission.decision import Refusal, Rules, Untouched
+from bitfusiond.core.admission.images import Needed
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.review import BadRequestError, Review
 from bitfusiond.core.admission.validate import Largest, validate
+from bitfusiond.core.images.image import NONE, Images
 from bitfusiond.core.text import cut
 from bitfusiond.http import conversation
 from bitfusiond.http.messages import JSON, Request, Response
 from bitfusiond.pacing import Repeats
+from bitfusiond.webhook.images.pullsecrets import PullSecrets
 
 BODY_LIMIT = 4 * 2**20  # bytes; an API server stores no object above 1.5 MiB, and a review holds it twice
 ANSWER_LIMIT = 4 * 2**20  # bytes
 MOST_VALUES = 100_000  # objects and lists in a body
 ENDPOINTS = ("/mutate", "/validate")
+LOOKUP_SECONDS = 4.0  # for the images of a pod
+_AFTER_LOOKUP_SECONDS = 5.5  # of a request's time, for its tokens and the answer
 _LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
 _REPEAT_SECONDS = 10.0  # between two lines about what is wrong with requests
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
@@ -75,6 +81,10 @@ class ClusterView(Protocol):
         """Have the token Secrets in ``namespace``; why that cannot be, and nothing where it is done."""
         ...
 
+    async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
+        """The pull secrets of these names, for a namespace whose pods may have their images looked up."""
+        ...
+
     def servers(self) -> Sequence[str]:
         """The GPU servers that servers.conf names, HOST:PORT; none where there is no such file, or a wrong one."""
         ...
@@ -84,11 +94,19 @@ class ClusterView(Protocol):
         ...
 
 
+class ImageLookup(Protocol):
+    """Where images are looked up (``--image-lookup``)."""
+
+    async def find(
+        self, needed: Needed, namespace: str, secrets: Callable[[], Awaitable[PullSecrets]], deadline: float
+    ) -> Images: ...
+
+
 class Admission:
     """``/mutate`` and ``/validate``; every other path is for ``others``.
 
     ``rules`` is asked once a request, so that what it returns may change between two. ``needs_certificate``: only
-    clients that showed one are served (``--client-ca``).
+    clients that showed one are served (``--client-ca``). ``lookup`` None: nobody looks at images.
     """
 
     def __init__(
@@ -99,7 +117,9 @@ class Admission:
         metrics: CollectorRegistry,
         *,
         needs_certificate: bool = False,
+        lookup: ImageLookup | None = None,
     ) -> None:
+        self._lookup = lookup
         self._needs_certificate = needs_certificate
         self._rules = rules
         self._surroundings = view
@@ -150,7 +170,7 @@ class Admission:
         self._requests.labels("none", "bad_request", "certificate").inc()
         self._untrusted.happened(reason=reason, message=_NOT_TRUSTED)
 
-    async def _admit(self, endpoint: str, decide: Callable[[Review], _Answer], request: Request) -> bytes:
+    async def _admit(self, endpoint: str, decide: Callable[[Review, Images], _Answer], request: Request) -> bytes:
         if self._needs_certificate and not request.is_certified:
             raise HTTPError(401, _NO_CERTIFICATE)
         with trio.move_on_at(request.deadline) as deadline:
@@ -162,7 +182,12 @@ class Admission:
         began = time.perf_counter()
         try:
             asked = review.parse(body)
-            answer = decide(asked)
+            looked_up = NONE
+            if endpoint == "mutate" and (needed := self._needed(asked)):
+                asked = replace(asked, object=None)  # as below
+                looked_up = await self._looked_up(needed, asked.namespace, request.deadline)
+                asked = review.parse(body)
+            answer = decide(asked, looked_up)
             # A body becomes some thirty times its size: nothing of it is kept while others are asked.
             asked, body = replace(asked, object=None), b""
             if answer.needs_tokens:
@@ -193,10 +218,22 @@ class Admission:
         )
         return answer.body
 
-    def _mutate(self, request: Review) -> _Answer:
+    def _needed(self, request: Review) -> Needed | None:
+        """The images that must be looked up before anything is decided."""
+        if self._lookup is None or not request.creates_pod or request.object is None:
+            return None
+        return images.needed(request.object, request.namespace, self._rules())
+
+    async def _looked_up(self, needed: Needed, namespace: str, deadline: float) -> Images:
+        assert self._lookup is not None  # noqa: S101 - _needed() looked
+        secrets = partial(self._surroundings.pull_secrets, namespace, needed.pull_secrets)
+        until = min(trio.current_time() + LOOKUP_SECONDS, deadline - _AFTER_LOOKUP_SECONDS)
+        return await self._lookup.find(needed, namespace, secrets, until)
+
+    def _mutate(self, request: Review, looked_up: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = mutate(request.object, request.namespace, self._rules())
+        verdict = mutate(request.object, request.namespace, self._rules(), looked_up)
         match verdict:
             case Refusal():
                 return _refused(request, "invalid pod", verdict.problems)
@@ -207,7 +244,7 @@ class Admission:
             return _refused(request, "invalid pod", [_too_large(body)])
         return _Answer(body, "patched", "injected", needs_tokens=verdict.takes_tokens)
 
-    def _validate(self, request: Review) -> _Answer:
+    def _validate(self, request: Review, _: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
         verdict = validate(request.object, request.namespace, self._rules(), self._surroundings.largest_node())

@@ -12,10 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
+from bitfusiond.core.tokens import copies
 from bitfusiond.kube import Cluster
 from bitfusiond.kube.follow import WatchState
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.events import Events
+from bitfusiond.webhook.images import pullsecrets
+from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.nodes import Nodes
 from bitfusiond.webhook.tokens.replication import Replication
@@ -29,6 +32,9 @@ class NoCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:  # noqa: ARG002
         return []
+
+    async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:  # noqa: ARG002
+        return PullSecrets(notes=("there is no cluster to read pull secrets from",) if names else ())
 
     def servers(self) -> Sequence[str]:
         return ()
@@ -46,6 +52,7 @@ class InCluster:
         exempt = names.EXEMPT_NAMESPACES | {settings.namespace}
         self._namespaces = Namespaces(exempt)
         self._events = Events(self._namespaces.serves)
+        self._globs = settings.allow_namespaces
         self._tokens = Replication(
             cluster,
             metrics,
@@ -77,6 +84,14 @@ class InCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         return await self._tokens.ensure(namespace, dry_run)
+
+    async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
+        """By the same proof as a copy of the tokens: whoever reaches the webhook can name any namespace."""
+        if not copies.allowed(namespace, self._globs):
+            return PullSecrets(problem=copies.not_allowed(namespace, self._globs))
+        if problem := await self._namespaces.problem(namespace):
+            return PullSecrets(problem=problem)
+        return await pullsecrets.read(self._cluster, namespace, names)
 
     def servers(self) -> Sequence[str]:
         return self._tokens.servers()

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from bitfusiond import logs
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
+from bitfusiond.core.images.registries import Registries
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
 from bitfusiond.http import observe, server, tls
@@ -23,6 +24,8 @@ from bitfusiond.webhook.certificates.client_ca import ClientCA
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
 from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
+from bitfusiond.webhook.images.lookup import Lookup
+from bitfusiond.webhook.images.trusted import RegistryCA
 
 _log = logs.Log("webhook")
 
@@ -91,7 +94,8 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
             return observe.answer(request.method, request.path, health, metrics, *ENDPOINTS)
 
         needs_certificate = client_ca is not None
-        admission = Admission(rules.current, view, others, metrics, needs_certificate=needs_certificate)
+        lookup = await _open_lookup(settings, metrics, background) if settings.image_lookup else None
+        admission = Admission(rules.current, view, others, metrics, needs_certificate=needs_certificate, lookup=lookup)
         draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
         await background.start(observe.serve, settings.observe, health, metrics, closed)
         sock = server.listen(settings.listen, "--listen")
@@ -122,6 +126,16 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         closed.set()
         background.cancel_scope.cancel()
     _log.info("stopped")
+
+
+async def _open_lookup(settings: Webhook, metrics: CollectorRegistry, background: trio.Nursery) -> Lookup:
+    """What looks images up, running in ``background``."""
+    trusted = RegistryCA(settings.registry_ca)
+    if settings.registry_ca is not None:
+        background.start_soon(trusted.follow)
+    lookup = Lookup(Registries(settings.image_registries, settings.insecure_registries), trusted, metrics)
+    await background.start(lookup.run)
+    return lookup
 
 
 async def _open_view(

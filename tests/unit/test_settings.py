@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from bitfusiond import settings
+from bitfusiond.core.images.registries import Origin
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Address
 
@@ -53,6 +54,10 @@ ROLES: dict[str, dict[str, Row]] = {
         ("token_namespace", "kube-system", "tokens", "tokens"),
         ("allow_namespaces", ("*",), "team-*, research", ("team-*", "research")),
         ("allow_namespaces", ("*",), "[a-c]?,[!ab]*,0-9", ("[a-c]?", "[!ab]*", "0-9")),
+        ("image_lookup", False, "true", True),
+        ("image_registries", ("*",), "*.example, r:5000", ("*.example", "r:5000")),
+        ("insecure_registries", frozenset(), "http://r:5000", frozenset({Origin("http", "r", 5000)})),
+        ("registry_ca", None, "registries.crt", Path("registries.crt")),
         ("drain_seconds", 15.0, "0.5", 0.5),
         OBSERVE,
         LOG_FORMAT,

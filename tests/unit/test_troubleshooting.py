@@ -49,6 +49,8 @@ SILENT = {
     *(
         "tokens are copied",
         "from \0, into namespaces \0",
+        "on, for registries \0\0",
+        "the API server's client certificate",
         "CLIENT_CA=FILE just deploy",
         "API_SERVER_ONLY=no just deploy",
     ),
@@ -64,6 +66,7 @@ SILENT = {
     *("images: \0/bitfusiond:\0 and bitfusion-client of the same tag (\0)",),
     *("bitfusion-client/os, bitfusion-client/version", "exceeded maximum nesting depth", "'AbstractChildWatcher' is"),
     *("\0 (the next pod there gets a new copy; ADOPT=yes just deploy does it for all such)",),
+    *("the configuration", "the connection ended before the answer"),  # parts of others
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }
 # What begins so is a command that a message advises or that is run, a form of names, a file's head.

@@ -13,11 +13,14 @@ from bitfusiond.core.admission import calls, shell
 from bitfusiond.core.admission.calls import Call
 from bitfusiond.core.clients.client import BINARY
 from bitfusiond.core.fields import Field, names_of, objects
+from bitfusiond.core.images.image import Image, Unreadable
 
 _SHELL = "/bin/bash"
 _BLANKS = " \t\n"  # a shell's; a no-break space is part of a word
 _NAME = re.compile(r"(?<![\w./-])bitfusion(?![\w./-])")
 _RUN_INSIDE = re.compile(r"(?:^|[\s/;&|('\"`])(?P<name>bitfusion)\s+run(?:\s|$)")
+
+_NOT_SEEN = "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
 
 # What puts the client's directory on the PATH of a script, around it.
 _PATH_BEGINS, _PATH_ENDS = "export PATH=", ':"$PATH"; '
@@ -101,17 +104,34 @@ def has_torn_path_line(line: str) -> bool:
     return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
-def read(container: Field, *, knows_bitfusion: bool) -> Program | None:
-    """The program of ``container``; None where its command or args are wrong. See :func:`program`."""
+def read(container: Field, image: Image | Unreadable | None = None, *, knows_bitfusion: bool) -> Program | None:
+    """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong.
+
+    See :func:`program`.
+    """
     command, args = container["command"], container["args"]
     words, more = command.strings(), args.strings()
     if (command.value and not words) or (args.value and not more):
         return None  # said already
+    variables = names_of(objects(container["env"].value))
     try:
-        return program(words, more, names_of(objects(container["env"].value)), knows_bitfusion=knows_bitfusion)
+        if words or image is None:
+            return program(words, more, variables, knows_bitfusion=knows_bitfusion)
+        argv = _words_of_image(image, more)
+        return _argument_list(argv, variables) if knows_bitfusion else Program(tuple(argv))
     except CommandError as error:
         container[error.field].problem(str(error))
         return None
+
+
+def _words_of_image(image: Image | Unreadable, args: list[str]) -> list[str]:
+    """What a container runs that has no command. Raises CommandError where that is not known."""
+    if isinstance(image, Unreadable):
+        raise CommandError("command", f"{_NOT_SEEN}; image lookup: {image.reason}")
+    words = [*map(_unexpanded, image.entrypoint), *(args or map(_unexpanded, image.cmd))]
+    if not words:
+        raise CommandError("command", "must be set, as the image has neither ENTRYPOINT nor CMD")
+    return words
 
 
 def program(
@@ -124,9 +144,7 @@ def program(
     Raises CommandError where there is nothing to run, or where args would not reach the program.
     """
     if not command or not command[0].strip(_BLANKS):
-        raise CommandError(
-            "command", "must be set, as the ENTRYPOINT of the image cannot be seen: write the program and its arguments"
-        )
+        raise CommandError("command", _NOT_SEEN)
     # A whole line first: it may end in a path that looks like the client's.
     is_line = len(command) == 1 and not set(_BLANKS).isdisjoint(command[0])
     argv = _words_of(command[0].strip(_BLANKS), args) if is_line else [*command, *args]
@@ -223,3 +241,8 @@ def _literal(word: str) -> str:
     Source: Kubernetes' reference for Container, ``command`` and ``args``.
     """
     return word.replace("$", "$$")
+
+
+def _unexpanded(word: str) -> str:
+    """``word`` of an image, in which the kubelet expands nothing, such that it is the same in a pod's command."""
+    return re.sub(r"\$(?=[$(])", "$$", word)

@@ -12,6 +12,7 @@ from bitfusiond.core.admission.pod import GpuContainer
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import Variable
 from bitfusiond.core.fields import Field, Json, names_of
+from bitfusiond.core.images.image import Image, Unreadable
 from bitfusiond.core.text import shown
 
 _SEGMENTS = {key: pointer(key) for key in (names.GPU, *names.REQUEST_RESOURCES)}
@@ -115,7 +116,11 @@ def _env(container: GpuContainer, variables: Sequence[Variable], template: Templ
     taken = names_of(present)
     # Of two variables with one name the last counts, for the kubelet too.
     places = {each["name"]: index for index, each in enumerate(present) if isinstance(each.get("name"), str)}
-    added = [{"name": each.name, "value": each.value} for each in variables if each.name not in taken]
+    added = [
+        {"name": each.name, "value": _before_image(each, container.image)}
+        for each in variables
+        if each.name not in taken
+    ]
     ours = {each.name for each in variables}
     added += [each for each in template.env if each["name"] not in ours | taken]
     merged = sorted(
@@ -125,6 +130,15 @@ def _env(container: GpuContainer, variables: Sequence[Variable], template: Templ
     )
     operations = [operation for at, each in merged for operation in _prepended(present[at], each, path, at, taken)]
     return [*operations, *patch.append(path, container.raw.get("env"), added)]
+
+
+def _before_image(ours: Variable, image: Image | Unreadable | None) -> str:
+    """The client's value in front of what the image sets, where that is known."""
+    own = image.env.get(ours.name) if isinstance(image, Image) else None
+    if ours.prepends is None or not own:
+        return ours.value
+    # The kubelet expands $(...) here, and none in an image.
+    return f"{ours.value}{ours.prepends}{own.replace('$', '$$')}"
 
 
 def _prepended(present: Json, ours: Variable, path: str, at: int, taken: set[str]) -> list[Operation]:

@@ -18,6 +18,7 @@ from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import Client, Values, Variable, environment, wrapped_words
 from bitfusiond.core.fields import Field, Json, names_of
+from bitfusiond.core.images.image import NONE, Images, Unreadable
 from bitfusiond.core.text import shown
 
 _STATUS = pointer("metadata", "annotations", names.STATUS)
@@ -26,10 +27,11 @@ Verdict = Patch | Refusal | Untouched
 NOT_OPTED_IN = Untouched("not opted in")
 
 
-def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
+def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NONE) -> Verdict:
     """The verdict on the pod ``document`` that is being created in ``namespace``.
 
     It is raw JSON: fields that no version of this code knows survive. Applied to the patched pod it gives Untouched.
+    ``looked_up`` are those of its images that somebody asked a registry about (``admission.images`` says which).
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -40,7 +42,7 @@ def mutate(document: Json, namespace: str, rules: Rules) -> Verdict:
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     client = pod.client(root["metadata"]["annotations"], rules.catalogue)
-    given = pod.read(root, asked.mode, client, rules.total_gpu_memory)
+    given = pod.read(root, asked.mode, client, rules.total_gpu_memory, looked_up)
     template = rules.template.for_client(client) if client else rules.template
     servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
     if client is not None:
@@ -114,7 +116,9 @@ def _operations(
     renamed = injection.volume_names(template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     for container in given.gpu_containers:
-        operations += [patch.replace(path, words) for path, words in commands[container.pointer].items()]
+        for path, words in commands[container.pointer].items():
+            is_absent = path == f"{container.pointer}/command" and "command" not in container.raw  # it is its image's
+            operations.append((patch.add if is_absent else patch.replace)(path, words))
         if container.program and "args" in container.raw and not container.program.keeps_args:
             operations.append(patch.remove(f"{container.pointer}/args"))
         operations += injection.gpu_container(container, variables[container.pointer], template, renamed)
@@ -148,6 +152,12 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             f" {each.demand.shares} shares are counted"
             for each in given.gpu_containers
             if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
+        ),
+        *(
+            f"{each.field.path}: LD_LIBRARY_PATH of its image is not known: {each.image.reason}"
+            for each in given.gpu_containers
+            if isinstance(each.image, Unreadable) and client.merges_library_path
+            if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
         *(() if client.is_bitfusion else _warnings_of_other_client(given, client, variables)),
         *injection.mount_warnings(given.gpu_containers, rules.template.for_client(client)),

@@ -21,6 +21,7 @@ from bitfusiond.core.clients.catalogue import Catalogue, UnknownClientError
 from bitfusiond.core.clients.client import BITFUSION, Client
 from bitfusiond.core.clients.entries import LONGEST_CLIENT_NAME
 from bitfusiond.core.fields import Field, Json, strings
+from bitfusiond.core.images.image import NONE, Image, Images, Unreadable
 from bitfusiond.core.text import shown
 
 MOST_CONTAINERS = 256  # init containers count apart; a node runs a few hundred in all of its pods
@@ -82,7 +83,8 @@ class GpuContainer:
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
     client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention it
-    too, ``mounts`` are what is mounted and the block devices.
+    too, ``mounts`` are what is mounted and the block devices. ``image`` is None where
+    nobody looked it up.
     """
 
     field: Field
@@ -93,6 +95,7 @@ class GpuContainer:
     hooks: Sequence[Hook]
     env: list[Json]
     mounts: list[mounts.Mount]
+    image: Image | Unreadable | None = None
 
     @property
     def raw(self) -> Json:
@@ -174,23 +177,24 @@ def client(annotations: Field, catalogue: Catalogue) -> Client | None:
         return None
 
 
-def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: int) -> Pod:
+def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: int, images: Images = NONE) -> Pod:
     """What ``pod``, which opted in, asks for; ``chosen`` is its client, None = it asked for a wrong one.
 
-    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known.
+    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     before = len(pod.problems)
     spec.mapping()
     groups = containers_of(spec)
-    asking = list(_asking(groups))
-    reads_commands = check_length(spec, [container for _, container, _ in asking])
+    found = list(asking(groups))
+    reads_commands = check_length(spec, [container for _, container, _ in found], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
-        _gpu_container(*each, mode, chosen, total_megabytes, by_name, reads_command=reads_commands) for each in asking
+        _gpu_container(*each, mode, chosen, total_megabytes, by_name, images, reads_command=reads_commands)
+        for each in found
     ]
-    _check_number(spec, len(asking), is_sound=len(pod.problems) == before)
+    _check_number(spec, len(found), is_sound=len(pod.problems) == before)
     _check_platform(spec)
     return Pod(
         annotations,
@@ -204,7 +208,7 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: 
     )
 
 
-def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
+def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
     """The containers that ask for GPUs: what a patch calls each, the container, and its resources."""
     for group, containers in groups.items():
         for index, container in enumerate(containers):
@@ -215,19 +219,19 @@ def _asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Res
                 resources.refuse_shares("ask for")
 
 
-def _check_number(spec: Field, asking: int, *, is_sound: bool) -> None:
-    """``asking`` is how many containers ask for GPUs: at least one must, and not too many may.
+def _check_number(spec: Field, number: int, *, is_sound: bool) -> None:
+    """``number`` is how many containers ask for GPUs: at least one must, and not too many may.
 
     Where the spec is not sound, what is wrong with it may be what would have asked.
     """
-    if not asking and is_sound:
+    if not number and is_sound:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"
         )
-    if asking > MOST_GPU_CONTAINERS:
+    if number > MOST_GPU_CONTAINERS:
         spec["containers"].problem(
-            f"{asking} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
+            f"{number} containers ask for {names.GPU_AMOUNT}: bitfusiond takes at most {MOST_GPU_CONTAINERS}"
         )
 
 
@@ -239,12 +243,14 @@ def _gpu_container(
     chosen: Client | None,
     total_megabytes: int,
     volumes: Mapping[str, Json],
+    images: Images,
     *,
     reads_command: bool,
 ) -> GpuContainer:
     is_bitfusion = chosen is None or chosen.is_bitfusion
     is_ours = mode is not Mode.INJECTION and (chosen is None or bool(chosen.wrap))
-    program = command.read(container, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
+    image = _image(container, images)
+    program = command.read(container, image, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
     if reads_command and not is_ours and is_bitfusion:
         own: Sequence[Call] = calls.anywhere(argv(container))
     else:
@@ -258,7 +264,13 @@ def _gpu_container(
         hooks.read(container) if reads_command and is_bitfusion else (),
         container["env"].objects(_MOST_VARIABLES),
         mounts.read(container, volumes),
+        image,
     )
+
+
+def _image(container: Field, images: Images) -> Image | Unreadable | None:
+    name = container["image"].value
+    return images.get(name) if isinstance(name, str) else None
 
 
 def argv(container: Field) -> list[str]:
@@ -266,9 +278,14 @@ def argv(container: Field) -> list[str]:
     return [*strings(container["command"].value), *strings(container["args"].value)]
 
 
-def check_length(spec: Field, containers: Sequence[Field]) -> bool:
-    """Whether the commands of ``containers`` are short enough to be read for calls of the client; a problem if not."""
-    commands = [argv(each) for each in containers]
+def check_length(spec: Field, containers: Sequence[Field], images: Images = NONE) -> bool:
+    """Whether the commands of ``containers``, and of their ``images``, are short enough to be read for calls of the
+    client; a problem if not.
+    """
+    commands: list[Sequence[str]] = [argv(each) for each in containers]
+    commands += [
+        (*image.entrypoint, *image.cmd) for each in containers if isinstance(image := _image(each, images), Image)
+    ]
     commands += [hook.words for each in containers for hook in hooks.read(each)]
     problem = calls.too_long(commands)
     if problem:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from bitfusiond.core import names
+
 BITFUSION = "bitfusion"  # the name of the client whose entries are BitfusionClients
 BINARY = "/usr/bin/bitfusion"  # in every tree of it
 
@@ -90,6 +92,12 @@ class Client:
     def wants_servers(self) -> bool:
         """Whether some variable names the servers."""
         return not self._used.isdisjoint({SERVERS, SERVER}) or any(each.between is not None for each in self.env)
+
+    @property
+    def merges_library_path(self) -> bool:
+        """Whether its value of LD_LIBRARY_PATH goes in front of another."""
+        of_entry = any(each.name == names.LD_LIBRARY_PATH and each.prepends is not None for each in self.env)
+        return self.library_path is not None or of_entry
 
     def uses(self, placeholder: str) -> bool:
         """Whether ``placeholder`` stands anywhere in what the client is told."""

@@ -24,8 +24,15 @@ def check(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], t
         Row("tokens are copied", OK, tokens),
         *(Row(f"Namespace {name}", NOTE, ABSENT, f"{DEPLOY}, when it is") for name in sorted(values.absent)),
         client_ca(values.client_ca, option(found.get(WEBHOOK), CLIENT_CA), datetime.now(UTC)),
+        *([image_lookup(values)] if values.image_lookup else []),
         *([reached_from(found.get(NETWORK_POLICY), addresses)] if values.api_server_only else []),
     ]
+
+
+def image_lookup(values: Values) -> Row:
+    """Which registries are asked, and of which no certificate is checked."""
+    insecure = f", insecure: {values.insecure_registries}" if values.insecure_registries else ""
+    return Row("image lookup", OK, f"on, for registries {values.image_registries or '*'}{insecure}")
 
 
 def client_ca(pem: str, path: str | None, now: datetime) -> Row:

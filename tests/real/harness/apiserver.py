@@ -226,8 +226,11 @@ def secret_path(of: str, name: str = "") -> str:
 
 
 @contextmanager
-def started(directory: Path, *options: str) -> Iterator[APIServer]:
-    """An API server with its state in ``directory`` and more ``options`` of its own. Skips without its programs."""
+def started(directory: Path, *options: str, disabled: str = "ServiceAccount") -> Iterator[APIServer]:
+    """An API server with its state in ``directory`` and more ``options`` of its own. Skips without its programs.
+
+    ``disabled`` is an admission plugin: that of service accounts wants one in each namespace, which a controller makes.
+    """
     assets = programs.assets()
     client, peer, secure = free_port(), free_port(), free_port()
     (directory / "tokens").write_text(f"{_ADMIN_TOKEN},admin,1,system:masters\n")
@@ -255,7 +258,7 @@ def started(directory: Path, *options: str) -> Iterator[APIServer]:
         "--service-account-issuer=https://tests.example",
         f"--service-account-key-file={directory / 'service-accounts.key'}",
         f"--service-account-signing-key-file={directory / 'service-accounts.key'}",
-        "--disable-admission-plugins=ServiceAccount",
+        *([f"--disable-admission-plugins={disabled}"] if disabled else []),
         *options,
     ]
     program = Program(apiserver, directory / "apiserver.log")

@@ -284,6 +284,12 @@ def webhook(args: list[str] | None = None, **variables: str) -> dict[str, Any]:
     return made
 
 
+def deployment() -> dict[str, Any]:
+    """The webhook's, as the manifests have it."""
+    documents = yaml_documents.load((MANIFESTS / "base/webhook.yaml").read_text())
+    return next(each for each in documents if each["kind"] == "Deployment")
+
+
 def chosen(given: dict[str, str], running: dict[str, Any] | None) -> tuple[manifests.Values, list[str]]:
     return current.choose(settings.resolve(given), current.from_objects(running, None, None))
 
@@ -379,6 +385,76 @@ def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(runn
     assert current.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
 
 
+@pytest.mark.parametrize("running", [webhook(["--registry-ca=/x"]), webhook(REGISTRY_CA="/x")])
+def test_a_ca_of_registries_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
+    now = current.from_objects(running, None, None)
+    (problem,) = current.taken_away(settings.resolve({}), now)
+    assert problem.startswith("REGISTRY_CA: the webhook runs with --registry-ca /x, which no deploy put there: give")
+    assert current.taken_away(settings.resolve({"REGISTRY_CA": "none"}), now) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "running", "is_on", "why"),
+    [
+        ({}, None, False, "off (the default)"),
+        ({"IMAGE_LOOKUP": "on"}, None, True, "on (given)"),
+        ({}, webhook(IMAGE_LOOKUP="true"), True, "on (as it runs)"),
+        ({}, webhook(["--image-lookup"]), True, "on (as it runs)"),
+        ({}, webhook(["--image-lookup", "--role"]), True, "on (as it runs)"),
+        ({}, webhook(IMAGE_LOOKUP="false"), False, "off (as it runs)"),
+        ({"IMAGE_LOOKUP": "off"}, webhook(IMAGE_LOOKUP="true"), False, "off (given)"),
+        ({"IMAGE_LOOKUP": "on"}, webhook(IMAGE_LOOKUP="false"), True, "on (given)"),
+    ],
+)
+def test_the_image_lookup_stays_as_it_runs_and_its_permissions_come_with_it(
+    given: dict[str, str], running: dict[str, Any] | None, is_on: bool, why: str
+) -> None:
+    values, notes = chosen(given, running)
+    assert values.image_lookup is is_on
+    assert f"IMAGE_LOOKUP: {why}" in notes
+    made = manifests.build([deployment()], values).all
+    assert [each["metadata"]["name"] for each in made].count("bitfusiond-webhook-images") == (2 if is_on else 0)
+    assert ("BITFUSIOND_IMAGE_LOOKUP" in str(made)) is is_on
+
+
+def test_whom_the_image_lookup_asks_stays_as_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text(PEM)
+    given = {
+        "IMAGE_REGISTRIES": "r.example, *.s.example",
+        "INSECURE_REGISTRIES": "http://r.example",
+        "REGISTRY_CA": str(tmp_path / "ca.crt"),
+    }
+    values, notes = chosen(given, None)
+    assert (values.image_registries, values.insecure_registries) == ("r.example,*.s.example", "http://r.example")
+    assert "INSECURE_REGISTRIES: http://r.example (given)" in notes
+    made = manifests.build([deployment()], values).all
+    (applied_webhook,) = (each for each in made if each["kind"] == "Deployment")
+    (configmap,) = (each for each in made if each["kind"] == "ConfigMap")
+    assert configmap["data"] == {"registry-ca.crt": PEM}
+    assert manifests.variable(applied_webhook, "BITFUSIOND_REGISTRY_CA") == "/etc/bitfusiond/registry-ca.crt"
+    now = current.from_objects(applied_webhook, None, None, registry_ca=configmap)
+    again, notes = current.choose(settings.resolve({}), now)
+    assert manifests.build([deployment()], again).all == made
+    assert sum(each.endswith("(as it runs)") for each in notes) == 3 + 1  # and TOTAL_GPU_MEMORY
+    off = {"IMAGE_REGISTRIES": "*", "INSECURE_REGISTRIES": "none", "REGISTRY_CA": "none"}
+    values, notes = current.choose(settings.resolve(off), now)
+    assert (values.image_registries, values.insecure_registries, values.registry_ca) == ("*", "", "")
+    assert "REGISTRY_CA: none (given)" in notes
+    broken = webhook(IMAGE_REGISTRIES="a/b", INSECURE_REGISTRIES="r.example")
+    assert chosen({}, broken)[0].insecure_registries == ""
+    assert chosen({}, broken)[0].image_registries is None
+
+
+def test_the_permission_of_the_image_lookup_is_as_wide_as_that_for_copies() -> None:
+    values, _ = chosen({"IMAGE_LOOKUP": "on", "ALLOW_NAMESPACES": "team,research,gone"}, None)
+    made = manifests.build([], replace(values, absent=frozenset({"gone"}))).all
+    bindings = [each["metadata"]["namespace"] for each in made if each["kind"] == "RoleBinding"]
+    assert bindings == ["research", "team"]
+    assert not [each for each in made if each["kind"] == "ClusterRoleBinding"]
+    values, _ = chosen({"IMAGE_LOOKUP": "on", "ALLOW_NAMESPACES": "team-*"}, None)
+    assert [each["kind"] for each in manifests.build([], values).all] == ["ClusterRole", "ClusterRoleBinding"]
+
+
 @pytest.mark.parametrize(
     ("given", "running", "problems"),
     [
@@ -422,6 +498,10 @@ def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: di
         ),
         ("CLIENT_CA", __file__, "is not a PEM file with the CA of the API server's client certificate, or none"),
         ("API_SERVER_ONLY", "maybe", "is not yes or no"),
+        ("IMAGE_LOOKUP", "yes", "is not on or off"),
+        ("IMAGE_REGISTRIES", "https://r.example", "is not comma-separated registries or globs"),
+        ("INSECURE_REGISTRIES", "r.example", "is not comma-separated registries, each with its scheme"),
+        ("REGISTRY_CA", __file__, "is not a PEM file with the CA of your registries, or none"),
     ],
 )
 def test_a_wrong_choice_is_refused_with_its_name_and_what_is_allowed(variable: str, value: str, words: str) -> None:

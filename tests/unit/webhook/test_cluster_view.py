@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bitfusiond.core.admission.validate import Largest
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.webhook.admission import Admission
 from bitfusiond.webhook.certificates.files import FileCertificate
+from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from tests.pods import admitted, pod, rules
 
 
@@ -33,6 +35,9 @@ class _Around:
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         self.asked.append((namespace, dry_run))
         return self.problems
+
+    async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
+        return PullSecrets()
 
     def servers(self) -> list[str]:
         return []

@@ -138,6 +138,33 @@ def test_a_token_namespace_without_tokens_changes_nothing(api: APIServer, operat
     assert before is None or api.request("GET", WEBHOOK)["metadata"]["resourceVersion"] == before
 
 
+def test_the_image_lookup_comes_with_its_permission_and_goes_with_it(
+    api: APIServer, operator: Operator, tmp_path: Path
+) -> None:
+    role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/bitfusiond-webhook-images"
+    binding = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/bitfusiond-webhook-images"
+    registry_ca = f"{CORE}/namespaces/bwki/configmaps/bwki-webhook-registry-ca"
+    file = tmp_path / "ca.crt"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    insecure = "http://registry.example:5000"
+    deployed(operator, IMAGE_LOOKUP="on", INSECURE_REGISTRIES=insecure, REGISTRY_CA=str(file))
+    assert "IMAGE_LOOKUP: on (as it runs)" in deployed(operator)
+    assert api.request("GET", role)["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+    assert api.request("GET", binding)["roleRef"]["name"] == "bitfusiond-webhook-images"
+    assert api.request("GET", registry_ca)["data"] == {"registry-ca.crt": file.read_text()}
+    chosen = variables(api)
+    assert chosen["BITFUSIOND_IMAGE_LOOKUP"] == "true"
+    assert chosen["BITFUSIOND_REGISTRY_CA"] == "/etc/bitfusiond/registry-ca.crt"
+    result = operator.run("verify")
+    assert f"on, for registries *, insecure: {insecure}" in row(result, "image lookup")
+    assert " ok " in row(result, "ClusterRole bitfusiond-webhook-images")
+    lines = deployed(operator, IMAGE_LOOKUP="off", INSECURE_REGISTRIES="none", REGISTRY_CA="none")
+    for what in ("ClusterRole ", "ClusterRoleBinding "):
+        assert f"{what}bitfusiond-webhook-images: removed, as nothing needs it any more" in lines
+    assert [api.find(path) for path in (role, binding, registry_ca)] == [None] * 3
+    assert not {name for name in variables(api) if "REGISTR" in name or "IMAGE" in name}
+
+
 def test_a_client_ca_is_mounted_kept_shown_and_taken_off_again(
     api: APIServer, operator: Operator, tmp_path: Path
 ) -> None:
