@@ -70,7 +70,7 @@ def run(source: Path, out: Path) -> list[str]:
     OSError for a directory that cannot be read.
     """
     _check_directories(source, out)
-    others = _others(out / read.CATALOGUE)
+    others = _others(source / read.CATALOGUE, out / read.CATALOGUE)
     wanted, given, problems = _packages(source, others)
     if not wanted and not given and not problems:
         raise Failure(f"{source}: no client packages: their names are {' or '.join(packages.NAMES)}")
@@ -106,17 +106,30 @@ def _check_directories(source: Path, out: Path) -> None:
         raise ConfigurationError(f"OUT_DIR: {out} holds the packages, whose names the distros get: take another")
 
 
-def _others(path: Path) -> list[Json]:
-    """The entries of ``Clients``: those of the catalogue that is there, and the packaged ones of other names."""
+def _others(*paths: Path) -> list[Json]:
+    """The entries of ``Clients`` of the catalogues that are there and of the packaged one.
+
+    Of a name that is in several, the first one's.
+    """
+    found: list[Json] = []
+    for text in (*map(_catalogue_at, paths), read.packaged(read.CATALOGUE)):
+        entries = objects(mapping(read.load_yaml(text)).get("Clients"))
+        known = names_of(found, "Name")
+        found += [each for each in entries if each.get("Name") not in known]
+    return found
+
+
+def _catalogue_at(path: Path) -> str:
+    """The text of a catalogue, empty where there is none. Raises Failure for one that cannot be kept."""
     try:
-        mine = objects(mapping(read.load_yaml(path.read_text("utf-8"))).get("Clients")) if path.exists() else []
+        text = path.read_text("utf-8") if path.exists() else ""
+        if text:
+            catalogue.parse(read.load_yaml(text))
     except ValueError as error:
         raise Failure(f"{path}: {error}: mend the file that is there, or delete it") from None
     except OSError as error:
         raise Failure(f"{path}: {_reason(error)}") from None
-    packaged = objects(mapping(read.load_yaml(read.packaged(read.CATALOGUE))).get("Clients"))
-    names = names_of(mine, "Name")
-    return [*mine, *(each for each in packaged if each["Name"] not in names)]
+    return text
 
 
 def _tree_name(entry: Json) -> str:
@@ -132,6 +145,8 @@ def _packages(source: Path, others: Sequence[Json]) -> tuple[list[Package], dict
     trees = {_tree_name(entry) for entry in others} - {""}
     for path in sorted(source.iterdir()):
         name = path.name.partition("-")[0].lower().replace("_", "-") if path.suffix == ".whl" else path.name
+        if path.name == read.CATALOGUE:
+            continue
         if name in trees and (path.is_dir() or path.suffix == ".whl"):
             if name in given:
                 problems.append(f"{given[name].name} and {path.name}: both are for {name}: keep one of them")
@@ -219,8 +234,7 @@ def _ensure_tree(name: str, path: Path, out: Path) -> None:
         if path.is_dir():
             shutil.copytree(path, partial, symlinks=True)
         else:
-            with zipfile.ZipFile(path) as wheel:  # leaves out what would lead out of the directory
-                wheel.extractall(partial)
+            _unzip(path, partial)
         made = _read_tree(partial)
         if made.others or not made.bytes:
             lacks = "there is nothing in it" if not made.bytes else f"{made.others[0]} is neither file nor link"
@@ -233,6 +247,16 @@ def _ensure_tree(name: str, path: Path, out: Path) -> None:
         for leftover in (partial, old):
             _remove(leftover)
     _say(f"{path.name}: {name}, copied, {made.bytes / 1e6:.1f} MB")
+
+
+def _unzip(path: Path, into: Path) -> None:
+    """Extract a wheel; what would lead out of ``into`` is put below it. Programs stay executable."""
+    with zipfile.ZipFile(path) as wheel:
+        for each in wheel.infolist():
+            placed = Path(wheel.extract(each, into))
+            placed.chmod(0o755 if each.is_dir() or each.external_attr >> 16 & 0o111 else 0o644)
+    for directory, _, _ in os.walk(into):
+        Path(directory).chmod(0o755)
 
 
 class _Tree(NamedTuple):

@@ -104,6 +104,11 @@ def has_torn_path_line(line: str) -> bool:
     return f" {_PATH_BEGINS}" in line and _PATH_ENDS in line
 
 
+def is_line(command: Sequence[str]) -> bool:
+    """Whether ``command`` is a whole command line as its only element, as the README of 0.4 has it."""
+    return len(command) == 1 and not set(_BLANKS).isdisjoint(command[0])
+
+
 def read(container: Field, image: Image | Unreadable | None = None, *, knows_bitfusion: bool) -> Program | None:
     """The program of ``container``, or of its ``image`` where it has no command; None where they are wrong.
 
@@ -146,13 +151,12 @@ def program(
     if not command or not command[0].strip(_BLANKS):
         raise CommandError("command", _NOT_SEEN)
     # A whole line first: it may end in a path that looks like the client's.
-    is_line = len(command) == 1 and not set(_BLANKS).isdisjoint(command[0])
-    argv = _words_of(command[0].strip(_BLANKS), args) if is_line else [*command, *args]
+    argv = _words_of(command[0].strip(_BLANKS), args) if is_line(command) else [*command, *args]
     if not knows_bitfusion:
         return Program(tuple(argv))
     found = _argument_list(argv, variables)
     is_in_command = not found.needs_path and all(call.index < len(command) for call in found.renamed)
-    if not is_line and calls.is_client(command[0]) and is_in_command:
+    if not is_line(command) and calls.is_client(command[0]) and is_in_command:
         return replace(found, words=tuple(command), keeps_args=True)
     return found
 

@@ -24,13 +24,11 @@ def check_mounts(containers: Sequence[GpuContainer], template: Template) -> None
     for container in containers:
         for mount in container.mounts:
             if mount.path in template.mount_paths or mount.path.startswith(template.below_files):
-                mount.field.problem(
-                    f"{shown(mount.field.value)} is where the Bitfusion client goes: mount yours elsewhere"
-                )
+                mount.field.problem(f"{shown(mount.field.value)} is where the client goes: mount yours elsewhere")
             elif mount.holds_nothing_below and (below := template.above.get(mount.path)):
                 mount.field.problem(
                     f"{shown(mount.field.value)} {mount.holds_nothing_below} and lies above {below}, where the"
-                    " Bitfusion client goes: the container could not start, so mount yours elsewhere"
+                    " client goes: the container could not start, so mount yours elsewhere"
                 )
 
 

@@ -16,7 +16,7 @@ from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
 from bitfusiond.core.admission.template import Template
-from bitfusiond.core.clients.client import Client, Values, Variable, environment, wrapped_words
+from bitfusiond.core.clients.client import BITFUSION, Client, Values, Variable, environment, wrapped_words
 from bitfusiond.core.fields import Field, Json, names_of
 from bitfusiond.core.images.image import NONE, Images, Unreadable
 from bitfusiond.core.text import shown
@@ -72,8 +72,11 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
     """Note what the pod asks of its client and this one cannot do."""
     if given.filters and not client.uses("filters"):
         given.annotations.entry(names.CLIENT_FILTER).problem(f"the client {client.name} takes no filter: remove it")
-    if client.wants_servers and not servers:
-        given.annotations.entry(names.CLIENT_SERVERS).problem(
+    field = given.annotations.entry(names.CLIENT_SERVERS)
+    if given.servers and not client.wants_servers:
+        field.problem(f"the client {client.name} is told no servers: remove it")
+    if client.wants_servers and not servers and not field.value:
+        field.problem(
             f"the client {client.name} must know its servers, and none are known: name them here (HOST:PORT), or let"
             " the operator name them in the pool, in the catalogue or in servers.conf"
         )
@@ -175,6 +178,13 @@ def _warnings_of_other_client(given: Pod, client: Client, variables: Mapping[str
                     f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
                     f" {shown(variable.value)}"
                 )
+        if each.raw.get("envFrom") and variables[each.pointer]:
+            yield (
+                f"{each.field.path}.envFrom: what it sets of"
+                f" {', '.join(variable.name for variable in variables[each.pointer])} gives way to the client's"
+            )
+        if pod.argv(each.field)[:1] == [BITFUSION]:
+            yield f"{each.field.path}.command: runs {BITFUSION}, which the client {client.name} does not bring"
     parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
     untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]
     if untold:

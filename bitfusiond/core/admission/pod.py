@@ -248,7 +248,9 @@ def _gpu_container(
     reads_command: bool,
 ) -> GpuContainer:
     is_bitfusion = chosen is None or chosen.is_bitfusion
-    is_ours = mode is not Mode.INJECTION and (chosen is None or bool(chosen.wrap))
+    # A whole line as the only word, as documented, needs a shell whoever the client is.
+    is_wrapped = chosen is None or bool(chosen.wrap) or command.is_line(strings(container["command"].value))
+    is_ours = mode is not Mode.INJECTION and is_wrapped
     image = _image(container, images)
     program = command.read(container, image, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
     if reads_command and not is_ours and is_bitfusion:
@@ -386,4 +388,4 @@ def _check_platform(spec: Field) -> None:
     fields += [(selector.entry(label), "amd64") for label in _ARCHITECTURE_LABELS if label in labels]
     for field, allowed in fields:
         if field.value != allowed:
-            field.problem(f"{shown(field.value)} has no Bitfusion client: there are clients for linux on amd64 only")
+            field.problem(f"{shown(field.value)} has no client: there are clients for linux on amd64 only")

@@ -56,12 +56,13 @@ class Template:
         first, *others = self.init_containers
         tree, opt, tokens, files = (_volumes_at(first, option) for option in _TARGETS)
         unused = (opt - tree if client.tree else opt | tree) | (set() if client.takes_tokens else tokens | files)
+        unused -= {mount["name"] for each in others for mount in each.get("volumeMounts") or ()}
 
         def kept(mounts: Iterable[Json]) -> tuple[Json, ...]:
             return tuple(each for each in mounts if each["name"] not in unused)
 
         if client.tree or client.takes_tokens:
-            others = [{**first, "volumeMounts": list(kept(first["volumeMounts"]))}, *others]
+            others = [{**first, "volumeMounts": list(kept(first.get("volumeMounts") or ()))}, *others]
         mounts = [each for each in kept(self.volume_mounts) if mount_path(each["mountPath"]) != _OPT]
         return _template(others, self.env, mounts, kept(self.volumes))
 
@@ -83,7 +84,7 @@ def _template(
 
 def _volumes_at(container: Json, option: str) -> set[str]:
     """The volumes that ``bitfusiond --role init`` in ``container`` finds where ``option`` says, or below."""
-    words = [*container.get("command", ()), *container.get("args", ())]
+    words = [*(container.get("command") or ()), *(container.get("args") or ())]
     given = [then for word, then in pairwise(words) if word == option]
     given += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
     place = mount_path((given or [_TARGETS[option]])[-1])

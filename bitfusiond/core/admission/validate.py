@@ -13,7 +13,7 @@ from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouche
 from bitfusiond.core.admission.pod import Mode
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
-from bitfusiond.core.clients.client import BINARY, BITFUSION, Client, placeholders
+from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
 from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
 from bitfusiond.core.text import shown
 
@@ -118,7 +118,7 @@ def _missing_in_container(container: Json, paths: list[str], client: Client, *, 
     mounted = names_of(objects(container.get("volumeMounts")), "mountPath")
     yield from (f"mount at {path}" for path in paths if path not in mounted)
     wanted = [names.LD_LIBRARY_PATH] if client.library_path else []
-    wanted += [each.name for each in client.env if not placeholders(each.name) | placeholders(each.value)]
+    wanted += [each.name.replace("{index}", "0") for each in client.env if placeholders(each.value) <= ALWAYS_KNOWN]
     present = names_of(objects(container.get("env")))
     yield from (name for name in wanted if name not in present)
     if wrapped and client.is_bitfusion:

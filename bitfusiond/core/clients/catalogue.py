@@ -87,9 +87,11 @@ def parse(document: object) -> Catalogue:
         raise CatalogueError("the file must be a mapping with the key BitfusionClients")
     file = Field(document)
     others = entries.read(file["Clients"])
-    documented = document.get("BitfusionClients", [] if others or file.problems else None)
+    documented = document.get("BitfusionClients")
+    if documented is None and (others or file.problems):
+        documented = []
     if not isinstance(documented, list) or not (documented or others or file.problems):
-        raise CatalogueError("BitfusionClients must be a list with at least one client")
+        raise CatalogueError("BitfusionClients must be a list with at least one client, or Clients")
     wheres = [f"BitfusionClients[{index}]" for index in range(len(documented))]
     faults = [_faults(entry, where) for entry, where in zip(documented, wheres, strict=True)]
     problems = [*itertools.chain.from_iterable(faults)]

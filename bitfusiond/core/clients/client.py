@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from bitfusiond.core import names
-
 BITFUSION = "bitfusion"  # the name of the client whose entries are BitfusionClients
 BINARY = "/usr/bin/bitfusion"  # in every tree of it
 
@@ -21,6 +19,8 @@ BINARY = "/usr/bin/bitfusion"  # in every tree of it
 WRAP_PLACEHOLDERS = ("gpus", "fraction", "megabytes", "filters", "binary")
 SERVERS, SERVER, INDEX = "servers", "server", "index"
 VARIABLE_PLACEHOLDERS = ("gpus", "fraction", "megabytes", SERVERS, SERVER, INDEX)
+_OF_SERVERS = frozenset({SERVERS, SERVER, INDEX})
+ALWAYS_KNOWN = _OF_SERVERS | {"gpus"}  # in a pod that was admitted
 _BETWEEN_SERVERS = ","
 
 # Words that stand or fall together: without a value for its placeholder the whole group is left out.
@@ -66,7 +66,8 @@ class Client:
     _used: frozenset[str] = field(init=False, repr=False, compare=False)  # each pod asks for them again
 
     def __post_init__(self) -> None:
-        texts = (*(word for group in self.wrap for word in group), *(each.value for each in self.env))
+        texts = [word for group in self.wrap for word in group]
+        texts += [text for each in self.env for text in (each.name, each.value)]
         object.__setattr__(self, "_used", frozenset[str]().union(*map(placeholders, texts)))
 
     @property
@@ -91,13 +92,12 @@ class Client:
     @property
     def wants_servers(self) -> bool:
         """Whether some variable names the servers."""
-        return not self._used.isdisjoint({SERVERS, SERVER}) or any(each.between is not None for each in self.env)
+        return not self._used.isdisjoint(_OF_SERVERS) or any(each.between is not None for each in self.env)
 
     @property
     def merges_library_path(self) -> bool:
         """Whether its value of LD_LIBRARY_PATH goes in front of another."""
-        of_entry = any(each.name == names.LD_LIBRARY_PATH and each.prepends is not None for each in self.env)
-        return self.library_path is not None or of_entry
+        return self.library_path is not None
 
     def uses(self, placeholder: str) -> bool:
         """Whether ``placeholder`` stands anywhere in what the client is told."""
@@ -128,10 +128,12 @@ def wrapped_words(groups: Sequence[Group], values: Values, filters: Sequence[str
     words: list[str] = []
     for group in groups:
         wanted = _placeholders_of(group)
+        if not wanted - {"filters"} <= values.keys():
+            continue
         if "filters" in wanted:
             for each in filters:
                 words += [word.format(**values, filters=each) for word in group]
-        elif wanted <= values.keys():
+        else:
             words += [word.format_map(values) for word in group]
     return words
 
@@ -145,14 +147,16 @@ def environment(variables: Sequence[Variable], values: Values, servers: Sequence
     """The variables of a container, placeholders filled in; one with a placeholder without a value is left out."""
     for each in variables:
         wanted = placeholders(each.name) | placeholders(each.value)
+        if not wanted - _OF_SERVERS <= values.keys():
+            continue
         if each.between is not None:
             joined = each.between.join(_of_server(each.value, values, *numbered) for numbered in enumerate(servers))
             yield Variable(each.name, joined, prepends=each.prepends)
-        elif {SERVER, INDEX} & wanted:
+        elif INDEX in wanted:
             for index, server in enumerate(servers):
                 name, value = (_of_server(text, values, index, server) for text in (each.name, each.value))
                 yield Variable(name, value, prepends=each.prepends)
-        elif all(name in values for name in wanted - {SERVERS}):
+        else:
             value = each.value.format(**values, servers=_BETWEEN_SERVERS.join(servers))
             yield Variable(each.name, value, prepends=each.prepends)
 

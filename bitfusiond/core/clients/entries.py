@@ -27,6 +27,7 @@ ROOT = "/bitfusion"  # where a pod sees the trees
 LONGEST_CLIENT_NAME = 63  # characters
 _MOST_ENTRIES = 100
 _MOST_VARIABLES = 100
+_MOST_SERVERS = 64
 _KEYS = (
     "Name",
     "Version",
@@ -40,6 +41,7 @@ _KEYS = (
     "Tokens",
     "Size",
 )
+_PATH = re.compile(r"/[^\s{}/][^\s{}]*")
 _TREE = re.compile(rf"{ROOT}/[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TAKEN = f"{ROOT}/opt"  # the packaged template's link for /opt/bitfusion
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -49,10 +51,14 @@ _FORMS = (("Value", "Prepend"), ("PerServer", "Join"))
 def read(clients: Field) -> tuple[Client, ...]:
     """The clients of the list ``Clients``; what is wrong with one is a problem of its field."""
     found: dict[tuple[str, str | None, str | None], Client] = {}
+    first: dict[str, Client] = {}
     for entry in clients.items(_MOST_ENTRIES):
         before = len(entry.problems)
         client = _client(entry)
         key = (client.name, client.os, client.version)
+        other = first.setdefault(client.name, client)
+        if (client.os is None) != (other.os is None) or (client.version is None) != (other.version is None):
+            entry.problem(f"not all entries of {client.name} name Version, or OSVersion: name them in all or in none")
         if key in found:
             entry.problem(f"a second client {client}: keep one of them")
         elif len(entry.problems) == before:
@@ -67,6 +73,15 @@ def _client(entry: Field) -> Client:
     tree, binary = _path(entry["Tree"]), _path(entry["Binary"])
     if tree and (not _TREE.fullmatch(tree) or tree == _TAKEN):
         entry["Tree"].problem(f"{shown(tree)} must be {ROOT}/NAME, and not {_TAKEN}")
+    for field in (entry["Libraries"], entry["Binary"]):
+        path = field.value
+        if (
+            tree
+            and isinstance(path, str)
+            and f"{path}/".startswith(f"{ROOT}/")
+            and not f"{path}/".startswith(f"{tree}/")
+        ):
+            field.problem(f"{shown(field.value)} is not below the Tree {tree}")
     client = Client(
         name=_name(entry["Name"]),
         os=_label(entry["OSVersion"]),
@@ -94,13 +109,13 @@ def _name(field: Field) -> str:
 
 
 def _label(field: Field) -> str | None:
-    """A version or an OS. YAML reads an unquoted 2.1 as a number, which is taken as it is written."""
+    """A version or an OS. YAML reads an unquoted 450 as a number, which means the same; 2.10 it would make 2.1."""
     value = field.value
     if value is None:
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
     if not is_number and not (isinstance(value, str) and value.strip()):
-        field.problem(f"{shown(value)} is not a string that is not empty")
+        field.problem(f"{shown(value)} is not a string that is not empty: put it in quotation marks")
     elif len(str(value)) > LONGEST_CLIENT_NAME:
         field.problem(f"has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed")
     return str(value)
@@ -110,8 +125,8 @@ def _path(field: Field) -> str | None:
     value = field.value
     if value is None:
         return None
-    if not isinstance(value, str) or not value.startswith("/") or posixpath.normpath(value) != value.rstrip("/"):
-        field.problem(f"{shown(value)} is not an absolute path without . and ..")
+    if not isinstance(value, str) or not _PATH.fullmatch(value) or posixpath.normpath(value) != value.rstrip("/"):
+        field.problem(f"{shown(value)} is not an absolute path of plain characters without . and ..")
     return str(value)
 
 
@@ -127,7 +142,7 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
     for index, each in enumerate(field.value):
         item = Field(each, f"{field.path}[{index}]", field.problems)
         words = [each] if isinstance(each, str) else item.strings()
-        if not words:
+        if not words or "" in words:
             item.problem(f"{shown(each)} is not a word, or a list of words")
         for word in words:
             _check_placeholders(item, word, WRAP_PLACEHOLDERS)
@@ -141,7 +156,10 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
 
 
 def _env(field: Field) -> Iterable[Variable]:
+    numbered = [str(name).partition("{" + INDEX + "}") for name in field.value or () if "{" + INDEX + "}" in str(name)]
     for name in field.mapping(_MOST_VARIABLES):
+        if any(re.fullmatch(rf"{re.escape(head)}\d+{re.escape(tail)}", str(name)) for head, _, tail in numbered):
+            field.entry(name).problem("is there again, by a name with {index}: keep one of them")
         variable = field.entry(name)
         if found := _variable(str(name), variable):
             yield found
@@ -167,6 +185,8 @@ def _variable(name: str, field: Field) -> Variable | None:
         field.problem("is not the name of a variable")
     if name == names.LD_LIBRARY_PATH:
         field.problem("is what Libraries is for")
+    if name == "PATH":
+        field.problem("would take the place of the image's: write the whole path of what is to be found")
     one_server = {SERVER, INDEX} & _known(value)
     if between is None and one_server and INDEX not in _known(name):
         field.problem(f"{{{min(one_server)}}} is of one server: put {{{INDEX}}} into the name, or write PerServer")
@@ -198,6 +218,8 @@ def _known(text: str) -> frozenset[str]:
 def servers(field: Field) -> list[str]:
     """Addresses of servers, HOST:PORT."""
     found = field.strings()
+    if len(found) > _MOST_SERVERS:
+        field.problem(f"names {len(found)} servers: bitfusiond takes at most {_MOST_SERVERS}")
     if field.value == []:
         field.problem("must name at least one server, HOST:PORT")
     for index, each in enumerate(found):

@@ -142,6 +142,7 @@ ADVICE: list[tuple[str, Pod, Pod]] = [
     ("choose another", pod(container(name="populate")), pod(container(name="other"))),
     ("takes no filter: remove it", _other({names.CLIENT_FILTER: "device.id=0"}), _other({})),
     ("name them here (HOST:PORT)", _other({names.CLIENT_SERVERS: ""}), _other({})),
+    ("is told no servers: remove it", pod(annotations={names.CLIENT_SERVERS: "h:1"}), pod()),
     ("choose one of bitfusion, lupine", _other({names.CLIENT_NAME: "x"}), _other({})),
     ("linux on amd64 only", pod(os={"name": "windows"}), pod(os={"name": "linux"})),
     (

@@ -283,7 +283,7 @@ def test_a_mount_below_which_none_can_be_made_is_refused(
 ) -> None:
     (problem,) = _mounted(path, volume, **mount)
     assert problem == (
-        f"spec.containers[0].volumeMounts[0].mountPath: {path} {what} and lies above {below}, where the Bitfusion"
+        f"spec.containers[0].volumeMounts[0].mountPath: {path} {what} and lies above {below}, where the"
         " client goes: the container could not start, so mount yours elsewhere"
     )
 
@@ -291,13 +291,13 @@ def test_a_mount_below_which_none_can_be_made_is_refused(
 @pytest.mark.parametrize("path", ["/bitfusion", "//bitfusion", "/opt/./bitfusion", "/bitfusion/", "bitfusion"])
 def test_a_mount_at_a_place_of_the_client_is_refused_however_it_is_written(path: str) -> None:
     (problem,) = _mounted(path, {"emptyDir": {}})
-    assert problem.endswith(f"mountPath: {path} is where the Bitfusion client goes: mount yours elsewhere")
+    assert problem.endswith(f"mountPath: {path} is where the client goes: mount yours elsewhere")
 
 
 @pytest.mark.parametrize("path", ["/root/.bitfusion/client.yaml/x", "/etc/bitfusion/tls/ca.crt/a/b"])
 def test_a_mount_below_a_file_of_the_client_is_refused(path: str) -> None:
     (problem,) = _mounted(path, {"emptyDir": {}})
-    assert problem.endswith(f"mountPath: {path} is where the Bitfusion client goes: mount yours elsewhere")
+    assert problem.endswith(f"mountPath: {path} is where the client goes: mount yours elsewhere")
 
 
 @pytest.mark.parametrize("path", ["/bitfusion/data", "/opt/bitfusion/x", "/root/.bitfusion/client.yaml.d"])

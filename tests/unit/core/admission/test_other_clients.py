@@ -8,12 +8,15 @@ from typing import Any
 
 import jsonpatch
 import pytest
+import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.admission import template
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
 from bitfusiond.core.clients import catalogue
+from bitfusiond.files import read
 from tests.pods import NAMESPACE, Pod, container, rules
 from tests.pods import pod as documented
 
@@ -26,12 +29,17 @@ WRAPPING = {
 }
 
 
-def pod(name: str, *containers: Pod, servers: str | None = "gpu-a:1 gpu-b:2", **spec: Any) -> Pod:
-    """A pod that asks for the client ``name``, with ``containers`` (by default one that asks for half a GPU)."""
+def pod(name: str, *containers: Pod, servers: str | None = "", **spec: Any) -> Pod:
+    """A pod that asks for the client ``name``, with ``containers`` (by default one that asks for half a GPU).
+
+    ``servers``: by default two where the packaged clients are told them.
+    """
     given = documented(*(containers or [container(HALF)]), **spec)
     annotations = given["metadata"]["annotations"]
     del annotations[names.CLIENT_OS], annotations[names.CLIENT_VERSION]
     annotations[names.CLIENT_NAME] = name
+    if servers == "":
+        servers = "gpu-a:1 gpu-b:2" if name in {"lupine", "pocl"} else None
     if servers is not None:
         annotations[names.CLIENT_SERVERS] = servers
     return given
@@ -102,7 +110,7 @@ def test_a_client_without_tokens_brings_no_secret_and_no_place_for_one() -> None
 
 def test_a_client_of_the_image_needs_no_init_container() -> None:
     by = knowing({"Name": "there", "Env": {"THERE": "{servers}"}})
-    stored = admitted(pod("there"), by)
+    stored = admitted(pod("there", servers="gpu-a:1,gpu-b:2"), by)
     assert not stored["spec"].get("initContainers")
     assert not stored["spec"].get("volumes")
     assert env(stored) == {"THERE": "gpu-a:1,gpu-b:2"}
@@ -166,17 +174,17 @@ def test_what_the_container_sets_itself_wins_with_a_warning() -> None:
 
 def test_a_variable_is_put_in_front_where_the_entry_says_so() -> None:
     by = knowing(
-        {"Name": "path", "Env": {"PATH": {"Value": "/x", "Prepend": ":"}, "B": {"Value": "b", "Prepend": " "}}}
+        {"Name": "path", "Env": {"PYTHONPATH": {"Value": "/x", "Prepend": ":"}, "B": {"Value": "b", "Prepend": " "}}}
     )
     own = [
         {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
-        {"name": "PATH", "value": "/bin"},
+        {"name": "PYTHONPATH", "value": "/bin"},
     ]
     stored = admitted(pod("path", container(HALF, env=own)), by)
-    assert env(stored)["PATH"] == "/x:/bin"
-    assert [each["name"] for each in stored["spec"]["containers"][0]["env"]] == ["BITFUSIOND_B", "B", "PATH"]
+    assert env(stored)["PYTHONPATH"] == "/x:/bin"
+    assert [each["name"] for each in stored["spec"]["containers"][0]["env"]] == ["BITFUSIOND_B", "B", "PYTHONPATH"]
     assert env(stored)["B"] == "b $(BITFUSIOND_B)"
-    assert env(admitted(pod("path"), by)) == {"PATH": "/x", "B": "b"}
+    assert env(admitted(pod("path"), by)) == {"PYTHONPATH": "/x", "B": "b"}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +213,66 @@ def test_servers_come_from_the_pod_else_from_the_entry_else_from_the_pool(
 ) -> None:
     entry: Pod = {"Name": "some", "Env": {"A": "{servers}"}, **({"Servers": of_entry} if of_entry else {})}
     assert env(admitted(pod("some", servers=annotation), knowing(entry, servers=of_pool)))["A"] == told
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"Wrap": ["run", ["-f", "{filters}", "-m", "{megabytes}"]]},
+        {"Env": {"A": "b", "X": {"PerServer": "{server}/{megabytes}"}, "Y": "{fraction}"}},
+        {"Env": {"A": "b", "X_{index}": "{server}/{megabytes}", "Y": "{fraction}"}},
+    ],
+)
+def test_what_lacks_a_value_is_left_out_whatever_else_it_says(entry: Pod) -> None:
+    no_total = dataclasses.replace(knowing({"Name": "some", **entry}), total_gpu_memory=0)
+    servers = "gpu-a:1" if "Env" in entry else None
+    given = pod("some", servers=servers)
+    if "Wrap" in entry:
+        given["metadata"]["annotations"][names.CLIENT_FILTER] = "device.id=0"
+    main = admitted(given, no_total)["spec"]["containers"][0]
+    assert "-f" not in main["command"]
+    assert "X" not in {each["name"].partition("_")[0] for each in main.get("env", [])}
+
+
+def test_a_numbered_variable_is_there_once_a_server_whatever_its_value() -> None:
+    by = knowing({"Name": "some", "Env": {"X_{index}": "remote"}})
+    assert env(admitted(pod("some", servers="gpu-a:1,gpu-b:2"), by)) == {"X_0": "remote", "X_1": "remote"}
+    assert "must know its servers" in problems(pod("some", servers=None), by)[0]
+
+
+def test_a_whole_line_as_the_only_word_gets_its_shell_whoever_the_client_is() -> None:
+    stored = admitted(pod("lupine", container(HALF, command=["python x.py; y"])))
+    assert stored["spec"]["containers"][0]["command"] == ["/bin/bash", "-c", "python x.py; y"]
+
+
+def test_what_the_client_does_not_bring_and_what_it_takes_the_place_of_is_said() -> None:
+    given = pod("lupine", container(HALF, command=["bitfusion", "run", "x"], envFrom=[{"secretRef": {"name": "s"}}]))
+    said = warnings(given)
+    assert "spec.containers[0].command: runs bitfusion, which the client lupine does not bring" in said
+    assert any("envFrom: what it sets of LD_LIBRARY_PATH, LUPINE_SERVER gives way" in each for each in said)
+
+
+def test_servers_that_nobody_is_told_are_refused() -> None:
+    given = documented(annotations={names.CLIENT_SERVERS: "gpu-a:1"})
+    assert problems(given) == [
+        "metadata.annotations[bitfusion-client/servers]: the client bitfusion is told no servers: remove it"
+    ]
+
+
+def _odd_template(**changes: Any) -> Rules:
+    document = yaml.safe_load(read.packaged(read.TEMPLATE))
+    document["initContainers"][0] |= changes.pop("first", {})
+    document["initContainers"] += changes.pop("more", [])
+    return dataclasses.replace(knowing({"Name": "there", "Env": {"A": "b"}}), template=template.parse(document))
+
+
+def test_a_template_of_the_operator_fits_other_clients_too() -> None:
+    bare = _odd_template(first={"volumeMounts": None, "args": None})
+    assert admitted(pod("pocl"), bare)["spec"]["initContainers"][0]["name"] == "populate"
+    second = {"name": "more", "image": "i", "volumeMounts": [{"name": "bitfusion-distro", "mountPath": "/x"}]}
+    spec = admitted(pod("there", servers=None), _odd_template(more=[second]))["spec"]
+    assert [each["name"] for each in spec["initContainers"]] == ["more"]
+    assert [each["name"] for each in spec["volumes"]] == ["bitfusion-distro"]
 
 
 def test_without_any_server_the_pod_is_refused() -> None:
@@ -257,7 +325,7 @@ def test_the_name_of_the_documented_client_may_be_said_too() -> None:
     assert one["spec"] == other["spec"]
 
 
-@pytest.mark.parametrize("lost", ["populate", "mount", "library", "variable", "status"])
+@pytest.mark.parametrize("lost", ["populate", "mount", "library", "variable", "servers", "status"])
 def test_a_pod_that_lost_a_part_is_refused_at_the_second_look(lost: str) -> None:
     stored = admitted(pod("pocl"))
     assert isinstance(validate(stored, NAMESPACE, knowing(), {names.GPU: 100}), Allowed)
@@ -269,7 +337,11 @@ def test_a_pod_that_lost_a_part_is_refused_at_the_second_look(lost: str) -> None
     elif lost == "status":
         del stored["metadata"]["annotations"][names.STATUS]
     else:
-        gone = {"library": names.LD_LIBRARY_PATH, "variable": "OCL_ICD_VENDORS"}[lost]
+        gone = {
+            "library": names.LD_LIBRARY_PATH,
+            "variable": "OCL_ICD_VENDORS",
+            "servers": "POCL_REMOTE0_PARAMETERS",
+        }[lost]
         main["env"] = [each for each in main["env"] if each["name"] != gone]
     assert isinstance(validate(stored, NAMESPACE, knowing(), {names.GPU: 100}), Refusal)
 

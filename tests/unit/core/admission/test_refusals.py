@@ -129,7 +129,7 @@ def _annotated(key: str, value: Any) -> Pod:
         ),
         (
             pod(container(volumeMounts=[{"name": "c", "mountPath": "/c"}, {"name": "b", "mountPath": "/opt/bitfusion/"}])),
-            "spec.containers[0].volumeMounts[1].mountPath: /opt/bitfusion/ is where the Bitfusion client goes: mount yours"
+            "spec.containers[0].volumeMounts[1].mountPath: /opt/bitfusion/ is where the client goes: mount yours"
             " elsewhere",
         ),
         (
@@ -142,17 +142,17 @@ def _annotated(key: str, value: Any) -> Pod:
         ),
         (
             pod(nodeSelector={"kubernetes.io/arch": "arm64"}),
-            "spec.nodeSelector[kubernetes.io/arch]: arm64 has no Bitfusion client: there are clients for linux on amd64"
+            "spec.nodeSelector[kubernetes.io/arch]: arm64 has no client: there are clients for linux on amd64"
             " only",
         ),
         (
             pod(nodeSelector={"kubernetes.io/os": "windows"}),
-            "spec.nodeSelector[kubernetes.io/os]: windows has no Bitfusion client: there are clients for linux on amd64"
+            "spec.nodeSelector[kubernetes.io/os]: windows has no client: there are clients for linux on amd64"
             " only",
         ),
         (
             pod(os={"name": "windows"}),
-            "spec.os.name: windows has no Bitfusion client: there are clients for linux on amd64 only",
+            "spec.os.name: windows has no client: there are clients for linux on amd64 only",
         ),
         (pod(volumes={"name": "x"}), 'spec.volumes: must be a list of objects, not {"name": "x"}'),
         (pod(container(env="x")), "spec.containers[0].env: must be a list of objects, not x"),

@@ -42,7 +42,7 @@ def test_every_field_is_read() -> None:
     client = _parsed(
         {
             "Name": "other",
-            "Version": 2.1,
+            "Version": "2.1",
             "OSVersion": "debian12",
             "Tree": "/bitfusion/other",
             "Binary": "/bitfusion/other/run",
@@ -69,13 +69,33 @@ def test_every_field_is_read() -> None:
         (_entry(Name="bitfusion"), "bitfusion is the name of the entries of BitfusionClients: take another"),
         (_entry(Colour="red"), "Clients[0]: unknown key 'Colour': allowed are Name, Version,"),
         (_entry(Version=True), "Clients[0].Version: true is not a string that is not empty"),
+        (_entry(Version=2.10), "Clients[0].Version: 2.1 is not a string that is not empty: put it in quotation marks"),
         (_entry(OSVersion="x" * 64), "Clients[0].OSVersion: has 64 characters: at most 63 are allowed"),
         (_entry(Tree="/opt/other"), "Clients[0].Tree: /opt/other must be /bitfusion/NAME, and not /bitfusion/opt"),
         (_entry(Tree="/bitfusion/opt"), "Clients[0].Tree: /bitfusion/opt must be /bitfusion/NAME"),
         (_entry(Tree="/bitfusion/a/b"), "Clients[0].Tree: /bitfusion/a/b must be /bitfusion/NAME"),
-        (_entry(Tree="/bitfusion/.."), "Clients[0].Tree: /bitfusion/.. is not an absolute path without . and .."),
-        (_entry(Libraries="lib"), "Clients[0].Libraries: lib is not an absolute path without . and .."),
+        (
+            _entry(Tree="/bitfusion/.."),
+            "Tree: /bitfusion/.. is not an absolute path of plain characters without . and ..",
+        ),
+        (
+            _entry(Libraries="lib"),
+            "Libraries: lib is not an absolute path of plain characters without . and ..",
+        ),
         (_entry(Binary=7), "Clients[0].Binary: 7 is not an absolute path"),
+        (_entry(Libraries="/a/{servers}"), "Clients[0].Libraries: /a/{servers} is not an absolute path of plain"),
+        (_entry(Libraries="//a"), "Clients[0].Libraries: //a is not an absolute path"),
+        (
+            _entry(Tree="/bitfusion/othr"),
+            "Libraries: /bitfusion/other/lib is not below the Tree /bitfusion/othr",
+        ),
+        (_entry(Wrap=["run", ""]), 'Clients[0].Wrap[1]: "" is not a word, or a list of words'),
+        (_entry(Env={"PATH": "/x"}), "Clients[0].Env[PATH]: would take the place of the image's"),
+        (
+            _entry(Env={"X_{index}": "{server}", "X_0": "x"}),
+            "Env[X_0]: is there again, by a name with {index}",
+        ),
+        (_entry(Servers=["h:1"] * 65), "Clients[0].Servers: names 65 servers: bitfusiond takes at most 64"),
         (_entry(Wrap="run"), "Clients[0].Wrap: must be a list of words, not run"),
         (_entry(Wrap=["run", 7]), "Clients[0].Wrap[1]: 7 is not a word, or a list of words"),
         (_entry(Wrap=["run", "{gpu}"]), "Clients[0].Wrap[1]: {gpu} is unknown here: allowed are {gpus}, {fraction},"),
@@ -122,8 +142,14 @@ def test_one_client_is_there_once() -> None:
         _parsed(_entry(Version="1"), _entry(Version="1"))
 
 
+@pytest.mark.parametrize("field", ["Version", "OSVersion"])
+def test_entries_of_one_name_all_say_which_they_are(field: str) -> None:
+    with pytest.raises(CatalogueError, match=r"Clients\[1\]: not all entries of other name Version, or OSVersion"):
+        _parsed(_entry(), _entry(**{field: "2"}))
+
+
 def test_a_pod_gets_the_version_that_it_asks_for() -> None:
-    known = _parsed(_entry(Version="1"), _entry(Version="2", OSVersion="debian12"))
+    known = _parsed(_entry(Version="1", OSVersion="ubuntu22"), _entry(Version="2", OSVersion="debian12"))
     assert known.named("other", None, "1").version == "1"
     assert known.named("other", "ubuntu22", None).version == "1"
     assert known.named("other", "debian12", "2").version == "2"

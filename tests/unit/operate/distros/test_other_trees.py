@@ -70,6 +70,27 @@ def test_entries_of_the_operator_are_kept(place: Place) -> None:
         assert [client.name for client in read.load_clients(place.catalogue).others] == ["mine", "there"]
 
 
+def test_entries_beside_the_trees_come_into_the_catalogue(place: Place) -> None:
+    (place.packages / read.CATALOGUE).write_text(
+        "Clients:\n- {Name: mine, Tree: /bitfusion/mine, Libraries: /bitfusion/mine}\n"
+    )
+    _directory(place, "mine")
+    result = place.run()
+    assert result.status == 0, result
+    assert [client.name for client in read.load_clients(place.catalogue).others] == ["mine"]
+
+
+def test_programs_of_a_wheel_stay_executable(place: Place) -> None:
+    with zipfile.ZipFile(place.packages / "lupine-1.0.0-py3-none-any.whl", "w") as wheel:
+        program = zipfile.ZipInfo("bin/run")
+        program.external_attr = 0o755 << 16
+        wheel.writestr(program, "#!/bin/sh\n")
+        wheel.writestr("lib/a.so", "a")
+    assert place.run().status == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (place.out / "lupine").rglob("*")}
+    assert modes == {"bin": 0o755, "run": 0o755, "lib": 0o755, "a.so": 0o644}
+
+
 def test_a_changed_tree_is_taken_up(place: Place) -> None:
     source = _directory(place)
     assert place.run().status == 0
