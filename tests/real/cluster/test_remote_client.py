@@ -103,9 +103,12 @@ def test_a_program_computes_on_the_device_of_a_server(deployed: Cluster, namespa
 
 
 def test_two_servers_are_both_used(deployed: Cluster, namespace: str, servers: list[str]) -> None:
-    created = deployed.create(_workload("two", servers, deployed.pod_image))
+    created = deployed.create(_workload("two", servers, deployed.pod_image, "120"))
     assert created.status == 0, created.output
-    assert deployed.ended("two", namespace, "done").count("65536 numbers doubled on ") == 2
+    deployed.wait(lambda: _log(deployed, "two").count("65536 numbers doubled on ") == 2, "two devices compute")
+    # Two devices of one server would not miss the other one.
+    deployed.kubectl("scale", "deployment/cl-b", "-n", namespace, "--replicas=0")
+    deployed.wait(lambda: deployed.get("pod", "two", namespace)["status"]["phase"] == "Failed", "the pod's failure")
 
 
 def test_a_server_that_is_killed_ends_its_clients_with_a_failure(
