@@ -171,14 +171,8 @@ class Admission:
         self._untrusted.happened(reason=reason, message=_NOT_TRUSTED)
 
     async def _admit(self, endpoint: str, decide: Callable[[Review, Images], _Answer], request: Request) -> bytes:
-        if self._needs_certificate and not request.is_certified:
-            raise HTTPError(401, _NO_CERTIFICATE)
-        with trio.move_on_at(request.deadline) as deadline:
-            body = await _read(request)
-        if deadline.cancelled_caught:
-            raise HTTPError(408, f"the request did not arrive within {conversation.REQUEST_SECONDS:g} s")
-        _check_head(request)
-        _check_size(body)
+        """The answer to a review. Raises HTTPError where it is none."""
+        body = await self._received(request)
         began = time.perf_counter()
         try:
             asked = review.parse(body)
@@ -202,7 +196,23 @@ class Admission:
         except Exception:  # noqa: BLE001 - a defect of ours in one pod must not end the answers to others
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
-        seconds = time.perf_counter() - began
+        self._report(endpoint, asked, answer, time.perf_counter() - began)
+        return answer.body
+
+    async def _received(self, request: Request) -> bytes:
+        """The body, of somebody who may ask, and small enough to be parsed. Raises HTTPError."""
+        if self._needs_certificate and not request.is_certified:
+            raise HTTPError(401, _NO_CERTIFICATE)
+        with trio.move_on_at(request.deadline) as deadline:
+            body = await _read(request)
+        if deadline.cancelled_caught:
+            raise HTTPError(408, f"the request did not arrive within {conversation.REQUEST_SECONDS:g} s")
+        _check_head(request)
+        _check_size(body)
+        return body
+
+    def _report(self, endpoint: str, asked: Review, answer: _Answer, seconds: float) -> None:
+        """What became of a review, in metrics and log."""
         self._requests.labels(endpoint, answer.verdict, answer.reason).inc()
         self._seconds.labels(endpoint).observe(seconds)
         _log.info(
@@ -216,7 +226,6 @@ class Admission:
             dry_run=asked.dry_run,
             microseconds=round(seconds * 1e6),
         )
-        return answer.body
 
     def _needed(self, request: Review) -> Needed | None:
         """The images that must be looked up before anything is decided."""
