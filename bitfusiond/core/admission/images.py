@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import pod
+from bitfusiond.core.admission import optin, pod
 from bitfusiond.core.admission.decision import Rules
-from bitfusiond.core.admission.pod import Mode
+from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.fields import Field, Json, names_of, objects
 from bitfusiond.core.images import reference
 
@@ -32,10 +32,10 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
     if namespace in rules.exempt_namespaces:
         return None
     root = Field(document)
-    asked = pod.opt_in(root, namespace)
+    asked = optin.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected or asked.mode in {None, Mode.NONE}:
         return None
-    client = pod.client(root["metadata"]["annotations"], rules.catalogue)
+    client = optin.client(root["metadata"]["annotations"], rules.catalogue)
     if client is None:
         return None
     spec = root["spec"]

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand, injection, patch, pod, populate_container
+from bitfusiond.core.admission import calls, command, demand, injection, optin, patch, pod, populate_container
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
+from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.patch import Operation, pointer
-from bitfusiond.core.admission.pod import GpuContainer, Mode, Pod
+from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import BITFUSION, Client, Values, Variable, environment, wrapped_words
 from bitfusiond.core.fields import Field, Json, names_of
@@ -36,12 +37,12 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
     root = Field(document)
-    asked = pod.opt_in(root, namespace)
+    asked = optin.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected:
         return Untouched("mirror pod" if asked.is_mirror else "already injected")
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
-    client = pod.client(root["metadata"]["annotations"], rules.catalogue)
+    client = optin.client(root["metadata"]["annotations"], rules.catalogue)
     given = pod.read(root, asked.mode, client, rules.total_gpu_memory, looked_up)
     template = rules.template.for_client(client) if client else rules.template
     servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())

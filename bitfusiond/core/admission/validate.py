@@ -8,9 +8,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import calls, command, hooks, pod, shell
+from bitfusiond.core.admission import calls, command, hooks, optin, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
-from bitfusiond.core.admission.pod import Mode
+from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
@@ -34,7 +34,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
     root = Field(document)
-    asked = pod.opt_in(root, namespace)
+    asked = optin.opt_in(root, namespace)
     if asked.is_mirror:
         return Untouched("mirror pod")
     if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
@@ -60,10 +60,10 @@ def _client(document: Json, catalogue: Catalogue) -> Client:
     annotations = Field(document)["metadata"]["annotations"]
     name = annotations.entry(names.CLIENT_NAME).value
     is_other = isinstance(name, str) and name not in {"", BITFUSION}
-    return pod.client(annotations, catalogue) or (Client(name) if is_other else _SOME_BITFUSION)
+    return optin.client(annotations, catalogue) or (Client(name) if is_other else _SOME_BITFUSION)
 
 
-def _lost_parts(asked: pod.OptIn, groups: _Groups, whole: Template, client: Client) -> Iterator[str]:
+def _lost_parts(asked: optin.OptIn, groups: _Groups, whole: Template, client: Client) -> Iterator[str]:
     """What mutation adds must still be there: without it the pod would start without a GPU."""
     template = whole.for_client(client)
     missing = [*_missing_in_pod(asked, groups, template), *_missing_in_containers(asked, groups, template, client)]
@@ -86,7 +86,7 @@ def _check_calls(container: Field, total_megabytes: int) -> None:
     pod.check_calls(container, found, hooks.read(container), _counted(container), total_megabytes)
 
 
-def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+def _missing_in_pod(asked: optin.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
     if not asked.is_injected:
         yield f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}"
     present = names_of([each.value for each in groups["initContainers"]])
@@ -95,7 +95,7 @@ def _missing_in_pod(asked: pod.OptIn, groups: _Groups, template: Template) -> It
             yield f"spec.initContainers has no {container['name']}"
 
 
-def _missing_in_containers(asked: pod.OptIn, groups: _Groups, template: Template, client: Client) -> Iterator[str]:
+def _missing_in_containers(asked: optin.OptIn, groups: _Groups, template: Template, client: Client) -> Iterator[str]:
     paths = sorted({mount["mountPath"] for mount in template.volume_mounts})
     served = False
     for container in (each for containers in groups.values() for each in containers):

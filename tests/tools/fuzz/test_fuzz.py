@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import quantity
-from bitfusiond.core.admission import command, demand, injection, patch, pod, shell, template
+from bitfusiond.core.admission import command, demand, injection, optin, patch, shell, template
 from bitfusiond.core.clients import catalogue, packages, servers_conf
 from bitfusiond.files import yaml_documents
 from tests.tools.fuzz.campaign import Campaign
@@ -58,7 +58,7 @@ DEFECTS: list[tuple[str, object, str, Any]] = [
     ("pods", patch, "append", lambda path, present, values: [patch.add(path, values)]),
     ("pods", injection, "unused_name", lambda base, taken, separator: base),
     ("pods", quantity, "shares_of_memory", lambda memory, total, amount: math.floor(memory * amount / total / 10**4)),
-    ("annotations", pod, "shown", str),
+    ("annotations", optin, "shown", str),
     ("commands", command, "_literal", lambda word: word),
     ("commands", shell, "is_plain", lambda script: ";" not in script),
     ("quantities", quantity, "_LONGEST", 63),

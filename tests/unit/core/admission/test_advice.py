@@ -273,7 +273,7 @@ def test_every_message_that_advises_is_among_them() -> None:
         text
         for known, tree in messages.modules()
         if re.fullmatch(
-            r"bitfusiond\.core\.admission\.(?:calls|command|demand|injection|mutate|pod|populate_container|validate)",
+            r"bitfusiond\.core\.admission\.(?:calls|command|demand|injection|mutate|optin|pod|populate_container|validate)",
             str(known["__name__"]),
         )
         for each in messages.said(tree)
