@@ -112,24 +112,24 @@ def _others(*paths: Path) -> list[Json]:
     Of a name that is in several, the first one's.
     """
     found: list[Json] = []
-    for text in (*map(_catalogue_at, paths), read.packaged(read.CATALOGUE)):
-        entries = objects(mapping(read.load_yaml(text)).get("Clients"))
+    packaged = mapping(read.load_yaml(read.packaged(read.CATALOGUE)))
+    for entries in (*map(_clients_at, paths), objects(packaged.get("Clients"))):
         known = names_of(found, "Name")
         found += [each for each in entries if each.get("Name") not in known]
     return found
 
 
-def _catalogue_at(path: Path) -> str:
-    """The text of a catalogue, empty where there is none. Raises Failure for one that cannot be kept."""
+def _clients_at(path: Path) -> list[Json]:
+    """``Clients`` of a catalogue, nothing where there is none. Raises Failure for one that cannot be kept."""
     try:
-        text = path.read_text("utf-8") if path.exists() else ""
-        if text:
-            catalogue.parse(read.load_yaml(text))
+        document = mapping(read.load_yaml(path.read_text("utf-8")) if path.exists() else {})
+        if document.get("Clients"):
+            catalogue.parse({"Clients": document["Clients"]})
     except ValueError as error:
         raise Failure(f"{path}: {error}: mend the file that is there, or delete it") from None
     except OSError as error:
         raise Failure(f"{path}: {_reason(error)}") from None
-    return text
+    return objects(document.get("Clients"))
 
 
 def _tree_name(entry: Json) -> str:
