@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Any
 
 import pytest
+import yaml
 
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.clients.catalogue import CatalogueError, UnknownClientError
 from bitfusiond.core.clients.client import Variable
 from bitfusiond.files import read
+from tests import ROOT
 
 Entry = dict[str, Any]
 
@@ -30,6 +34,15 @@ def test_the_packaged_clients_say_what_their_projects_document() -> None:
     assert {each.name for each in pocl.env} >= {"OCL_ICD_VENDORS", "POCL_DEVICES", "POCL_REMOTE{index}_PARAMETERS"}
     assert not lupine.takes_tokens
     assert not pocl.takes_tokens
+
+
+def test_the_entries_of_the_documentation_can_be_pasted() -> None:
+    page = (ROOT / "docs/clients.md").read_text()
+    blocks = [textwrap.dedent(each) for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    entries = [yaml.safe_load(each) for each in blocks if each.startswith("Clients:")]
+    assert len(entries) == 2
+    for document in entries:
+        assert catalogue.parse(document).others
 
 
 def test_a_catalogue_may_hold_other_clients_alone() -> None:
