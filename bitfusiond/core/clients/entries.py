@@ -58,9 +58,9 @@ def read(clients: Field) -> tuple[Client, ...]:
         key = (client.name, client.os, client.version)
         other = first.setdefault(client.name, client)
         if (client.os is None) != (other.os is None) or (client.version is None) != (other.version is None):
-            entry.problem(f"not all entries of {client.name} name Version, or OSVersion: name them in all or in none")
+            entry.problem(f"not all entries of {shown(client.name)} name Version, or OSVersion: name them in all or in none")
         if key in found:
-            entry.problem(f"a second client {client}: keep one of them")
+            entry.problem(f"a second client {shown(str(client))}: keep one of them")
         elif len(entry.problems) == before:
             found[key] = client
     return tuple(found.values())
@@ -81,7 +81,7 @@ def _client(entry: Field) -> Client:
             and f"{path}/".startswith(f"{ROOT}/")
             and not f"{path}/".startswith(f"{tree}/")
         ):
-            field.problem(f"{shown(field.value)} is not below the Tree {tree}")
+            field.problem(f"{shown(field.value)} is not below the Tree {shown(tree)}")
     client = Client(
         name=_name(entry["Name"]),
         os=_label(entry["OSVersion"]),
