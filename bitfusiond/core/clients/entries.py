@@ -58,7 +58,8 @@ def read(clients: Field) -> tuple[Client, ...]:
         key = (client.name, client.os, client.version)
         other = first.setdefault(client.name, client)
         if (client.os is None) != (other.os is None) or (client.version is None) != (other.version is None):
-            entry.problem(f"not all entries of {shown(client.name)} name Version, or OSVersion: name them in all or in none")
+            name = shown(client.name)
+            entry.problem(f"not all entries of {name} name Version, or OSVersion: name them in all or in none")
         if key in found:
             entry.problem(f"a second client {shown(str(client))}: keep one of them")
         elif len(entry.problems) == before:
