@@ -117,6 +117,7 @@ def test_every_field_is_read() -> None:
         (_entry(Wrap=["{binary}"]), "Clients[0].Wrap: {binary} needs the field Binary"),
         (_entry(Wrap=["{gpus}"]), "Clients[0].Wrap: begins with {gpus}: the first word must be the client's program"),
         (_entry(Env=["A=x"]), "Clients[0].Env: must be an object"),
+        (_entry(Env=5), "Clients[0].Env: must be an object, not 5"),
         (_entry(Env={"A": 1}), "Clients[0].Env[A]: 1 is not a text, nor {Value: TEXT, Prepend: SEPARATOR}, nor"),
         (_entry(Env={"A": {"Value": "x", "Join": "y"}}), "Clients[0].Env[A]: "),
         (_entry(Env={"A-B": "x"}), "Clients[0].Env[A-B]: is not the name of a variable"),
