@@ -157,7 +157,8 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
 
 
 def _env(field: Field) -> Iterable[Variable]:
-    numbered = [str(name).partition("{" + INDEX + "}") for name in mapping(field.value) if "{" + INDEX + "}" in str(name)]
+    index = f"{{{INDEX}}}"
+    numbered = [str(name).partition(index) for name in mapping(field.value) if index in str(name)]
     for name in field.mapping(_MOST_VARIABLES):
         if any(re.fullmatch(rf"{re.escape(head)}\d+{re.escape(tail)}", str(name)) for head, _, tail in numbered):
             field.entry(name).problem("is there again, by a name with {index}: keep one of them")
