@@ -54,7 +54,11 @@ def _deployment(name: str, assets: Path, image: str) -> Object:
         "imagePullPolicy": "IfNotPresent",
         "command": remote.server_command(server, "0.0.0.0", _PORT),
         "env": [{"name": key, "value": value} for key, value in inside.items()],
-        "readinessProbe": {"tcpSocket": {"port": _PORT}, "periodSeconds": 1, "failureThreshold": 60},
+        # Not by a connection: the server takes that for a client, and serves nobody while it clears up after it.
+        "readinessProbe": {
+            "exec": {"command": ["grep", "-q", f":{_PORT:04X} .* 0A ", "/proc/net/tcp"]},
+            "periodSeconds": 1,
+        },
         "volumeMounts": [{"name": key, "mountPath": path, "readOnly": True} for key, (_, path) in mounts.items()],
     }
     volumes = [{"name": key, "hostPath": {"path": path}} for key, (path, _) in mounts.items()]
