@@ -48,6 +48,11 @@ COPIED_FROM = "bitfusion.io/copied-from"
 CONTENT_SHA256 = "bitfusion.io/content-sha256"
 MARK = "bitfusion.io/mark"
 
+# The pool: driver of its devices, DeviceClass, vendor in CDI
+DRIVER = "bitfusion.io"
+POOL_CONFIGMAP = "bwki-pool-configmap"
+POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"  # Kubernetes' own, on a claim made from a template
+
 # Objects of the cluster
 NAMESPACE = "bwki"
 KUBE_SYSTEM = "kube-system"

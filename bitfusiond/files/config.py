@@ -27,6 +27,7 @@ def load(
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
     added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
-    addresses = [server.address for server in read.load_pool(pool)]
-    known: Servers = servers if pool is None else lambda: addresses
-    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, known)
+    inventory = read.load_pool(pool)
+    addresses = [each.address for each in inventory.servers] if inventory else []
+    known: Servers = (lambda: addresses) if inventory else servers
+    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, known, inventory)

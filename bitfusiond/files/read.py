@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from bitfusiond.core import pool
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.pool import inventory
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 
@@ -60,6 +60,6 @@ def load_clients(path: Path | None) -> catalogue.Catalogue:
     return load(path, "--clients", CATALOGUE, catalogue.parse)
 
 
-def load_pool(path: Path | None) -> tuple[pool.Server, ...]:
-    """The servers of ``--pool``; none where it is not given. Raises ConfigurationError."""
-    return () if path is None else load(path, "--pool", "", pool.parse)
+def load_pool(path: Path | None) -> inventory.Pool | None:
+    """The inventory of ``--pool``; None where it is not given. Raises ConfigurationError."""
+    return None if path is None else load(path, "--pool", "", inventory.parse)

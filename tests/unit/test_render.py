@@ -109,7 +109,7 @@ def test_each_example_is_rendered_from_its_file(path: Path) -> None:
 
 def test_servers_of_the_pool_are_told_to_a_client_that_must_know_them(tmp_path: Path) -> None:
     pool = tmp_path / "pool.yaml"
-    pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}]")
+    pool.write_text("servers: [{name: a, address: 'gpu-a:14833', gpus: [{id: '0', name: V100, memory: 16000M}]}]")
     given = dumped(pods.pod(annotations={names.CLIENT_NAME: "lupine"}))
     assert "value: gpu-a:14833" in rendered(given, pool=str(pool)).out
     refused = rendered(given)

@@ -9,13 +9,15 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
+from bitfusiond.core.pool.inventory import Pool
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the operator decided: clients, template, megabytes of one GPU (0 = not known), namespaces left alone.
 
-    ``servers()`` are the GPU servers, HOST:PORT; none = not known.
+    ``servers()`` are the GPU servers, HOST:PORT; none = not known. ``pool``: the scheduler counts these servers' GPUs,
+    and chooses them.
     """
 
     catalogue: Catalogue
@@ -23,6 +25,7 @@ class Rules:
     total_gpu_memory: int
     exempt_namespaces: frozenset[str] = names.EXEMPT_NAMESPACES
     servers: Callable[[], Sequence[str]] = tuple
+    pool: Pool | None = None
 
 
 @dataclass(frozen=True, slots=True)

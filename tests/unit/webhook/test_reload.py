@@ -151,8 +151,9 @@ async def test_a_changed_catalogue_and_template_hold_from_the_next_pod_on(
 async def test_a_changed_pool_holds_from_the_next_pod_on_and_a_broken_one_is_not_taken_up(
     run_webhook: RunWebhook, tmp_path: Path, events: Events
 ) -> None:
+    gpus = "gpus: [{id: '0', name: V100, memory: 16000M}]"
     pool = tmp_path / "pool.yaml"
-    pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}]")
+    pool.write_text(f"servers: [{{name: a, address: 'gpu-a:14833', {gpus}}}]")
     given = pods.pod(annotations={names.CLIENT_NAME: "lupine"})
 
     async def told(webhook: Webhook) -> str:
@@ -162,7 +163,9 @@ async def test_a_changed_pool_holds_from_the_next_pod_on_and_a_broken_one_is_not
 
     async with run_webhook(pool=str(pool)) as webhook:
         assert await told(webhook) == "gpu-a:14833"
-        pool.write_text("servers: [{name: a, address: 'gpu-a:14833'}, {name: b, address: 'gpu-b:14833'}]")
+        pool.write_text(
+            f"servers: [{{name: a, address: 'gpu-a:14833', {gpus}}}, {{name: b, address: 'gpu-b:14833', {gpus}}}]"
+        )
         await until(lambda: len(events("configuration taken up")) == 1)
         assert await told(webhook) == "gpu-a:14833,gpu-b:14833"
         pool.write_text("servers: [{name: a}]")
