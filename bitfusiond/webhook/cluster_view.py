@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
+from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.tokens import copies
 from bitfusiond.kube import Cluster
 from bitfusiond.kube.follow import WatchState
@@ -31,6 +32,17 @@ class NoCluster:
         return None
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:  # noqa: ARG002
+        return []
+
+    async def ensure_templates(
+        self,
+        namespace: str,  # noqa: ARG002
+        templates: Sequence[ClaimTemplate],  # noqa: ARG002
+        dry_run: bool,  # noqa: ARG002
+    ) -> list[str]:
+        return []
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:  # noqa: ARG002
         return []
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:  # noqa: ARG002
@@ -84,6 +96,12 @@ class InCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         return await self._tokens.ensure(namespace, dry_run)
+
+    async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
+        raise NotImplementedError
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
+        raise NotImplementedError
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
         """By the same proof as a copy of the tokens: whoever reaches the webhook can name any namespace."""
