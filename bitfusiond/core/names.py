@@ -51,6 +51,8 @@ MARK = "bitfusion.io/mark"
 # The pool: driver of its devices, DeviceClass, vendor in CDI
 DRIVER = "bitfusion.io"
 POOL_CONFIGMAP = "bwki-pool-configmap"
+UNREACHABLE = "bitfusion.io/unreachable"  # the taint of the GPUs of a server that does not answer
+USED_AT = "bitfusion.io/used-at"  # when a pod last needed a ResourceClaimTemplate
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"  # Kubernetes' own, on a claim made from a template
 
 # Objects of the cluster
