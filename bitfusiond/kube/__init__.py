@@ -18,6 +18,17 @@ Object = objects.Object
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
+def is_older(version: str, than: str | None) -> bool:
+    """Whether one resourceVersion is of an earlier moment than another.
+
+    The API documents them as opaque, but every API server counts etcd's revisions (and KEP-5504 promises so); where
+    they are no numbers, the news that comes last is taken for the newest.
+    """
+    if than is None or not (version.isdecimal() and than.isdecimal()):
+        return False
+    return int(version) < int(than)
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
     """A kind of object by its path: ``/apis/GROUP/VERSION`` (``/api/v1`` for the core group) and its plural."""
@@ -147,8 +158,8 @@ class Cluster(Protocol):
 
         ``body`` may leave out apiVersion, kind and metadata. A field that an earlier ``body`` had and this one has not
         is taken away, unless somebody else owns it too. ConflictError if something is stored, of another
-        resourceVersion than ``body`` names. InvalidError where the fields alone do not make an object: a webhook configuration that
-        was deleted meanwhile does not come back as an empty shell.
+        resourceVersion than ``body`` names. InvalidError where the fields alone do not make an object: a webhook
+        configuration that was deleted meanwhile does not come back as an empty shell.
         """
         ...
 

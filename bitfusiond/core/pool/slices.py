@@ -17,6 +17,7 @@ from bitfusiond.core.fields import Json, mapping, objects
 from bitfusiond.core.pool.inventory import Gpu, Server
 
 SHARES = "shares"  # the capacity of a device
+FIELD_MANAGER = "bitfusiond-pool"  # of all that we write about the pool
 LABELS = {names.MANAGED_BY: names.MANAGED_BY_US}
 _PREFIX = f"{names.DRIVER}-"
 
