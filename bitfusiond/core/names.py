@@ -30,6 +30,8 @@ SHARES_OF_ONE_GPU = 100
 # The pool: driver of its devices, DeviceClass, vendor in CDI
 DRIVER = DOMAIN.rstrip("/")
 POOL_CONFIGMAP = "bwki-pool-configmap"
+UNREACHABLE = "bitfusion.io/unreachable"  # the taint of the GPUs of a server that does not answer
+USED_AT = "bitfusion.io/used-at"  # when a pod last needed a ResourceClaimTemplate
 POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"  # Kubernetes' own, on a claim made from a template
 
 # Token files

@@ -22,6 +22,7 @@ from bitfusiond.webhook.images import pullsecrets
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.nodes import Nodes
+from bitfusiond.webhook.pool.templates import Templates
 from bitfusiond.webhook.tokens.replication import Replication
 
 
@@ -75,7 +76,13 @@ class InCluster:
             exempt=exempt,
             is_proven=settings.client_ca is not None,
         )
+        is_proven = settings.client_ca is not None
+        self._templates = (
+            None if settings.pool is None else Templates(cluster, metrics, self._namespaces, is_proven=is_proven)
+        )
         others = {"nodes": self._nodes.watch, "namespaces": self._namespaces.watch}
+        if self._templates is not None:
+            others |= {"resourceclaimtemplates": self._templates.watch}
         self.watches = ChainMap(others, self._tokens.watches)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -84,6 +91,8 @@ class InCluster:
             await nursery.start(self._nodes.run, self._cluster)
             await nursery.start(self._namespaces.run, self._cluster)
             await nursery.start(self._tokens.run)
+            if self._templates is not None:
+                await nursery.start(self._templates.run)
             nursery.start_soon(self._events.run, self._cluster)
             task_status.started()
 
@@ -98,10 +107,13 @@ class InCluster:
         return await self._tokens.ensure(namespace, dry_run)
 
     async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
-        raise NotImplementedError
+        """As tokens: whoever reaches the webhook can name any namespace."""
+        if self._templates is None:
+            return []
+        return await self._templates.ensure(namespace, templates, dry_run)
 
     async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
-        raise NotImplementedError
+        return [] if self._templates is None else await self._templates.missing(namespace, templates)
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
         """By the same proof as a copy of the tokens: whoever reaches the webhook can name any namespace."""

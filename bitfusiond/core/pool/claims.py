@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients.client import Values, Variable
 from bitfusiond.core.fields import Json
-from bitfusiond.core.pool import matching
+from bitfusiond.core.pool import matching, slices
 from bitfusiond.core.pool.matching import Selection
 
 MOST_GPUS = 32  # source: AllocationResultsMaxSize
 REQUEST = "gpu"
-SHARES = "shares"  # the capacity of a device
 _MOST_SIZES = 8  # source: FirstAvailableDeviceRequestMaxSize
 _PREFIX = "bitfusion-"
 
@@ -67,7 +66,7 @@ def template(wished: Wish, selection: Selection, variables: Sequence[Variable], 
         request = {"name": REQUEST, "firstAvailable": named}
     devices: Json = {"requests": [request]}
     if wished.amount > 1:  # shares of one GPU would be less than was asked
-        devices["constraints"] = [{"requests": [REQUEST], "distinctAttribute": f"{names.DRIVER}/gpu"}]
+        devices["constraints"] = [{"requests": [REQUEST], "distinctAttribute": f"{names.DRIVER}/{slices.GPU}"}]
     if variables:
         opaque = {"driver": names.DRIVER, "parameters": _parameters(variables, values)}
         devices["config"] = [{"requests": [REQUEST], "opaque": opaque}]
@@ -78,11 +77,10 @@ def template(wished: Wish, selection: Selection, variables: Sequence[Variable], 
 
 def document(made: ClaimTemplate, namespace: str) -> Json:
     """The template as an object of the cluster."""
-    labels = {names.MANAGED_BY: names.MANAGED_BY_US}
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": made.name, "namespace": namespace, "labels": labels},
+        "metadata": {"name": made.name, "namespace": namespace, "labels": dict(slices.LABELS)},
         "spec": {"spec": made.spec},
     }
 
@@ -94,7 +92,7 @@ def _request(amount: int, shares: int, size: int | None, selection: Selection) -
         "allocationMode": "ExactCount",
         "count": amount,
         **({"selectors": [{"cel": {"expression": expression}}]} if expression else {}),
-        "capacity": {"requests": {SHARES: str(shares)}},
+        "capacity": {"requests": {slices.SHARES: str(shares)}},
     }
 
 
