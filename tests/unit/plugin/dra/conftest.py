@@ -78,20 +78,24 @@ RunDriver = Callable[[], AbstractAsyncContextManager[trio.CancelScope]]
 
 @pytest.fixture
 def run_driver(world: World, monkeypatch: pytest.MonkeyPatch) -> RunDriver:
-    """``async with run_driver() as scope``: the driver, stopped at the end; a test may cancel it sooner."""
+    """``async with run_driver() as driver``: it is stopped at the end, or sooner where a test cancels that scope."""
     monkeypatch.setattr(sockets, "POLL_SECONDS", 0.05)
 
-    @asynccontextmanager
-    async def run() -> AsyncIterator[trio.CancelScope]:
+    async def serve(scope: trio.CancelScope) -> None:
         world.metrics = CollectorRegistry()
         metrics = DriverMetrics(world.metrics)
         world.registration = Registration(world.places.endpoint, metrics)
-        with trio.fail_after(STOP_SECONDS) as limit:
-            limit.deadline = float("inf")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(service.serve, world.places, world.cluster, world.registration, metrics)
-                yield nursery.cancel_scope
-                limit.deadline = trio.current_time() + STOP_SECONDS
-                nursery.cancel_scope.cancel()
+        with scope:
+            await service.serve(world.places, world.cluster, world.registration, metrics)
+
+    @asynccontextmanager
+    async def run() -> AsyncIterator[trio.CancelScope]:
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(serve, scope)
+            yield scope
+            scope.cancel()
+            nursery.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
+        assert not nursery.cancel_scope.cancelled_caught, "the driver did not stop"
 
     return run
