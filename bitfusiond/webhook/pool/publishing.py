@@ -107,8 +107,8 @@ class Publishing:
         for watch in self.watches.values():
             if not watch.synced and watch.last_error:
                 return (
-                    f"the pool is not published, what is there cannot be listed ({watch.last_error}): it takes Kubernetes"
-                    " 1.36 or later, which serves resource.k8s.io/v1, and the permissions that `just deploy` gives"
+                    f"the pool is not published, what is there cannot be listed ({watch.last_error}): it takes"
+                    " Kubernetes 1.36 or later, which serves resource.k8s.io/v1, and the permissions of `just deploy`"
                 )
         records = list(self._records())
         if dropped := list(dict.fromkeys(path for record in records for path in record.dropped)):
