@@ -77,6 +77,8 @@ SILENT_BEGINNINGS = (
     "bitfusion-client-OS",
     "HOST:PORT with",
     "# The Bitfusion clients",
+    "# The pool's inventory",
+    "- name: server-",
     "\n    . : [",
     "\n    builtin catchsegv",
     "export PATH=",

@@ -14,9 +14,11 @@ from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.fields import Json, mapping, objects
+from bitfusiond.core.pool import matching
 from bitfusiond.core.pool.inventory import Gpu, Server
 
 SHARES = "shares"  # the capacity of a device
+GPU = "gpu"  # the attribute that no two devices of the pool share
 FIELD_MANAGER = "bitfusiond-pool"  # of all that we write about the pool
 LABELS = {names.MANAGED_BY: names.MANAGED_BY_US}
 _PREFIX = f"{names.DRIVER}-"
@@ -120,7 +122,7 @@ def _missing(sent: Any, stored: Any, path: str) -> Iterator[str]:
 
 def _device(server: Server, gpu: Gpu) -> Json:
     policy = {"default": "100", "validRange": {"min": "1", "max": "100", "step": "1"}}
-    attributes = {key: _attribute(value) for key, value in _values(server, gpu) if value is not None}
+    attributes = {key: _attribute(value) for key, value in _values(server, gpu)}
     return {
         "name": device_name(gpu.id),
         "attributes": attributes,
@@ -129,19 +131,12 @@ def _device(server: Server, gpu: Gpu) -> Json:
     }
 
 
-def _values(server: Server, gpu: Gpu) -> Iterable[tuple[str, str | int | bool | None]]:
-    """The attributes, the keys of the documented filter with ``_`` for each sign that CEL does not take."""
+def _values(server: Server, gpu: Gpu) -> Iterable[tuple[str, str | int | bool]]:
     yield "server", server.name
-    yield "address", server.address
-    yield "gpu", f"{server.name}/{device_name(gpu.id)}"
-    yield "server_addr", server.host
-    yield "server_hostname", server.hostname
-    yield "server_has_rdma", server.has_rdma
-    yield "server_cuda_version", server.cuda_version
-    yield "server_driver_version", server.driver_version
-    yield "device_id", gpu.id
-    yield "device_name", gpu.name
-    yield "device_phy_memory", gpu.megabytes
+    yield matching.ADDRESS, server.address
+    yield GPU, f"{server.name}/{device_name(gpu.id)}"
+    for key, value in matching.values_of(server, gpu).items():
+        yield matching.attribute(key), value
 
 
 def _attribute(value: str | int | bool) -> Json:

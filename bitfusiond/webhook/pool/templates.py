@@ -153,6 +153,24 @@ class Templates:
             f"the claim templates could not be written into namespace {namespace} in {ENSURE_SECONDS:g} s: try again"
         ]
 
+    async def missing(self, namespace: str, templates: Sequence[str]) -> list[str]:
+        """Those of these names that are not there. What the watch has not told yet, the API server does."""
+        lacking = []
+        with trio.move_on_after(ENSURE_SECONDS):
+            for name in templates:
+                if self.known(namespace, name):
+                    continue
+                try:
+                    found = await self._cluster.get(CLAIM_TEMPLATES, namespace, name)
+                except NotFoundError:
+                    lacking.append(name)
+                except ClusterError as error:  # the pod waits until there is an answer, as any pod does
+                    _log.warning("claim template not seen", namespace=namespace, name=name, message=str(error))
+                else:
+                    if slices.LABELS.items() <= mapping(found, "metadata", "labels").items():
+                        self._observe(_keep(found))  # of another the watch would not tell that it goes
+        return lacking
+
     def ready_reason(self) -> str | None:
         """Why no pod can get a template yet; None from the first list on."""
         if self._listed.is_set():
