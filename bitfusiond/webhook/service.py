@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from bitfusiond import logs
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
+from bitfusiond.core.admission.template import Delivery
 from bitfusiond.core.images.registries import Registries
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
@@ -71,6 +72,7 @@ class _Files:
             exempt,
             pool=given.pool,
             servers=self._named_servers,
+            delivery=Delivery(given.delivery),
         )
 
 
