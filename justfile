@@ -74,7 +74,7 @@ check: setup
     {{ bin }}/ruff format --check .
     {{ bin }}/mypy
     {{ bin }}/lint-imports --no-cache
-    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,image-lookup,overlays/legacy}/*.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) $([ $minor -lt 30 ] || ls manifests/guard/*.yaml) | grep -v kustomization); done
+    for minor in {25..37}; do {{ bin }}/kubernetes-validate --quiet --strict --kubernetes-version 1.$minor $(ls manifests/{base,examples,autoscaling,image-lookup,overlays/legacy}/*.yaml manifests/pool/permissions.yaml $([ $minor -lt 28 ] || ls manifests/overlays/community/*.yaml) $([ $minor -lt 30 ] || ls manifests/guard/*.yaml) | grep -v kustomization); done
 
 # Measure; prints a table.
 bench *ARGS: setup
@@ -151,23 +151,25 @@ ALLOW_NAMESPACES := env("ALLOW_NAMESPACES", "")
 TOKEN_NAMESPACE := env("TOKEN_NAMESPACE", "")
 CLIENT_CA := env("CLIENT_CA", "")
 API_SERVER_ONLY := env("API_SERVER_ONLY", "")
+POOL := env("POOL", "")
 IMAGE_LOOKUP := env("IMAGE_LOOKUP", "")
 IMAGE_REGISTRIES := env("IMAGE_REGISTRIES", "")
 INSECURE_REGISTRIES := env("INSECURE_REGISTRIES", "")
 REGISTRY_CA := env("REGISTRY_CA", "")
 ADOPT := env("ADOPT", "")
 NAMESPACE := env("NAMESPACE", "")
+FORCE := env("FORCE", "")
 TIMEOUT := env("TIMEOUT", "")
 operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_TAG) + \
     " IMAGE_DIGESTS=" + quote(IMAGE_DIGESTS) + \
     " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
-    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " CLIENTS=" + quote(CLIENTS) + \
+    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " POOL=" + quote(POOL) + " CLIENTS=" + quote(CLIENTS) + \
     " ALLOW_NAMESPACES=" + quote(ALLOW_NAMESPACES) + " TOKEN_NAMESPACE=" + quote(TOKEN_NAMESPACE) + \
     " CLIENT_CA=" + quote(CLIENT_CA) + " API_SERVER_ONLY=" + quote(API_SERVER_ONLY) + \
     " IMAGE_LOOKUP=" + quote(IMAGE_LOOKUP) + " IMAGE_REGISTRIES=" + quote(IMAGE_REGISTRIES) + \
     " INSECURE_REGISTRIES=" + quote(INSECURE_REGISTRIES) + " REGISTRY_CA=" + quote(REGISTRY_CA) + \
     " ADOPT=" + quote(ADOPT) + \
-    " NAMESPACE=" + quote(NAMESPACE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
+    " NAMESPACE=" + quote(NAMESPACE) + " FORCE=" + quote(FORCE) + " TIMEOUT=" + quote(TIMEOUT) + " " + quote(bin / "python") + \
     " -m bitfusiond.operate"
 
 # Install into the cluster of kubectl's context, or bring it up to date: checks, applies, waits, proves.
@@ -185,7 +187,8 @@ manifests *VARIABLES: setup
 verify *ARGS: setup
     @{{ operate }} verify "$@"
 
-# Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay.
+# Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay. FORCE=yes
+# goes on while pods hold GPUs of a pool.
 [no-exit-message]
 uninstall *VARIABLES: setup
     @{{ operate }} uninstall "$@"
@@ -194,3 +197,8 @@ uninstall *VARIABLES: setup
 [no-exit-message]
 tokens DIR: setup
     @{{ operate }} tokens {{ quote(DIR) }}
+
+# Write a first inventory of the pool from a servers.conf, for you to complete; then POOL=pool.yaml just deploy.
+[no-exit-message]
+pool SERVERS_CONF OUT="pool.yaml": setup
+    @{{ operate }} pool {{ quote(SERVERS_CONF) }} {{ quote(OUT) }}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import jsonpatch
 
@@ -13,6 +13,7 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
 from bitfusiond.core.admission.mutate import Verdict, mutate
 from bitfusiond.core.fields import Json, mapping
+from bitfusiond.core.pool import claims
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import config, yaml_documents
 from bitfusiond.settings import Render
@@ -23,6 +24,14 @@ _Path = tuple[str | int, ...]
 _KNOWN_PLACES: frozenset[_Path] = frozenset(
     {(), ("template",), ("spec", "template"), ("spec", "jobTemplate", "spec", "template")}
 )
+
+
+class _Admitted(NamedTuple):
+    """A document, None for one that is left out; the templates that its ``claims`` are made from."""
+
+    document: object
+    is_refused: bool = False
+    claims: tuple[Json, ...] = ()
 
 
 def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> int:
@@ -46,10 +55,11 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     admitted: list[object] = []
     refused = False
     for document in documents:
-        result, is_refused = _admit(document, rules, source, stderr, keep_refused=settings.diff)
-        refused = refused or is_refused
-        if result is not None:
-            admitted.append(result)
+        result = _admit(document, rules, source, stderr, keep_refused=settings.diff)
+        refused = refused or result.is_refused
+        admitted += [each for each in result.claims if each not in admitted]
+        if result.document is not None:
+            admitted.append(result.document)
     after = yaml_documents.dump(admitted)
     if settings.diff:
         lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), source, f"{source} (admitted)")
@@ -73,27 +83,27 @@ def _read(file: str, stdin: BinaryIO) -> bytes:
 
 def _admit(
     document: object, rules: Rules, source: str, stderr: TextIO, *, keep_refused: bool, kind: str = ""
-) -> tuple[object, bool]:
-    """One document as admitted, and whether anything in it was refused.
+) -> _Admitted:
+    """One document as admitted. ``kind`` is for one that names none itself.
 
-    What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None. ``kind``
-    is for one that names none itself.
+    What is refused comes back as it was with ``keep_refused`` (a diff then says nothing of it), else as None.
     """
     if not isinstance(document, dict):
-        return document, False
+        return _Admitted(document)
     kind = str(document.get("kind") or kind)
     if isinstance(document.get("items"), list):
         of = kind.removesuffix("List")  # what stands in a PodList need not say that it is a Pod
         results = [
             _admit(item, rules, source, stderr, keep_refused=keep_refused, kind=of) for item in document["items"]
         ]
-        kept = [result for result, _ in results if result is not None]
-        return {**document, "items": kept}, any(refused for _, refused in results)
+        kept = [each.document for each in results if each.document is not None]
+        made = tuple(template for each in results for template in each.claims)
+        return _Admitted({**document, "items": kept}, any(each.is_refused for each in results), made)
     metadata = mapping(document, "metadata")
     namespace, name = str(metadata.get("namespace") or "default"), metadata.get("name") or metadata.get("generateName")
     title = f"{source}: {kind or None} {namespace}/{name or '?'}"
     pods: dict[_Path, Json] = {(): document} if kind == "Pod" else dict(_templates(document))
-    admitted, verdicts = document, []
+    admitted, verdicts, claimed = document, [], list[Json]()
     for where, pod in pods.items():
         verdict = mutate(pod, namespace, rules)
         verdicts.append(verdict)
@@ -101,12 +111,13 @@ def _admit(
             print(f"{title}: {line}", file=stderr)
         if isinstance(verdict, Patch):
             admitted = _with_inside(admitted, where, jsonpatch.apply_patch(pod, verdict.operations))
+            claimed += [claims.document(each, namespace) for each in verdict.claims]
     if namespace not in rules.exempt_namespaces:
         for line in _unseen(document, pods):
             print(f"{title}: {line}", file=stderr)
     if any(isinstance(each, Refusal) for each in verdicts):
-        return (document if keep_refused else None), True
-    return admitted, False
+        return _Admitted(document if keep_refused else None, is_refused=True)
+    return _Admitted(admitted, claims=tuple(claimed))
 
 
 def _lines(verdict: Verdict, where: _Path) -> Iterator[str]:

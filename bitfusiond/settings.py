@@ -231,7 +231,12 @@ _TOTAL_GPU_MEMORY = Option(
     "MB (10^6 bytes) that the Bitfusion servers manage for one GPU; 0 = gpu-memory requests are refused",
     "TOTAL_GPU_MEMORY",
 )
-_POOL = Option("--pool", path, None, "the pool's inventory (pool.yaml): GPU servers for clients that must know them")
+_POOL = Option(
+    "--pool",
+    path,
+    None,
+    "the pool's inventory (pool.yaml): the scheduler gives out its GPUs by claims, from Kubernetes 1.36 on",
+)
 _OBSERVE = Option(
     "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
 )

@@ -27,6 +27,13 @@ GPU_MEMORY = "bitfusion.io/gpu-memory"
 REQUEST_RESOURCES = frozenset({GPU_AMOUNT, GPU_NUM, GPU_PERCENT, GPU_MEMORY})
 SHARES_OF_ONE_GPU = 100
 
+# The pool: driver of its devices, DeviceClass, vendor in CDI
+DRIVER = DOMAIN.rstrip("/")
+POOL_CONFIGMAP = "bwki-pool-configmap"
+UNREACHABLE = "bitfusion.io/unreachable"  # the taint of the GPUs of a server that does not answer
+USED_AT = "bitfusion.io/used-at"  # when a pod last needed a ResourceClaimTemplate
+POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"  # Kubernetes' own, on a claim made from a template
+
 # Token files
 CA_CRT = "ca.crt"
 CLIENT_YAML = "client.yaml"
@@ -47,11 +54,6 @@ MANAGED_BY_US = "bitfusiond"
 COPIED_FROM = "bitfusion.io/copied-from"
 CONTENT_SHA256 = "bitfusion.io/content-sha256"
 MARK = "bitfusion.io/mark"
-
-# The pool: driver of its devices, DeviceClass, vendor in CDI
-DRIVER = "bitfusion.io"
-POOL_CONFIGMAP = "bwki-pool-configmap"
-POD_CLAIM_NAME = "resource.kubernetes.io/pod-claim-name"  # Kubernetes' own, on a claim made from a template
 
 # Objects of the cluster
 NAMESPACE = "bwki"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -66,6 +67,11 @@ def integer(value: object) -> int:
 def shares_of_percent(percent: int, amount: int) -> int:
     """Shares of ``bitfusion.io/gpu`` for ``amount`` GPUs at ``percent`` of each one's memory; 100 = one GPU."""
     return percent * amount
+
+
+def fitting(memory: Fraction | int, sizes: Sequence[int]) -> int:
+    """The smallest of ``sizes``, ascending, that has ``memory``, in their unit; else the largest."""
+    return next((size for size in sizes if size >= memory), sizes[-1])
 
 
 def shares_of_memory(memory: int, total_megabytes: int, amount: int) -> int:

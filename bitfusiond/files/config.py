@@ -22,12 +22,10 @@ def load(
 ) -> decision.Rules:
     """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
 
-    GPU servers are those of ``--pool``, or what ``servers()`` says where there is none.
+    Without ``--pool`` GPU servers are what ``servers()`` says.
 
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
     added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
     inventory = read.load_pool(pool)
-    addresses = [each.address for each in inventory.servers] if inventory else []
-    known: Servers = (lambda: addresses) if inventory else servers
-    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, known, inventory)
+    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, servers, inventory)

@@ -5,15 +5,28 @@ Objects are raw JSON, as the API server wrote them: no client library's model ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 from bitfusiond.core import names, objects
 
 Object = objects.Object
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+def is_older(version: str, than: str | None) -> bool:
+    """Whether one resourceVersion is of an earlier moment than another.
+
+    The API documents them as opaque, but every API server counts etcd's revisions (and KEP-5504 promises so); where
+    they are no numbers, the news that comes last is taken for the newest.
+    """
+    if than is None or not (version.isdecimal() and than.isdecimal()):
+        return False
+    return int(version) < int(than)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +55,10 @@ SECRETS = Resource("", "v1", "secrets", "Secret")
 NODES = Resource("", "v1", "nodes", "Node")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 EVENTS = Resource("", "v1", "events", "Event")
-RESOURCE_CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim")
 RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice")
+DEVICE_CLASSES = Resource("resource.k8s.io", "v1", "deviceclasses", "DeviceClass")
+CLAIMS = Resource("resource.k8s.io", "v1", "resourceclaims", "ResourceClaim")
+CLAIM_TEMPLATES = Resource("resource.k8s.io", "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
 MUTATING = Resource("admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", names.MUTATING_KIND)
 VALIDATING = Resource("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", names.VALIDATING_KIND)
 
@@ -101,18 +116,26 @@ class Cluster(Protocol):
         namespace: str | None = None,
         name: str | None = None,
         *,
+        labels: Mapping[str, str] = NO_LABELS,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
         """All objects of the cluster or of ``namespace``; with ``name`` a ``metadata.name`` field selector.
 
-        That selector is what lets RBAC limit a list or a watch by ``resourceNames``. ``keep`` makes of each object
+        That selector is what lets RBAC limit a list or a watch by ``resourceNames``. With ``labels`` only the objects
+        that carry them: one that loses them is DELETED for a watch. ``keep`` makes of each object
         what is kept of it while the rest of the list is still to come: 5,000 Nodes in full would be some 100 MB.
         The items carry no ``apiVersion`` and no ``kind``: the API server writes them once for the whole list.
         """
         ...
 
     def watch(
-        self, resource: Resource, resource_version: str, namespace: str | None = None, name: str | None = None
+        self,
+        resource: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> AbstractAsyncContextManager[AsyncIterator[Change]]:
         """Changes from ``resource_version`` on. The iterator ends when the server ends the watch, which it does every
         few minutes, when the connection breaks, or when nothing, not even a bookmark, came for too long: a new watch
@@ -134,8 +157,9 @@ class Cluster(Protocol):
         """Server-side apply: only the fields of ``body`` become ours, by force. Creates what is not there.
 
         ``body`` may leave out apiVersion, kind and metadata. A field that an earlier ``body`` had and this one has not
-        is taken away, unless somebody else owns it too. InvalidError where the fields alone do not make an object:
-        a webhook configuration that was deleted meanwhile does not come back as an empty shell.
+        is taken away, unless somebody else owns it too. ConflictError if something is stored, of another
+        resourceVersion than ``body`` names. InvalidError where the fields alone do not make an object: a webhook
+        configuration that was deleted meanwhile does not come back as an empty shell.
         """
         ...
 

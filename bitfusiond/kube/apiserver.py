@@ -12,7 +12,7 @@ import json
 import math
 import random
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -26,7 +26,7 @@ from kubernetes.client.exceptions import ApiException
 from bitfusiond import __version__
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.text import one_line
-from bitfusiond.kube import SECRETS, Change, Listing, Object, Resource, UnavailableError
+from bitfusiond.kube import NO_LABELS, SECRETS, Change, Listing, Object, Resource, UnavailableError
 from bitfusiond.kube import kubeconfig as kubeconfigs
 from bitfusiond.kube.status import LONGEST, error_of
 
@@ -134,10 +134,11 @@ class APIServer:
         namespace: str | None = None,
         name: str | None = None,
         *,
+        labels: Mapping[str, str] = NO_LABELS,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
         most = SECRETS_A_PAGE if resource == SECRETS else PAGE_ITEMS
-        query = {"limit": str(min(most, PAGE_ITEMS)), **_selector(name)}
+        query = {"limit": str(min(most, PAGE_ITEMS)), **_selectors(name, labels)}
         items: list[Object] = []
         while True:
             page = await self._request("GET", resource.path(namespace), query, seconds=PAGE_SECONDS)
@@ -155,7 +156,13 @@ class APIServer:
 
     @asynccontextmanager
     async def watch(
-        self, resource: Resource, resource_version: str, namespace: str | None = None, name: str | None = None
+        self,
+        resource: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> AsyncIterator[AsyncIterator[Change]]:
         seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - no secret
         query = {
@@ -163,7 +170,7 @@ class APIServer:
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
-            **_selector(name),
+            **_selectors(name, labels),
         }
         connection = _Connection(self._client, self._configuration, IDLE_SECONDS)
 
@@ -317,8 +324,9 @@ def _not_kubernetes() -> UnavailableError:
     return UnavailableError("the answer is no object of Kubernetes: is it the API server that answers there?")
 
 
-def _selector(name: str | None) -> dict[str, str]:
-    return {} if name is None else {"fieldSelector": f"metadata.name={name}"}
+def _selectors(name: str | None, labels: Mapping[str, str]) -> dict[str, str]:
+    fields = {} if name is None else {"fieldSelector": f"metadata.name={name}"}
+    return fields | ({"labelSelector": ",".join(f"{key}={value}" for key, value in labels.items())} if labels else {})
 
 
 def _typed(resource: Resource, body: Object) -> Object:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
 
 from bitfusiond import logs
-from bitfusiond.kube import Change, Cluster, ClusterError, ExpiredError, Object, Resource, UnavailableError
+from bitfusiond.kube import NO_LABELS, Change, Cluster, ClusterError, ExpiredError, Object, Resource, UnavailableError
 from bitfusiond.pacing import Backoff, Outages
 
 _log = logs.Log("follow")
@@ -51,6 +51,7 @@ async def follow(
     *,
     namespace: str | None = None,
     name: str | None = None,
+    labels: Mapping[str, str] = NO_LABELS,
     listed: Listed,
     changed: Changed,
     state: WatchState,
@@ -68,7 +69,7 @@ async def follow(
     ClusterError out of a callback counts as one: after the pause everything is listed again. So does any other
     exception, with its traceback in the log: what somebody put into the cluster must not end the daemon.
     """
-    follower = _Follower(cluster, resource, namespace, name, listed, changed, state, keep)
+    follower = _Follower(cluster, resource, namespace, name, labels, listed, changed, state, keep)
     while True:
         try:
             version = await follower.list()
@@ -94,6 +95,7 @@ class _Follower:
     resource: Resource
     namespace: str | None
     name: str | None
+    labels: Mapping[str, str]
     listed: Listed
     changed: Changed
     state: WatchState
@@ -103,7 +105,7 @@ class _Follower:
 
     async def list(self) -> str:
         """List everything; the resourceVersion from which to watch."""
-        listing = await self.cluster.list(self.resource, self.namespace, self.name, keep=self.keep)
+        listing = await self.cluster.list(self.resource, self.namespace, self.name, labels=self.labels, keep=self.keep)
         await _finished(self.listed(listing.items))
         self.state.synced_at = trio.current_time()
         self.state.last_error = None
@@ -117,7 +119,9 @@ class _Follower:
         while trio.current_time() < until:
             began, heard = trio.current_time(), False
             try:
-                async with self.cluster.watch(self.resource, version, self.namespace, self.name) as changes:
+                async with self.cluster.watch(
+                    self.resource, version, self.namespace, self.name, labels=self.labels
+                ) as changes:
                     self._opened()
                     while (change := await _next(changes, until)) is not None:
                         heard = True

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
-from bitfusiond.operate import deploy, settings, tokens, uninstall
+from bitfusiond.operate import deploy, poolfile, settings, tokens, uninstall
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.verify import command as verify
 
@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         name: commands.add_parser(name, help=summary, description=summary) for name, (summary, _) in _COMMANDS.items()
     }
     parsers["tokens"].add_argument("directory", type=Path, help="where ca.crt, client.yaml and servers.conf are")
+    parsers["pool"].add_argument("source", type=Path, help="a servers.conf")
+    parsers["pool"].add_argument("target", type=Path, help="the file to write")
     parsers["uninstall"].add_argument("--namespace", action="store_true", help="delete the namespace bwki too")
     parsers["verify"].add_argument("--namespace", help="look at the pods and tokens of this namespace alone")
     return parser
@@ -66,17 +68,26 @@ def _verify(chosen: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _uninstall(chosen: Settings, arguments: argparse.Namespace) -> int:
-    # Only here: elsewhere people have a variable NAMESPACE for something else.
-    variable = os.environ.get("NAMESPACE") or "no"
-    if variable not in {"yes", "no"}:
-        raise ConfigurationError(f"NAMESPACE: {variable!r} is not yes or no")
-    namespace = arguments.namespace or variable == "yes"
-    uninstall.run(chosen, namespace=namespace, say=_say)
+    # Only here: elsewhere people have variables of these names for something else.
+    namespace = arguments.namespace or _is_yes("NAMESPACE")
+    uninstall.run(chosen, namespace=namespace, force=_is_yes("FORCE"), say=_say)
     return 0
+
+
+def _is_yes(name: str) -> bool:
+    variable = os.environ.get(name) or "no"
+    if variable not in {"yes", "no"}:
+        raise ConfigurationError(f"{name}: {variable!r} is not yes or no")
+    return variable == "yes"
 
 
 def _tokens(chosen: Settings, arguments: argparse.Namespace) -> int:
     tokens.run(chosen, arguments.directory, _say)
+    return 0
+
+
+def _pool(_: Settings, arguments: argparse.Namespace) -> int:
+    poolfile.run(arguments.source, arguments.target, _say)
     return 0
 
 
@@ -86,9 +97,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[Settings, argparse.Namespace], int]]] 
     "verify": ("look at every part of an installation; exit status 1 where something is wrong", _verify),
     "uninstall": ("take bitfusiond out of the cluster", _uninstall),
     "tokens": ("make the token Secrets from an unpacked token, or bring them up to date", _tokens),
+    "pool": ("write a first inventory of the pool from a servers.conf", _pool),
 }
 
-_VARIABLES = {"NAMESPACE", *(each.name for each in settings.VARIABLES.values())}
+_VARIABLES = {"NAMESPACE", "FORCE", *(each.name for each in settings.VARIABLES.values())}
 
 if __name__ == "__main__":
     sys.exit(main())

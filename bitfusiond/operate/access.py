@@ -22,6 +22,7 @@ _KINDS_OF = {
     "monitoring.coreos.com": ("PodMonitor", "PrometheusRule", "ServiceMonitor"),
     "networking.k8s.io": ("NetworkPolicy",),
     "policy": ("PodDisruptionBudget", "PodSecurityPolicy"),
+    "resource.k8s.io": ("DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"),
     "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
     "scheduling.k8s.io": ("PriorityClass",),
 }

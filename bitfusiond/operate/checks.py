@@ -24,6 +24,8 @@ MATCH_CONDITIONS = (1, 28)
 # PodSecurityPolicy, for which the overlay tkgi is, ends before this one.
 NO_POLICIES = (1, 25)
 OLDEST = (1, 20)
+# Shared devices of a pool (consumable capacity) are on by default from here on.
+ONE_POOL = (1, 36)
 
 Version = tuple[int, int]
 
@@ -53,6 +55,14 @@ def cluster(kubectl: Kubectl, say: Say) -> Version:
     version = server_version(kubectl)
     say(f"cluster: context {context(kubectl)}, API server {version[0]}.{version[1]}")
     return version
+
+
+def pool(text: str, version: Version) -> list[str]:
+    """Why a pool cannot be counted once by this API server, if it cannot."""
+    if not text or version >= ONE_POOL:
+        return []
+    present, since = (f"{major}.{minor}" for major, minor in (version, ONE_POOL))
+    return [f"POOL: the API server is {present}; a pool is counted once from {since} on: deploy without it"]
 
 
 def context(kubectl: Kubectl) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bitfusiond import __version__, pki
-from bitfusiond.core import names
+from bitfusiond.core import devices, names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
+from bitfusiond.core.pool import inventory
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
 from bitfusiond.operate import manifests, rollout
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
@@ -53,6 +54,8 @@ class Running:
     insecure_registries: str | None = None
     registry_ca: str | None = None
     registry_ca_path: str | None = None
+    pool: str | None = None
+    pool_path: str | None = None
 
 
 def read(kubectl: Kubectl) -> Running:
@@ -60,7 +63,8 @@ def read(kubectl: Kubectl) -> Running:
     client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
     template, registry_ca = kubectl.get(manifests.TEMPLATE_MAP), kubectl.get(manifests.REGISTRY_CA_MAP)
     webhook, clients = kubectl.get(WEBHOOK), kubectl.get(manifests.CATALOGUE_MAP)
-    return from_objects(webhook, plugin, clients, client_ca, policy, template, registry_ca)
+    pool = kubectl.get(manifests.POOL_MAP)
+    return from_objects(webhook, plugin, clients, client_ca, policy, template, registry_ca, pool)
 
 
 def from_objects(
@@ -71,6 +75,7 @@ def from_objects(
     policy: Object | None = None,
     template: Object | None = None,
     registry_ca: Object | None = None,
+    pool: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
     image = next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None
@@ -92,6 +97,8 @@ def from_objects(
         _taken(insecure_registries, manifests.option(webhook, manifests.INSECURE_REGISTRIES)),
         mapping(registry_ca, "data").get(manifests.REGISTRY_CA_KEY) or None,
         manifests.option(webhook, manifests.REGISTRY_CA) or None,
+        mapping(pool, "data").get(manifests.POOL_KEY) or None,
+        manifests.option(webhook, manifests.POOL) or None,
     )
 
 
@@ -149,7 +156,14 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     total = number(
         manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
     )
-    shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
+    pool = settings.pool if settings.pool is not None else now.pool or ""
+    notes.append(_note("POOL", _described_pool(pool), settings.pool, now.pool))
+    of_pool = _shares_of_pool(pool) if pool and settings.resource_nums is None else None
+    if of_pool is not None:
+        shares = of_pool
+        notes.append(f"{manifests.RESOURCE_NUMS}: {shares} (those of the pool, which each node offers)")
+    else:
+        shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
     place = token_place(settings, now)
     notes.append(_note("TOKEN_NAMESPACE", place.namespace, settings.token_namespace, now.token_namespace))
     if place.namespace != names.KUBE_SYSTEM:
@@ -164,6 +178,7 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     )
     clients, why_clients = _catalogue(settings.clients, now.clients)
     values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
+    values = replace(values, pool=pool)
     values, why_images_are_read = _image_lookup(settings, now, values)
     return values, [*notes, *why_images_are_read, f"client catalogue: {why_clients}"]
 
@@ -196,6 +211,16 @@ def taken_away(settings: Settings, now: Running) -> list[str]:
             globs(now.allow_namespaces)
         except ValueError as error:
             problems.append(f"ALLOW_NAMESPACES: {now.allow_namespaces!r}, as it runs, is not {error}: give another")
+    if settings.pool == "" and now.pool and settings.resource_nums is None:
+        problems.append(
+            f"POOL=none: give RESOURCE_NUMS too, the shares that each node may hand out; today's {now.resource_nums}"
+            " are those of the pool"
+        )
+    if settings.pool is None and now.pool is None and now.pool_path is not None:
+        problems.append(
+            f"POOL: the webhook runs with --pool {now.pool_path}, which no deploy put there: give POOL=FILE to keep a"
+            " pool, or POOL=none"
+        )
     if now.tls_cert is not None:
         problems.append(
             f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
@@ -231,7 +256,8 @@ def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
     found += kubectl.existing(
         [
             *(manifests.COPIES_BINDING, manifests.IMAGES_BINDING, Ref("ClusterRole", manifests.IMAGES_ROLE)),
-            *(manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP),
+            *(manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, manifests.POOL_MAP),
+            *manifests.pool_permissions(),
         ]
     )
     kept = set(map(ref, wanted))
@@ -247,6 +273,24 @@ def token_place(settings: Settings, now: Running) -> TokenPlace:
 def _note(name: str, value: str, given: object, running: object) -> str:
     why = "given" if given is not None else "as it runs" if running is not None else "the default"
     return f"{name}: {value} ({why})"
+
+
+def _described_pool(text: str) -> str:
+    if not text:
+        return "none, each node counts for itself"
+    try:
+        pool = inventory.parse(load_yaml(text))
+    except ValueError:
+        return "broken in the cluster"  # verify says how
+    return f"{sum(len(each.gpus) for each in pool.servers)} GPUs on {len(pool.servers)} servers"
+
+
+def _shares_of_pool(text: str) -> int | None:
+    """What each node offers of a pool, at most what a kubelet can be told; None for a broken one."""
+    try:
+        return min(inventory.parse(load_yaml(text)).shares, devices.largest_size())
+    except ValueError:
+        return None
 
 
 def _described(client_ca: str) -> str:

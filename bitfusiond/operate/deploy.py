@@ -15,7 +15,7 @@ from dataclasses import replace
 from bitfusiond.core import names
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report, rollout, waiting
+from bitfusiond.operate import access, checks, claims, current, endpoints, manifests, proof, report, rollout, waiting
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
@@ -44,7 +44,8 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
-    for what in current.outdated(kubectl, stages.all):
+    outdated = [*current.outdated(kubectl, stages.all), *([] if values.serves_claims else claims.published(kubectl))]
+    for what in outdated:
         if kubectl.delete(what):
             say(f"{what}: removed, as nothing needs it any more")
     _adopt(kubectl, values.tokens.read(kubectl), settings.adopt, say)
@@ -88,6 +89,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
     try:
         values, notes = current.choose(settings, now)
         problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []
+        problems += checks.pool(values.pool, version)
         addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()
     except ConfigurationError as error:
         problems.append(str(error))
@@ -98,7 +100,11 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
     absent = current.absent(kubectl, values)
     for name in sorted(absent):
         say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
-    stages = manifests.build(documents, replace(values, api_servers=addresses, absent=absent))
+    holders = claims.holders(kubectl) if not values.pool and version >= checks.ONE_POOL else []
+    if holders:
+        say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
+    values = replace(values, api_servers=addresses, absent=absent, has_claims=bool(holders))
+    stages = manifests.build(documents, values)
     # Again, now that the choices are known.
     needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
     if problems := access.missing(kubectl, needed, "deploy"):

@@ -27,6 +27,9 @@ OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
 GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
 # What a webhook needs that looks images up.
 IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
+# What webhook and nodes need where the pool is counted once.
+POOL_PERMISSIONS = OVERLAYS.parent / "pool" / "permissions.yaml"
+_POOL_NODES = OVERLAYS.parent / "pool" / "device-plugin.yaml"
 # ValidatingAdmissionPolicy is stable from here on.
 _POLICIES = (1, 30)
 
@@ -54,6 +57,9 @@ INSECURE_REGISTRIES = "BITFUSIOND_INSECURE_REGISTRIES"
 REGISTRY_CA = "BITFUSIOND_REGISTRY_CA"
 REGISTRY_CA_MAP = Ref("ConfigMap", names.REGISTRY_CA_CONFIGMAP, names.NAMESPACE)
 REGISTRY_CA_KEY = "registry-ca.crt"
+POOL = "BITFUSIOND_POOL"
+POOL_MAP = Ref("ConfigMap", names.POOL_CONFIGMAP, names.NAMESPACE)
+POOL_KEY = "pool.yaml"
 TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
 # Bound everywhere, or in each namespace of ALLOW_NAMESPACES, by this name too.
@@ -82,7 +88,9 @@ class Values:
 
     ``allow_namespaces`` None: nothing was ever said of it. ``client_ca`` and ``registry_ca`` are PEM, empty for none.
     ``api_servers`` are the addresses from which alone the webhook is reached; none: it is reached from everywhere.
-    ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there.
+    ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there. ``pool`` is the
+    text of an inventory, empty for none; ``has_claims``: pods hold GPUs of a pool that there was, so that nodes must go
+    on serving them.
     """
 
     image_repo: str
@@ -101,6 +109,13 @@ class Values:
     insecure_registries: str = ""
     registry_ca: str = ""
     absent: frozenset[str] = frozenset()
+    pool: str = ""
+    has_claims: bool = False
+
+    @property
+    def serves_claims(self) -> bool:
+        """Whether nodes serve claims on the pool."""
+        return bool(self.pool) or self.has_claims
 
     @property
     def named(self) -> frozenset[str] | None:
@@ -167,7 +182,7 @@ def shipped() -> list[Ref]:
         if "examples" in file.parts or "config" in file.parts:
             continue
         for document in yaml_documents.load(file.read_text("utf-8")):
-            if document["kind"] == "Kustomization":
+            if document["kind"] in {"Kustomization", "Component"}:
                 generated = document.get("configMapGenerator") or []
                 found += [Ref("ConfigMap", each["name"], each["namespace"]) for each in generated]
             elif document["kind"] != "Namespace":
@@ -220,13 +235,21 @@ def ignored(namespace: Namespace | None) -> bool:
 
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
-    documents = [*documents, *(image_lookup_permissions() if values.image_lookup else [])]
+    documents = [
+        *documents,
+        *(_documents(IMAGE_LOOKUP_PERMISSIONS) if values.image_lookup else []),
+        *(_documents(POOL_PERMISSIONS) if values.serves_claims else []),
+    ]
     made = [substituted(each, values) for document in documents for each in _bound(document, values)]
-    return stages([*made, *(_ca_map(what, key, pem) for what, key, pem in _cas(values) if pem)])
+    return stages([*made, *(_file_map(what, key, text) for what, key, text in _files(values) if text)])
 
 
-def image_lookup_permissions() -> list[Object]:
-    return yaml_documents.load(IMAGE_LOOKUP_PERMISSIONS.read_text("utf-8"))
+def _documents(file: Path) -> list[Object]:
+    return yaml_documents.load(file.read_text("utf-8"))
+
+
+def pool_permissions() -> list[Ref]:
+    return [ref(each) for each in _documents(POOL_PERMISSIONS)]
 
 
 def stages(documents: list[Object]) -> Stages:
@@ -259,6 +282,8 @@ def substituted(document: Object, values: Values) -> Object:
             container["env"] = with_variable(container.get("env") or [], variable, str(number))
         if result["kind"] == "Deployment":
             _choose(result, values)
+        elif values.serves_claims:
+            _serve_claims(result)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
@@ -283,9 +308,19 @@ def _choose(webhook: Object, values: Values) -> None:
     for container in webhook["spec"]["template"]["spec"]["containers"]:
         for name, value in _trust(values):
             container["env"] = with_variable(container["env"], name, value)
-    for configmap, _, pem in _cas(values):
-        if pem:
+    for configmap, _, text in _files(values):
+        if text:
             _mount(webhook, configmap)
+
+
+def _serve_claims(plugin: Object) -> None:
+    """The patch of manifests/pool, as kustomize would merge it: each of its lists goes behind the plugin's own."""
+    (patch,) = _documents(_POOL_NODES)
+    added, spec = patch["spec"]["template"]["spec"], plugin["spec"]["template"]["spec"]
+    (container,), (more,) = spec["containers"], added.pop("containers")
+    for owner, extra in ((container, more), (spec, added)):
+        for key, value in extra.items():
+            owner[key] = [*(owner.get(key) or []), *value] if isinstance(value, list) else value
 
 
 def _trust(values: Values) -> Iterator[tuple[str, str]]:
@@ -304,17 +339,20 @@ def _trust(values: Values) -> Iterator[tuple[str, str]]:
         yield INSECURE_REGISTRIES, values.insecure_registries
     if values.registry_ca:
         yield REGISTRY_CA, f"{_CONFIGURATION}/{REGISTRY_CA_KEY}"
+    if values.pool:
+        yield POOL, f"{_CONFIGURATION}/{POOL_KEY}"
 
 
-def _cas(values: Values) -> Iterator[tuple[Ref, str, str]]:
-    """The ConfigMaps that hold a CA: which, under which key, and the CA, empty for none."""
+def _files(values: Values) -> Iterator[tuple[Ref, str, str]]:
+    """The ConfigMaps of what an operator gave: which, under which key, and the text, empty for none."""
     yield CLIENT_CA_MAP, CLIENT_CA_KEY, values.client_ca
     yield REGISTRY_CA_MAP, REGISTRY_CA_KEY, values.registry_ca
+    yield POOL_MAP, POOL_KEY, values.pool
 
 
-def _ca_map(what: Ref, key: str, pem: str) -> Object:
+def _file_map(what: Ref, key: str, text: str) -> Object:
     metadata = {"name": what.name, "namespace": what.namespace, "labels": dict([PART_OF])}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {key: pem}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {key: text}}
 
 
 def _mount(deployment: Object, configmap: Ref) -> None:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from bitfusiond import pki, settings
 from bitfusiond.core import names
+from bitfusiond.core.pool import inventory
 from bitfusiond.errors import ConfigurationError
+from bitfusiond.files.read import load_yaml
 
 COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
 DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
@@ -27,9 +29,10 @@ class Settings:
     """None: not given, so that what the cluster has stays.
 
     ``total_gpu_memory`` is in MB (10^6 bytes) of one GPU, ``resource_nums`` in shares of a node (100 = one GPU),
-    ``digests`` are those of images that were given, ``pushed`` these or, without them, what was pushed from this
-    checkout once, by NAME:TAG. ``client_ca`` and ``registry_ca`` are the text of a PEM file, and empty for none any
-    more, as ``insecure_registries`` is; ``timeout`` in seconds for each wait.
+    ``pool`` is the text of an inventory, empty for none any more; ``digests`` are those of images that were given,
+    ``pushed`` these or, without them, what was pushed from this checkout once, by NAME:TAG. ``client_ca`` and
+    ``registry_ca`` are the text of a PEM file, and empty for none any more, as ``insecure_registries`` is; ``timeout``
+    in seconds for each wait.
     """
 
     image_repo: str | None
@@ -40,6 +43,7 @@ class Settings:
     total_gpu_memory: int | None
     resource_nums: int | None
     clients: Path | None
+    pool: str | None
     allow_namespaces: str | None
     token_namespace: str | None
     client_ca: str | None
@@ -83,6 +87,20 @@ def _file(value: str) -> Path:
     if not Path(value).is_file():
         raise ValueError("a file that is there, written by `just distros`")
     return Path(value)
+
+
+def _pool(value: str) -> str:
+    """The text of the inventory, empty for ``none``."""
+    if value == "none":
+        return ""
+    try:
+        text = Path(value).read_text("utf-8")
+        inventory.parse(load_yaml(text))
+    except (OSError, UnicodeDecodeError):
+        raise ValueError("a file that can be read, or none; `just pool SERVERS.CONF` writes a first one") from None
+    except ValueError as error:
+        raise ValueError(f"a pool: {error}") from None
+    return text
 
 
 def _globs(value: str) -> str:
@@ -147,6 +165,7 @@ VARIABLES = {
     "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
     "clients": Variable("CLIENTS", None, _file),
+    "pool": Variable("POOL", None, _pool),
     "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
     "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
     "client_ca": Variable("CLIENT_CA", None, _ca("the API server's client certificate")),

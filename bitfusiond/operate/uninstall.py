@@ -18,7 +18,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, current, manifests, report, rollout, waiting
+from bitfusiond.operate import access, checks, claims, current, manifests, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
@@ -80,10 +80,16 @@ _SETTLE_SECONDS = 15.0
 _WEBHOOK_PODS = "app.kubernetes.io/name=bitfusion-webhook"
 
 
-def run(settings: Settings, *, namespace: bool, say: Say) -> None:
-    """Delete, then look whether anything is left. Raises Failure that names what is, and why."""
+def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -> None:
+    """Delete, then look whether anything is left. Raises Failure that names what is, and why.
+
+    Without ``force`` nothing is deleted while pods hold GPUs of a pool: only the plugin on their node can end them.
+    """
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     checks.cluster(kubectl, say)
+    if (holders := claims.holders(kubectl)) and not force:
+        fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
+        raise Failure(f"{claims.told(holders)}: {fix}")
     place = current.token_place(settings, current.read(kubectl))
     tokens = place.namespace
     found = find(kubectl, tokens)
@@ -100,6 +106,8 @@ def run(settings: Settings, *, namespace: bool, say: Say) -> None:
     _delete(kubectl, [what for what in objects if what.kind not in CONFIGURATIONS], failures, say)
     if not _pods_gone(kubectl, timeout):
         say("pods of the webhook are still ending: going on without them")
+    # Not before its pods are gone: a webhook that is still ending would publish them anew.
+    _delete(kubectl, claims.published(kubectl), failures, say)
     _label_taken_away(kubectl, failures, say)
     place = place.read(kubectl)
     copied = adoption.find(kubectl, tokens)
@@ -201,7 +209,11 @@ def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[
 def _named(tokens: str) -> list[Ref]:
     """All that the manifests of this version have, and what deploy makes beside them or puts elsewhere."""
     roles = [Ref(kind, manifests.TOKENS_ROLE, tokens) for kind in ("Role", "RoleBinding")]
-    return list(dict.fromkeys([*manifests.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, *roles]))
+    return list(
+        dict.fromkeys(
+            [*manifests.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, manifests.POOL_MAP, *roles]
+        )
+    )
 
 
 def _one(kubectl: Kubectl, what: Ref, seen: list[Ref]) -> None:
@@ -289,7 +301,7 @@ def _check(kubectl: Kubectl, place: TokenPlace, failures: Failures, say: Say) ->
     for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
         found = find(kubectl, place.namespace)
         copied = copies_of(adoption.find(kubectl, place.namespace), place)
-        left = [*found.objects, *copied, *kubectl.existing(_OWN_SECRETS)]
+        left = [*found.objects, *claims.published(kubectl), *copied, *kubectl.existing(_OWN_SECRETS)]
         if all(what in failures for what in left):
             break
     told = [*_told(failures), *_left(left, failures)]

@@ -19,6 +19,7 @@ from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.review import BadRequestError, Review
 from bitfusiond.core.admission.validate import Largest, validate
 from bitfusiond.core.images.image import NONE, Images
+from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.text import cut
 from bitfusiond.http import conversation
 from bitfusiond.http.messages import JSON, Request, Response
@@ -44,6 +45,11 @@ _NOT_TRUSTED = (
     " the CA in --client-ca"
 )
 
+_GONE = (
+    "spec.resourceClaims: there is no ResourceClaimTemplate {} any more, as nobody asked for it for a day: create the"
+    " pod from its own manifest, not from a copy of an earlier pod"
+)
+
 _log = logs.Log("webhook")
 
 
@@ -59,6 +65,8 @@ class _Answer:
     reason: str
     message: str = ""
     needs_tokens: bool = False
+    claims: tuple[ClaimTemplate, ...] = ()  # must be there
+    held_claims: tuple[str, ...] = ()  # are there, or their pod waits for ever
 
 
 class HTTPError(Exception):
@@ -79,6 +87,14 @@ class ClusterView(Protocol):
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         """Have the token Secrets in ``namespace``; why that cannot be, and nothing where it is done."""
+        ...
+
+    async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
+        """Have the templates of claims in ``namespace``; why that cannot be, and nothing where it is done."""
+        ...
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
+        """Those of these names that are not in ``namespace``."""
         ...
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
@@ -184,9 +200,7 @@ class Admission:
             answer = decide(asked, looked_up)
             # A body becomes some thirty times its size: nothing of it is kept while others are asked.
             asked, body = replace(asked, object=None), b""
-            if answer.needs_tokens:
-                problems = await self._surroundings.ensure_tokens(asked.namespace, asked.dry_run)
-                answer = _refused(asked, "no tokens", problems) if problems else answer
+            answer = await self._with_surroundings(asked, answer)
             if answer.verdict == "refused":
                 self._surroundings.refused(asked, answer.message)
         except BadRequestError as error:
@@ -210,6 +224,22 @@ class Admission:
         _check_head(request)
         _check_size(body)
         return body
+
+    async def _with_surroundings(self, asked: Review, answer: _Answer) -> _Answer:
+        """``answer``, if the pod's namespace has what the pod needs there; else a refusal."""
+        if answer.needs_tokens:
+            problems = await self._surroundings.ensure_tokens(asked.namespace, asked.dry_run)
+            if problems:
+                return _refused(asked, "no tokens", problems)
+        if answer.claims:
+            problems = await self._surroundings.ensure_templates(asked.namespace, answer.claims, asked.dry_run)
+            if problems:
+                return _refused(asked, "no claims", problems)
+        if answer.held_claims and not asked.dry_run:  # a dry run of a mutation has made none
+            missing = await self._surroundings.missing_templates(asked.namespace, answer.held_claims)
+            if missing:
+                return _refused(asked, "no claims", [_GONE.format(each) for each in missing])
+        return answer
 
     def _report(self, endpoint: str, asked: Review, answer: _Answer, seconds: float) -> None:
         """What became of a review, in metrics and log."""
@@ -251,7 +281,7 @@ class Admission:
         body = review.allow(request, verdict.operations, verdict.warnings)
         if len(body) > ANSWER_LIMIT:
             return _refused(request, "invalid pod", [_too_large(body)])
-        return _Answer(body, "patched", "injected", needs_tokens=verdict.takes_tokens)
+        return _Answer(body, "patched", "injected", needs_tokens=verdict.takes_tokens, claims=verdict.claims)
 
     def _validate(self, request: Review, _: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
@@ -263,7 +293,13 @@ class Admission:
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         # Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
-        return _Answer(review.allow(request), "allowed", "complete", needs_tokens=verdict.takes_tokens)
+        return _Answer(
+            review.allow(request),
+            "allowed",
+            "complete",
+            needs_tokens=verdict.takes_tokens,
+            held_claims=verdict.claims,
+        )
 
 
 def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:

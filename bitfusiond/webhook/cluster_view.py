@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
+from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.tokens import copies
 from bitfusiond.kube import Cluster
 from bitfusiond.kube.follow import WatchState
@@ -21,6 +22,7 @@ from bitfusiond.webhook.images import pullsecrets
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.nodes import Nodes
+from bitfusiond.webhook.pool.templates import Templates
 from bitfusiond.webhook.tokens.replication import Replication
 
 
@@ -31,6 +33,17 @@ class NoCluster:
         return None
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:  # noqa: ARG002
+        return []
+
+    async def ensure_templates(
+        self,
+        namespace: str,  # noqa: ARG002
+        templates: Sequence[ClaimTemplate],  # noqa: ARG002
+        dry_run: bool,  # noqa: ARG002
+    ) -> list[str]:
+        return []
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:  # noqa: ARG002
         return []
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:  # noqa: ARG002
@@ -63,7 +76,13 @@ class InCluster:
             exempt=exempt,
             is_proven=settings.client_ca is not None,
         )
+        is_proven = settings.client_ca is not None
+        self._templates = (
+            None if settings.pool is None else Templates(cluster, metrics, self._namespaces, is_proven=is_proven)
+        )
         others = {"nodes": self._nodes.watch, "namespaces": self._namespaces.watch}
+        if self._templates is not None:
+            others |= {"resourceclaimtemplates": self._templates.watch}
         self.watches = ChainMap(others, self._tokens.watches)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -72,6 +91,8 @@ class InCluster:
             await nursery.start(self._nodes.run, self._cluster)
             await nursery.start(self._namespaces.run, self._cluster)
             await nursery.start(self._tokens.run)
+            if self._templates is not None:
+                await nursery.start(self._templates.run)
             nursery.start_soon(self._events.run, self._cluster)
             task_status.started()
 
@@ -84,6 +105,15 @@ class InCluster:
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         return await self._tokens.ensure(namespace, dry_run)
+
+    async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
+        """As tokens: whoever reaches the webhook can name any namespace."""
+        if self._templates is None:
+            return []
+        return await self._templates.ensure(namespace, templates, dry_run)
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
+        return [] if self._templates is None else await self._templates.missing(namespace, templates)
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
         """By the same proof as a copy of the tokens: whoever reaches the webhook can name any namespace."""

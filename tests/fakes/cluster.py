@@ -2,7 +2,7 @@
 
 A test sets the scene with ``put``, ``remove``, ``add_namespace`` and ``terminate_namespace``, which are nobody's
 requests; looks at it with ``find`` and ``all``; reads in ``requests`` what the code under test asked for; and breaks
-things with ``fail_with``, ``failing``, ``hang``, ``disconnect``, ``stall`` and ``expire``.
+things with ``fail_with``, ``failing``, ``hang``, ``disconnect``, ``stall``, ``expire`` and ``drop``.
 
 The same assertions hold for it and for a real API server: ``tests/real/apiserver/test_cluster_contract.py``.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ import trio
 from bitfusiond.kube import (
     MUTATING,
     NAMESPACES,
+    NO_LABELS,
     VALIDATING,
     Change,
     ClusterError,
@@ -47,11 +48,22 @@ class _Selector:
     resource: Resource
     namespace: str | None
     name: str | None
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
 
     def takes(self, key: Key) -> bool:
         return (
             key.resource == self.resource and self.namespace in (None, key.namespace) and self.name in (None, key.name)
         )
+
+    def is_labelled(self, document: Object) -> bool:
+        return self.labels.items() <= (document.get("metadata", {}).get("labels") or {}).items()
+
+    def seen(self, change: Change, before: Object) -> Change | None:
+        """``change`` for whoever watches by labels: an object that comes to have them is added, one without is gone."""
+        was = bool(before) and self.is_labelled(before)
+        if change.type == "DELETED" or not self.is_labelled(change.object):
+            return Change("DELETED", change.object) if was else None
+        return Change("MODIFIED" if was else "ADDED", change.object)
 
 
 @dataclass(slots=True)
@@ -74,10 +86,11 @@ class FakeCluster(Faults):
         super().__init__()
         self._terminating: set[str] = set()
         self._stored: dict[Key, _Stored] = {}
-        self._history: list[tuple[int, Key, Change]] = []
+        self._history: list[tuple[int, Key, Change, Object]] = []
         self._version = 100
         self._forgotten = 0
         self._watches: list[_Watch] = []
+        self._dropping: list[tuple[Resource, Callable[[Object], None]]] = []
         self.add_namespace("default", "kube-system", "bwki", *namespaces)
 
     # --- the scene ------------------------------------------------------------------------------------------------
@@ -112,9 +125,9 @@ class FakeCluster(Faults):
     def remove(self, resource: Resource, namespace: str | None, name: str) -> None:
         """Delete an object as somebody else."""
         key = Key(resource, namespace, name)
-        document = copy.deepcopy(self._stored.pop(key).document)
-        document["metadata"]["resourceVersion"] = str(self._next_version())
-        self._publish(key, Change("DELETED", document))
+        document = self._stored.pop(key).document
+        gone = {**document, "metadata": {**document["metadata"], "resourceVersion": str(self._next_version())}}
+        self._publish(key, Change("DELETED", gone), document)
 
     def find(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
         """A copy of the object as it is stored, None where there is none."""
@@ -154,6 +167,10 @@ class FakeCluster(Faults):
         self._history.clear()
         self._end_watches(ExpiredError(f"too old resource version (before {self._forgotten})"))
 
+    def drop(self, resource: Resource, drop: Callable[[Object], None]) -> None:
+        """As with a feature gate off: ``drop`` takes fields out of what is written, and nobody is told."""
+        self._dropping.append((resource, drop))
+
     # --- Cluster --------------------------------------------------------------------------------------------------
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
@@ -166,26 +183,34 @@ class FakeCluster(Faults):
         namespace: str | None = None,
         name: str | None = None,
         *,
+        labels: Mapping[str, str] = NO_LABELS,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
         await self.asked("list", resource, namespace, name)
-        items = self.all(resource, namespace, name)
+        selector = _Selector(resource, namespace, name, labels)
+        items = [each for each in self.all(resource, namespace, name) if selector.is_labelled(each)]
         for item in items:  # a list says once what its items are
             del item["apiVersion"], item["kind"]
         return Listing([keep(item) for item in items] if keep else items, str(self._version))
 
     @asynccontextmanager
     async def watch(
-        self, resource: Resource, resource_version: str, namespace: str | None = None, name: str | None = None
+        self,
+        resource: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> AsyncIterator[AsyncIterator[Change]]:
         await self.asked("watch", resource, namespace, name)
         if int(resource_version) < self._forgotten:
             raise ExpiredError(f"too old resource version: {resource_version} ({self._forgotten})")
         sending, receiving = trio.open_memory_channel[Change | ClusterError](math.inf)
-        watch = _Watch(_Selector(resource, namespace, name), sending)
-        for version, key, change in self._history:
-            if version > int(resource_version) and watch.selector.takes(key):
-                self._send(watch, change)
+        watch = _Watch(_Selector(resource, namespace, name, labels), sending)
+        for version, key, change, before in self._history:
+            if version > int(resource_version):
+                self._tell(watch, key, change, before)
         self._watches.append(watch)
         try:
             async with aclosing(_changes(receiving)) as changes:
@@ -232,8 +257,11 @@ class FakeCluster(Faults):
     ) -> Object:
         await self.asked("patch", resource, namespace, name)
         key = Key(resource, namespace, name)
+        given = body.get("metadata", {}).get("resourceVersion")
         if key not in self._stored:
             self._check_namespace(resource, namespace, name)
+        elif given not in (None, self._stored[key].document["metadata"]["resourceVersion"]):
+            raise ConflictError(f'Operation cannot be fulfilled on {resource.plural} "{name}": the object was modified')
         return self._write(key, body, field_manager, applied=True)
 
     async def delete(
@@ -268,6 +296,9 @@ class FakeCluster(Faults):
             stored.document = copy.deepcopy(body)
             encode_string_data(stored.document)
             fieldsets.update(before, stored.document, stored.owners, manager)
+        for resource, drop in self._dropping:
+            if resource == key.resource:
+                drop(stored.document)
         self._stamp(key, stored, before.get("metadata", {}))
         validate(key, before, stored.document)
         # A write that changes nothing is no write: same resourceVersion, no event.
@@ -275,7 +306,7 @@ class FakeCluster(Faults):
             return stored.document
         stored.document["metadata"]["resourceVersion"] = str(self._next_version())
         self._stored[key] = stored
-        self._publish(key, Change("MODIFIED" if before else "ADDED", stored.document))
+        self._publish(key, Change("MODIFIED" if before else "ADDED", stored.document), before)
         return copy.deepcopy(stored.document)
 
     def _stamp(self, key: Key, stored: _Stored, before: Object) -> None:
@@ -297,11 +328,14 @@ class FakeCluster(Faults):
         self._version += 1
         return self._version
 
-    def _publish(self, key: Key, change: Change) -> None:
-        self._history.append((self._version, key, copy.deepcopy(change)))
+    def _publish(self, key: Key, change: Change, before: Object) -> None:
+        self._history.append((self._version, key, copy.deepcopy(change), before))
         for watch in self._watches:
-            if watch.selector.takes(key):
-                self._send(watch, change)
+            self._tell(watch, key, change, before)
+
+    def _tell(self, watch: _Watch, key: Key, change: Change, before: Object) -> None:
+        if watch.selector.takes(key) and (seen := watch.selector.seen(change, before)) is not None:
+            self._send(watch, seen)
 
     def _send(self, watch: _Watch, change: Change) -> None:
         if not watch.stalled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple
 
-from bitfusiond.kube import MUTATING, NODES, SECRETS, VALIDATING, InvalidError, Object, Resource
+from bitfusiond.kube import CLAIM_TEMPLATES, MUTATING, NODES, SECRETS, VALIDATING, InvalidError, Object, Resource
 
 
 class Key(NamedTuple):
@@ -44,7 +44,18 @@ def validate(key: Key, before: Object, after: Object) -> None:
                 problems.append(f"webhooks[{index}].clientConfig: exactly one of url or service is required")
             missing = {"sideEffects", "admissionReviewVersions"} - webhook.keys()
             problems += [f"webhooks[{index}].{each}: Required value" for each in sorted(missing)]
+    elif key.resource == CLAIM_TEMPLATES:
+        _default_requests(after)
+        if before and before["spec"] != after["spec"]:
+            problems.append("spec: Invalid value: field is immutable")
     elif key.resource == NODES and key.namespace is not None:
         problems.append("metadata.namespace: Forbidden: not allowed on this type")
     if problems:
         raise InvalidError(f'{qualified(key.resource)} "{key.name}" is invalid: {"; ".join(problems)}')
+
+
+def _default_requests(template: Object) -> None:
+    for request in template["spec"]["spec"].get("devices", {}).get("requests", []):
+        for exact in [request["exactly"]] if "exactly" in request else request["firstAvailable"]:
+            exact.setdefault("allocationMode", "ExactCount")
+            exact.setdefault("count", 1)

@@ -107,12 +107,19 @@ def test_each_example_is_rendered_from_its_file(path: Path) -> None:
         assert result.documents == before
 
 
-def test_servers_of_the_pool_are_told_to_a_client_that_must_know_them(tmp_path: Path) -> None:
+def test_a_pod_of_the_pool_comes_with_the_template_of_its_claim(tmp_path: Path) -> None:
     pool = tmp_path / "pool.yaml"
     pool.write_text("servers: [{name: a, address: 'gpu-a:14833', gpus: [{id: '0', name: V100, memory: 16000M}]}]")
-    given = dumped(pods.pod(annotations={names.CLIENT_NAME: "lupine"}))
-    assert "value: gpu-a:14833" in rendered(given, pool=str(pool)).out
-    refused = rendered(given)
+    given = pods.pod(annotations={names.CLIENT_NAME: "lupine"})
+    given["metadata"]["namespace"] = "team"
+    template, pod = rendered(dumped(given, given), pool=str(pool)).documents[:2]
+    assert template["kind"] == "ResourceClaimTemplate"
+    assert template["metadata"]["namespace"] == "team"
+    asked = {"name": "bitfusion-0", "resourceClaimTemplateName": template["metadata"]["name"]}
+    assert pod["spec"]["resourceClaims"] == [asked]
+    in_list = {"apiVersion": "v1", "kind": "List", "items": [given]}
+    assert [each["kind"] for each in rendered(dumped(in_list), pool=str(pool)).documents] == [template["kind"], "List"]
+    refused = rendered(dumped(given))
     assert refused.status == 1
     assert "the client lupine must know its servers, and none are known" in refused.err
 

@@ -67,6 +67,7 @@ SILENT = {
     *("bitfusion-client/os, bitfusion-client/version", "exceeded maximum nesting depth", "'AbstractChildWatcher' is"),
     *("\0 (the next pod there gets a new copy; ADOPT=yes just deploy does it for all such)",),
     *("the configuration", "the connection ended before the answer"),  # parts of others
+    'device.driver == "bitfusion.io"',  # of CEL
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }
 # What begins so is a command that a message advises or that is run, a form of names, a file's head.
@@ -76,6 +77,8 @@ SILENT_BEGINNINGS = (
     "bitfusion-client-OS",
     "HOST:PORT with",
     "# The Bitfusion clients",
+    "# The pool's inventory",
+    "- name: server-",
     "\n    . : [",
     "\n    builtin catchsegv",
     "export PATH=",

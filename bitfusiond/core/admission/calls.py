@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 
-from bitfusiond.core import names
+from bitfusiond.core import names, quantity
 from bitfusiond.core.admission import shell
 from bitfusiond.core.admission.script import Command, commands
 from bitfusiond.core.admission.shell import ASSIGNMENT
@@ -249,7 +249,7 @@ def _calls(command: Command, index: int) -> list[Call]:
     return found
 
 
-def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | None:
+def excess(calls: Iterable[Call], counted: int, sizes: Sequence[int]) -> str | None:
     """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
     for call in calls:
         options, _ = _options(call.asked or ())
@@ -257,7 +257,7 @@ def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | N
         for option, value in options:
             if option is not None and value is not None and not _NUMBER.fullmatch(value):
                 return f"{shown(words)}: {shown(value)} is no plain number, which could be compared: write it in digits"
-        asked = shares(call, total_megabytes)
+        asked = shares(call, sizes)
         if asked is not None and asked > counted:
             return (
                 f"{shown(words)} asks for {asked} shares of {names.GPU}, the container for {counted}: ask for less"
@@ -266,10 +266,10 @@ def excess(calls: Iterable[Call], counted: int, total_megabytes: int) -> str | N
     return None
 
 
-def shares(call: Call, total_megabytes: int) -> int | None:
+def shares(call: Call, sizes: Sequence[int]) -> int | None:
     """How many hundredths of a GPU ``call`` asks for; None where that cannot be said.
 
-    Without ``-p`` and ``-m`` the client takes whole GPUs. ``total_megabytes`` is the memory of one, 0 = not known.
+    Without ``-p`` and ``-m`` the client takes whole GPUs. ``sizes`` are the megabytes of those that there are.
     """
     if call.asked is None:
         return 0
@@ -283,10 +283,10 @@ def shares(call: Call, total_megabytes: int) -> int | None:
             gpus = number
         elif option in _FRACTION:
             fraction = max(fraction or Fraction(0), number)
-        elif not total_megabytes:
+        elif not sizes:
             return None
         else:
-            fraction = max(fraction or Fraction(0), number / total_megabytes)
+            fraction = max(fraction or Fraction(0), number / quantity.fitting(number, sizes))
     return math.ceil(gpus * (Fraction(1) if fraction is None else fraction) * names.SHARES_OF_ONE_GPU)
 
 

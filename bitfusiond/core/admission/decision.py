@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
+from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.pool.inventory import Pool
 
 
@@ -27,17 +29,24 @@ class Rules:
     servers: Callable[[], Sequence[str]] = tuple
     pool: Pool | None = None
 
+    @property
+    def sizes(self) -> Sizes:
+        """Megabytes of the GPUs, by what is said of all of them."""
+        return (self.total_gpu_memory,) if self.total_gpu_memory else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
     """The pod is admitted with these RFC 6902 operations.
 
-    ``takes_tokens``: its namespace must have the token Secrets.
+    ``takes_tokens``: its namespace must have the token Secrets. ``claims`` are made from these templates, which must be
+    there too.
     """
 
     operations: list[Operation]
     warnings: list[str]
     takes_tokens: bool = True
+    claims: tuple[ClaimTemplate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,9 @@ class Untouched:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The pod has everything that it needs but the token Secrets, where it ``takes_tokens``."""
+    """The pod has everything that it needs but the token Secrets, where it ``takes_tokens``, and the templates of its
+    ``claims``, by name.
+    """
 
     takes_tokens: bool = True
+    claims: tuple[str, ...] = ()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients.client import Client, Values
@@ -11,6 +12,7 @@ from bitfusiond.core.fields import Field
 from bitfusiond.core.text import shown
 
 _MOST_RESOURCES = 64  # in limits, and in requests; Kubernetes' own are a handful
+Sizes = Sequence[int]  # megabytes (10^6 bytes) of the GPUs that there are, ascending; none = not known
 _KEYS = (names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY)
 
 
@@ -61,15 +63,12 @@ def resources(container: Field) -> Resources:
     return Resources(field, field["limits"].mapping(_MOST_RESOURCES), field["requests"].mapping(_MOST_RESOURCES))
 
 
-def read(asked: Resources, total_megabytes: int) -> Demand | None:
-    """The demand of a container that asks for GPUs; None where a value is wrong.
-
-    ``total_megabytes`` is what the servers manage for one GPU, 0 = not known.
-    """
+def read(asked: Resources, sizes: Sizes) -> Demand | None:
+    """The demand of a container that asks for GPUs, which have ``sizes``; None where a value is wrong."""
     given = {key: field for key in _KEYS for field in _given(asked, key)}
     amount = _amount(given, asked.field)
     percent = _whole(given[names.GPU_PERCENT], 1, 100) if names.GPU_PERCENT in given else None
-    memory = _memory(given[names.GPU_MEMORY], total_megabytes) if names.GPU_MEMORY in given else None
+    memory = _memory(given[names.GPU_MEMORY], sizes) if names.GPU_MEMORY in given else None
     if names.GPU_PERCENT in given and names.GPU_MEMORY in given:
         asked.field.problem(f"{names.GPU_PERCENT} and {names.GPU_MEMORY} exclude each other: give one of them")
     asked.refuse_shares("it is worked out from")
@@ -79,7 +78,7 @@ def read(asked: Resources, total_megabytes: int) -> Demand | None:
     if amount is None or (percent is None and memory is None):
         return None
     if memory is not None:
-        shares = quantity.shares_of_memory(memory, total_megabytes, amount)
+        shares = quantity.shares_of_memory(memory, _size_for(memory, sizes), amount)
     else:
         shares = quantity.shares_of_percent(percent or 0, amount)
     if shares > quantity.LARGEST:
@@ -87,12 +86,12 @@ def read(asked: Resources, total_megabytes: int) -> Demand | None:
     return Demand(amount, percent, memory, shares, takes_all)
 
 
-def values(asked: Demand, client: Client, total_megabytes: int) -> Values:
+def values(asked: Demand, client: Client, sizes: Sizes) -> Values:
     """What the placeholders of ``client`` stand for in a container that asks so.
 
     A share is told as the container said it, percent as ``{fraction}``, memory as ``{megabytes}``, rounded down; and
-    the other way to a client that knows only that. ``{megabytes}`` of a percentage is left out where
-    ``total_megabytes`` is 0, not known.
+    the other way to a client that knows only that. ``{megabytes}`` of a percentage is left out where no ``sizes`` are
+    known.
     """
     told = {"gpus": str(asked.amount)}
     if client.binary_path is not None:
@@ -101,13 +100,19 @@ def values(asked: Demand, client: Client, total_megabytes: int) -> Values:
         percent = asked.percent or 100
         if client.uses("fraction") or not client.uses("megabytes"):
             told["fraction"] = _fraction(percent * 10_000)
-        elif total_megabytes:
-            told["megabytes"] = str(total_megabytes * percent // 100)
+        elif sizes:
+            told["megabytes"] = str(sizes[0] * percent // 100)  # no more than was counted, on whichever GPU
     elif client.uses("megabytes") or not client.uses("fraction"):
         told["megabytes"] = str(asked.memory // quantity.MEGABYTE)
     else:
-        told["fraction"] = _fraction(asked.memory * 10**6 // (total_megabytes * quantity.MEGABYTE))
+        size = _size_for(asked.memory, sizes)
+        told["fraction"] = _fraction(asked.memory * 10**6 // (size * quantity.MEGABYTE))
     return told
+
+
+def _size_for(memory: int, sizes: Sizes) -> int:
+    """The megabytes of the smallest GPU that has so many bytes."""
+    return quantity.fitting(Fraction(memory, quantity.MEGABYTE), sizes)
 
 
 def _fraction(millionths: int) -> str:
@@ -164,7 +169,7 @@ def _whole(field: Field, lowest: int, highest: int | None = None) -> int | None:
     return number
 
 
-def _memory(field: Field, total_megabytes: int) -> int | None:
+def _memory(field: Field, sizes: Sizes) -> int | None:
     """Bytes of each GPU, at most what one has; None, with a problem, for anything else."""
     value = shown(field.value)
     try:
@@ -172,15 +177,15 @@ def _memory(field: Field, total_megabytes: int) -> int | None:
     except ValueError:
         field.problem(f"{value} is not a whole number of bytes such as 8000M, 8Gi or 8000000000")
         return None
-    if not total_megabytes:
+    if not sizes:
         field.problem(
             "cannot be served, as the webhook does not know the GPUs' memory: set TOTAL_GPU_MEMORY, or ask for"
             f" {names.GPU_PERCENT}"
         )
     elif memory < quantity.MEGABYTE:
         field.problem(f"{value} is below 1M; the unit is bytes, so write for example 8000M or 8Gi")
-    elif memory > total_megabytes * quantity.MEGABYTE:
-        field.problem(f"{value} is more than the {total_megabytes}M that one GPU has")
+    elif memory > sizes[-1] * quantity.MEGABYTE:
+        field.problem(f"{value} is more than the {sizes[-1]}M that one GPU has")
     else:
         return memory
     return None

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, command, demand, injection, optin, patch, pod, populate_container
+from bitfusiond.core.admission import calls, claims, command, demand, injection, optin, patch, pod, populate_container
+from bitfusiond.core.admission.claims import Claim
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
+from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Pod
@@ -43,29 +45,35 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     client = optin.client(root["metadata"]["annotations"], rules.catalogue)
-    given = pod.read(root, asked.mode, client, rules.total_gpu_memory, looked_up)
+    chosen = claims.selection(root["metadata"]["annotations"], client, rules)
+    sizes = claims.sizes(chosen, rules)
+    given = pod.read(root, asked.mode, client, sizes, looked_up)
     template = rules.template.for_client(client) if client else rules.template
     servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
-    if client is not None:
+    if chosen is not None:
+        claims.check(given, chosen, client)
+    elif client is not None:
         _check_client(given, client, servers)
-    _check_calls(given, rules.total_gpu_memory)
+    _check_calls(given, sizes)
     injection.check_mounts(given.gpu_containers, template)
     populate_container.check_names(given, template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    commands: dict[str, dict[str, list[str]]] = {}
-    variables: dict[str, list[Variable]] = {}
-    for each in given.gpu_containers:
-        values = demand.values(each.demand, client, rules.total_gpu_memory)
-        commands[each.pointer] = _commands(each, client, values, given.filters)
-        variables[each.pointer] = _variables(client, values, servers)
+    values = {each.pointer: demand.values(each.demand, client, sizes) for each in given.gpu_containers}
+    commands = {
+        each.pointer: _commands(each, client, values[each.pointer], given.filters) for each in given.gpu_containers
+    }
+    told = [each for each in client.env if chosen is None or not each.names_servers]  # else the node tells them
+    variables = {where: _variables(client, told, each, servers) for where, each in values.items()}
+    claimed = claims.of_containers(given, chosen, client, values)
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
     if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(
-        _operations(given, client, commands, variables, template),
-        _warnings(given, client, variables, rules),
+        _operations(given, client, commands, variables, template, claimed),
+        [*_warnings(given, client, variables, rules, sizes), *claims.warnings(given, client, claimed)],
         client.takes_tokens,
+        tuple({each.template.name: each.template for each in claimed.values()}.values()),
     )
 
 
@@ -83,12 +91,12 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
         )
 
 
-def _check_calls(given: Pod, total_megabytes: int) -> None:
+def _check_calls(given: Pod, sizes: Sizes) -> None:
     """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
     for container in given.gpu_containers:
         if container.asked:
             shares = container.asked.shares
-            pod.check_calls(container.field, container.calls, container.hooks, shares, total_megabytes)
+            pod.check_calls(container.field, container.calls, container.hooks, shares, sizes)
 
 
 def _commands(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> dict[str, list[str]]:
@@ -103,10 +111,10 @@ def _commands(container: GpuContainer, client: Client, values: Values, filters: 
     return found
 
 
-def _variables(client: Client, values: Values, servers: Sequence[str]) -> list[Variable]:
-    """What the client wants in the environment: its libraries, and what its entry says."""
+def _variables(client: Client, told: Sequence[Variable], values: Values, servers: Sequence[str]) -> list[Variable]:
+    """What the client wants in the environment: its libraries, and what of its entry's is ``told``."""
     libraries = Variable(names.LD_LIBRARY_PATH, client.library_path, prepends=":") if client.library_path else None
-    return [*([libraries] if libraries else []), *environment(client.env, values, servers)]
+    return [*([libraries] if libraries else []), *environment(told, values, servers)]
 
 
 def _operations(
@@ -115,6 +123,7 @@ def _operations(
     commands: Mapping[str, Mapping[str, list[str]]],
     variables: Mapping[str, list[Variable]],
     template: Template,
+    claimed: Mapping[str, Claim],
 ) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
     renamed = injection.volume_names(template, given.volumes)
@@ -125,13 +134,17 @@ def _operations(
             operations.append((patch.add if is_absent else patch.replace)(path, words))
         if container.program and "args" in container.raw and not container.program.keeps_args:
             operations.append(patch.remove(f"{container.pointer}/args"))
-        operations += injection.gpu_container(container, variables[container.pointer], template, renamed)
+        own = template.for_claim(claimed[container.pointer].name) if claimed else template
+        operations += injection.gpu_container(container, variables[container.pointer], own, renamed)
     operations += injection.volumes(template, given.spec, renamed)
-    operations += populate_container.init_containers(given, client, template, renamed)
+    operations += claims.operations(given, claimed)
+    operations += populate_container.init_containers(given, client, template, renamed, claimed.values())
     return operations
 
 
-def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]], rules: Rules) -> list[str]:
+def _warnings(
+    given: Pod, client: Client, variables: Mapping[str, list[Variable]], rules: Rules, sizes: Sizes
+) -> list[str]:
     """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
@@ -155,7 +168,7 @@ def _warnings(given: Pod, client: Client, variables: Mapping[str, list[Variable]
             f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"
             f" {each.demand.shares} shares are counted"
             for each in given.gpu_containers
-            if any(calls.shares(call, rules.total_gpu_memory) is None for call in each.calls)
+            if any(calls.shares(call, sizes) is None for call in each.calls)
         ),
         *(
             f"{each.field.path}: LD_LIBRARY_PATH of its image is not known: {each.image.reason}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bitfusiond.core import names
 from bitfusiond.core.admission import calls, command, demand, hooks, mounts, optin
 from bitfusiond.core.admission.calls import Call
-from bitfusiond.core.admission.demand import Demand, Resources
+from bitfusiond.core.admission.demand import Demand, Resources, Sizes
 from bitfusiond.core.admission.hooks import Hook
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.clients.client import Client
@@ -76,10 +76,10 @@ class Pod:
     gpu_containers: list[GpuContainer]
 
 
-def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: int, images: Images = NONE) -> Pod:
+def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, images: Images = NONE) -> Pod:
     """What ``pod``, which opted in, asks for; ``chosen`` is its client, None = it asked for a wrong one.
 
-    ``total_megabytes`` is what the Bitfusion servers manage for one GPU, 0 = not known; ``images`` were looked up.
+    GPUs have ``sizes``; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     before = len(pod.problems)
@@ -90,8 +90,7 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, total_megabytes: 
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     gpu_containers = [
-        _gpu_container(*each, mode, chosen, total_megabytes, by_name, images, reads_command=reads_commands)
-        for each in found
+        _gpu_container(*each, mode, chosen, sizes, by_name, images, reads_command=reads_commands) for each in found
     ]
     _check_number(spec, len(found), is_sound=len(pod.problems) == before)
     _check_platform(spec)
@@ -140,7 +139,7 @@ def _gpu_container(
     resources: Resources,
     mode: Mode | None,
     chosen: Client | None,
-    total_megabytes: int,
+    sizes: Sizes,
     volumes: Mapping[str, Json],
     images: Images,
     *,
@@ -159,7 +158,7 @@ def _gpu_container(
     return GpuContainer(
         container,
         pointer,
-        demand.read(resources, total_megabytes),
+        demand.read(resources, sizes),
         program,
         own,
         hooks.read(container) if reads_command and is_bitfusion else (),
@@ -194,17 +193,15 @@ def check_length(spec: Field, containers: Sequence[Field], images: Images = NONE
     return problem is None
 
 
-def check_calls(
-    container: Field, found: Iterable[Call], beside: Iterable[Hook], counted: int, total_megabytes: int
-) -> None:
+def check_calls(container: Field, found: Iterable[Call], beside: Iterable[Hook], counted: int, sizes: Sizes) -> None:
     """Note where a call asks for more than the ``counted`` shares of ``container``, or a quota would count nothing.
 
     ``found`` are those in its command, others are in the hooks ``beside`` it.
     """
-    if problem := calls.excess(found, counted, total_megabytes):
+    if problem := calls.excess(found, counted, sizes):
         container["command"].problem(problem)
     for hook in beside:
-        if problem := calls.excess(calls.anywhere(hook.words), counted, total_megabytes):
+        if problem := calls.excess(calls.anywhere(hook.words), counted, sizes):
             hook.field.problem(problem)
 
 

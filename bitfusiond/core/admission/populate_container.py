@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from bitfusiond.core import quantity
 from bitfusiond.core.admission import patch
+from bitfusiond.core.admission.claims import Claim
 from bitfusiond.core.admission.injection import under_names
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
@@ -38,13 +39,15 @@ def check_names(pod: Pod, template: Template) -> None:
             name.problem(f"{name.value} is the name of a container that bitfusiond adds: choose another")
 
 
-def init_containers(pod: Pod, client: Client, template: Template, renamed: Mapping[str, str]) -> list[Operation]:
+def init_containers(
+    pod: Pod, client: Client, template: Template, renamed: Mapping[str, str], claimed: Collection[Claim]
+) -> list[Operation]:
     """The template's initContainers, in front of the pod's own: a GPU container among those needs the client too."""
     if not template.init_containers:
         return []
     first, *others = ({**each} for each in template.init_containers)
     if client.tree or client.takes_tokens:  # else it is one that the operator added
-        _fit(first, pod, client)
+        _fit(first, pod, client, [each.name for each in claimed] if client.takes_tokens else [])
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -54,13 +57,22 @@ def init_containers(pod: Pod, client: Client, template: Template, renamed: Mappi
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
 
 
-def _fit(container: Json, pod: Pod, client: Client) -> None:
-    """Tell the one that runs `bitfusiond --role init` its client, and give it the resources and the user of the pod."""
-    container["args"] = [*(container.get("args") or []), *_client_options(client)]
+def _fit(container: Json, pod: Pod, client: Client, claimed: Sequence[str]) -> None:
+    """Tell the one that runs `bitfusiond --role init` its client, and give it the resources and the user of the pod.
+
+    It is part of the claims, and so sees in its environment which servers they are on.
+    """
+    container["args"] = [
+        *(container.get("args") or []),
+        *_client_options(client),
+        *(["--claims", ",".join(claimed)] if claimed else []),
+    ]
     largest = largest_resources(
         [each.value for each in (*pod.init_containers, *pod.containers)], [each.raw for each in pod.gpu_containers]
     )
-    resources = _with_own(largest, mapping(container, "resources"))
+    resources: Json = _with_own(largest, mapping(container, "resources"))
+    if claimed:
+        resources = {**resources, "claims": [{"name": name} for name in claimed]}
     if resources:
         container["resources"] = resources
     container["securityContext"] = {**_RESTRICTED, **_as_workload(pod), **mapping(container, "securityContext")}

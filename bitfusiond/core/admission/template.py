@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from bitfusiond.core import names, quantity
@@ -48,6 +48,17 @@ class Template:
     mount_paths: frozenset[str]
     above: Mapping[str, str]
     below_files: tuple[str, ...]
+
+    def for_claim(self, claim: str) -> Template:
+        """What a container of ``claim`` gets: `bitfusiond --role init` writes a servers.conf for each claim."""
+        files = _volumes_at(self.init_containers[0], "--client-dir") if self.init_containers else set()
+        mounts = tuple(
+            {**each, "subPath": f"{claim}/{names.SERVERS_CONF}"}
+            if each["name"] in files and each.get("subPath") == names.SERVERS_CONF
+            else each
+            for each in self.volume_mounts
+        )
+        return replace(self, volume_mounts=mounts)
 
     def for_client(self, client: Client) -> Template:
         """What of it serves ``client``: no volume that stays empty, and no initContainer that would fill none."""

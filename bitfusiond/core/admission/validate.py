@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
 from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import calls, command, hooks, optin, pod, shell
+from bitfusiond.core.admission import calls, claims, command, hooks, optin, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
+from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
@@ -40,19 +42,26 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     client = _client(document, rules.catalogue)
+    chosen = claims.selection(root["metadata"]["annotations"], client, rules)
     root["spec"].mapping()
+    ours = None if chosen is None else claims.held(root["spec"])
     groups = pod.containers_of(root["spec"], more=len(rules.template.init_containers))
     serving = [each for containers in groups.values() for each in containers if _counted(each) > 0]
     if asked.mode is Mode.NONE and not serving and not root.problems:
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
         if asked.mode is not Mode.NONE:
-            root.problems.extend(_lost_parts(asked, groups, rules.template, client))
+            root.problems.extend(_lost_parts(asked, groups, rules.template, client, ours))
+        if ours is not None:
+            claims.check_node(root["spec"])
         for container in serving if client.is_bitfusion else ():
-            _check_calls(container, rules.total_gpu_memory)
+            _check_calls(container, claims.sizes(chosen, rules))
         if asked.is_injected and largest is not None:
             root.problems.extend(_too_large(groups, largest))
-    return Refusal(root.problems) if root.problems else Allowed(client.takes_tokens)
+    if root.problems:
+        return Refusal(root.problems)
+    needed = [name for each in serving for name in claims.templates(ours, each)] if ours else []
+    return Allowed(client.takes_tokens, tuple(dict.fromkeys(needed)))
 
 
 def _client(document: Json, catalogue: Catalogue) -> Client:
@@ -63,10 +72,19 @@ def _client(document: Json, catalogue: Catalogue) -> Client:
     return optin.client(annotations, catalogue) or (Client(name) if is_other else _SOME_BITFUSION)
 
 
-def _lost_parts(asked: optin.OptIn, groups: _Groups, whole: Template, client: Client) -> Iterator[str]:
+def _lost_parts(
+    asked: optin.OptIn, groups: _Groups, whole: Template, client: Client, ours: Mapping[str, str] | None
+) -> Iterator[str]:
     """What mutation adds must still be there: without it the pod would start without a GPU."""
     template = whole.for_client(client)
-    missing = [*_missing_in_pod(asked, groups, template), *_missing_in_containers(asked, groups, template, client)]
+    told = [each for each in client.env if ours is None or not each.names_servers]
+    missing = [
+        *_missing_in_pod(asked, groups, template),
+        *_missing_in_containers(asked, groups, template, replace(client, env=tuple(told))),
+    ]
+    if ours is not None:
+        served = (each for containers in groups.values() for each in containers if _counted(each) > 0)
+        missing += [f"{each.path} has no claim on the pool" for each in served if not claims.templates(ours, each)]
     if missing:
         yield (
             "the pod opted in but was not injected, or another webhook took parts away: "
@@ -81,9 +99,9 @@ def _counted(container: Field) -> int:
     return int(_amount(_limits(container).get(names.GPU, 0)))
 
 
-def _check_calls(container: Field, total_megabytes: int) -> None:
+def _check_calls(container: Field, sizes: Sizes) -> None:
     found = calls.anywhere(pod.argv(container))
-    pod.check_calls(container, found, hooks.read(container), _counted(container), total_megabytes)
+    pod.check_calls(container, found, hooks.read(container), _counted(container), sizes)
 
 
 def _missing_in_pod(asked: optin.OptIn, groups: _Groups, template: Template) -> Iterator[str]:

@@ -41,6 +41,12 @@ class Variable:
     between: str | None = None
     prepends: str | None = None
 
+    @property
+    def names_servers(self) -> bool:
+        """Whether it says where the servers are."""
+        used = placeholders(self.name) | placeholders(self.value)
+        return self.between is not None or not used.isdisjoint(_OF_SERVERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -92,7 +98,7 @@ class Client:
     @property
     def wants_servers(self) -> bool:
         """Whether some variable names the servers."""
-        return not self._used.isdisjoint(_OF_SERVERS) or any(each.between is not None for each in self.env)
+        return any(each.names_servers for each in self.env)
 
     @property
     def merges_library_path(self) -> bool:

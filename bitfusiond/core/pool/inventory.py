@@ -61,6 +61,9 @@ class Pool:
 
     servers: tuple[Server, ...]
 
+    def __hash__(self) -> int:
+        return hash(len(self.servers))  # it is looked up for each pod, and may be large
+
     @property
     def shares(self) -> int:
         """What all its GPUs have together; 100 = one GPU."""

@@ -18,7 +18,7 @@ from bitfusiond.core.pool import allocation, cdi
 from bitfusiond.core.pool.allocation import AllocationError
 from bitfusiond.core.pool.cdi import ClaimRef, Prepared
 from bitfusiond.core.text import one_line
-from bitfusiond.kube import RESOURCE_CLAIMS, RESOURCE_SLICES, Cluster, ClusterError, ForbiddenError, NotFoundError
+from bitfusiond.kube import CLAIMS, RESOURCE_SLICES, Cluster, ClusterError, ForbiddenError, NotFoundError
 from bitfusiond.plugin.dra.cdifiles import CdiFiles
 from bitfusiond.plugin.metrics import DriverMetrics
 from bitfusiond.plugin.retry import Retry
@@ -118,7 +118,7 @@ class Driver:
     async def _claim(self, ref: ClaimRef) -> ResourceClaim:
         """The claim that the kubelet means. Raises ClusterError, AllocationError."""
         try:
-            claim = await self._cluster.get(RESOURCE_CLAIMS, ref.namespace, ref.name)
+            claim = await self._cluster.get(CLAIMS, ref.namespace, ref.name)
         except NotFoundError:
             raise AllocationError(f"it is gone from the API server; {_DELETE}") from None
         except ForbiddenError as error:
@@ -167,7 +167,7 @@ class Driver:
                 return
             claim = prepared.claim
             try:
-                found = await self._cluster.get(RESOURCE_CLAIMS, claim.namespace, claim.name)
+                found = await self._cluster.get(CLAIMS, claim.namespace, claim.name)
             except NotFoundError:
                 found = {}
             if mapping(found, "metadata").get("uid") != uid:

@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitfusiond.core.tokens.copies import Create, Decision, Leave, Refuse, Update
-from bitfusiond.kube import (
-    SECRETS,
-    Cluster,
-    ClusterError,
-    ConflictError,
-    ForbiddenError,
-    NotFoundError,
-    UnavailableError,
-)
+from bitfusiond.kube import SECRETS, Cluster, ClusterError, ConflictError, NotFoundError
+from bitfusiond.webhook.flights import Problem, explained
 from bitfusiond.webhook.tokens.inventory import Inventory, Key
 
 # Each conflict means that another replica, or a person, wrote in between; after one of theirs the copy mostly is right.
 _CONFLICTS = 5
-
-
-class Problem(Exception):  # noqa: N818 - for a person, and often not ours
-    """The copy is not there, or not right. ``reason`` is one of few words; ``passing``: worth another try soon."""
-
-    def __init__(self, reason: str, message: str, *, passing: bool = False) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.passing = passing
 
 
 async def ensure_copy(cluster: Cluster, inventory: Inventory, key: Key, decide: Callable[[Key], Decision]) -> bool:
@@ -45,7 +29,7 @@ async def ensure_copy(cluster: Cluster, inventory: Inventory, key: Key, decide: 
                     if await _write(cluster, inventory, key, write):
                         return True
     except ClusterError as error:
-        raise explained(error, key) from None
+        raise explained(error, _where(key), key.namespace, "copied", "Secrets") from None
     raise Problem("conflict", f"{_where(key)} changes all the time, so no copy could be made: try again", passing=True)
 
 
@@ -73,34 +57,6 @@ async def _read_again(cluster: Cluster, inventory: Inventory, key: Key) -> None:
         inventory.observe(await cluster.get(SECRETS, key.namespace, key.token.secret))
     except NotFoundError:
         inventory.forget(key.namespace, key.token.secret)
-
-
-def explained(error: ClusterError, key: Key) -> Problem:
-    """The API server's answer in terms of the pod that waits for it."""
-    where, namespace = _where(key), key.namespace
-    reason, message = "invalid", f"{where} cannot be copied, the API server does not take it: {error}"
-    match error:
-        case ForbiddenError() if "being terminated" in str(error):
-            reason, message = "terminating", f"namespace {namespace} is being deleted: nothing can be created in it"
-        case ForbiddenError() if "exceeded quota" in str(error) or "failed quota" in str(error):
-            reason = "quota"
-            message = (
-                f"{where} cannot be copied, a ResourceQuota of the namespace leaves no room for it ({error}): raise the"
-                " quota or delete Secrets"
-            )
-        case ForbiddenError():
-            reason = "forbidden"
-            message = (
-                f"{where} cannot be copied, the API server does not permit it to bitfusiond ({error}): the cluster's"
-                " administrator must give bitfusiond its permissions (`just deploy`)"
-            )
-        case NotFoundError():
-            reason, message = "not_found", f"namespace {namespace} is not there ({error})"
-        case UnavailableError():
-            reason, message = "unavailable", f"{where} cannot be copied at the moment, try again ({error})"
-        case ConflictError():
-            reason, message = "conflict", f"{where} was changed at the same moment, try again ({error})"
-    return Problem(reason, message, passing=isinstance(error, UnavailableError | ConflictError))
 
 
 def _where(key: Key) -> str:

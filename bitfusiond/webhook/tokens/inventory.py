@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bitfusiond.core import names
 from bitfusiond.core.tokens import copies, marks
 from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS, Content, Copy, Decision, Missing, State, Summary, Token
-from bitfusiond.kube import Object
+from bitfusiond.kube import Object, is_older
 
 SOURCE_NAMES = (*BY_SECRET, names.EARLIER_TOKEN_SECRET)
 
@@ -68,7 +68,7 @@ class Inventory:
         """A Secret as it is, or was a moment ago."""
         metadata = secret["metadata"]
         name, namespace = metadata["name"], metadata["namespace"]
-        if _older(metadata["resourceVersion"], self._version(namespace, name)):
+        if is_older(metadata["resourceVersion"], self._version(namespace, name)):
             return
         if name in BY_SECRET:
             self._stored[name][namespace] = copies.summarize(secret, BY_SECRET[name])
@@ -82,7 +82,7 @@ class Inventory:
 
     def forget(self, namespace: str, name: str, resource_version: str | None = None) -> None:
         """There is no such Secret, or was none at ``resource_version``."""
-        if resource_version is not None and _older(resource_version, self._version(namespace, name)):
+        if resource_version is not None and is_older(resource_version, self._version(namespace, name)):
             return
         if name in BY_SECRET:
             self._stored[name].pop(namespace, None)
@@ -186,14 +186,3 @@ class Inventory:
             self._unproven.add(key)
         else:
             self._unproven.discard(key)
-
-
-def _older(version: str, than: str | None) -> bool:
-    """Whether one resourceVersion is of an earlier moment than another.
-
-    The API documents them as opaque, but every API server counts etcd's revisions (and KEP-5504 promises so); where
-    they are no numbers, the news that comes last is taken for the newest.
-    """
-    if than is None or not (version.isdecimal() and than.isdecimal()):
-        return False
-    return int(version) < int(than)

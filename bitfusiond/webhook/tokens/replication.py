@@ -30,23 +30,19 @@ from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
 from bitfusiond.kube.follow import WatchState, follow
-from bitfusiond.pacing import Allowance, Backoff, Repeats
+from bitfusiond.pacing import Backoff, Repeats
+from bitfusiond.webhook.flights import ENSURE_SECONDS, LISTED_SECONDS, Flights, Problem, Turns, patiently
 from bitfusiond.webhook.namespaces import Namespaces
-from bitfusiond.webhook.tokens.copying import Problem, ensure_copy
+from bitfusiond.webhook.tokens.copying import ensure_copy
 from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
 from bitfusiond.webhook.tokens.markkey import MarkKey
 from bitfusiond.webhook.tokens.metrics import Metrics
 
-ENSURE_SECONDS = 5.0  # for all that an admission waits for; the API server gives a webhook 10 s by default
-LISTED_SECONDS = 2.0  # of these, for the first lists
 # Namespaces that get their first copies, where nobody proves to be the API server: far above what people make, and so
 # that a cluster whose pods all start at once waits for seconds.
 FIRST_COPIES_AT_ONCE = 500
 FIRST_COPIES_PER_SECOND = 20.0
-FIRST_COPY_SECONDS = 2.0  # of ENSURE_SECONDS, to wait for one's turn
 _NOT_YET = f"bitfusiond copies tokens into {FIRST_COPIES_PER_SECOND:g} new namespaces a second: try again"
-_TRIES = 3
-_PAUSE_SECONDS = 0.2
 _AT_ONCE_FOR_PODS = 48
 _AT_ONCE_FOR_ROTATION = 12  # of the 16 requests that the client sends at a time: pods must get theirs through
 _GATHER_SECONDS = 0.1  # three Secrets that are applied together make one rotation
@@ -63,14 +59,6 @@ _MOST_TOLD = 20  # Secrets in a log line
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _log = logs.Log("tokens")
-
-
-class _Flight:
-    """The work for one namespace that all its admissions of this moment wait for."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.problems = ["bitfusiond is stopping: try again"]
 
 
 class _Retry:
@@ -105,7 +93,7 @@ class Replication:
         self._cluster = cluster
         self._namespaces = namespaces
         self._globs = allow_namespaces
-        self._first_copies = None if is_proven else Allowance(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND)
+        self._first_copies = Turns(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND, is_proven=is_proven)
         served = partial(copies.served, globs=allow_namespaces, exempt=exempt)
         self._followed = copies.followed(allow_namespaces, exempt)
         self._inventory = Inventory(token_namespace, served, trio.current_time, self._followed)
@@ -115,7 +103,7 @@ class Replication:
         self._not_listed = set(self.watches)
         self._listed = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._flights: dict[str, _Flight] = {}
+        self._flights: Flights[str] = Flights()
         self._for_pods = trio.CapacityLimiter(_AT_ONCE_FOR_PODS)
         self._admitted: dict[str, float] = {}
         self._lost: set[Key] = set()
@@ -150,7 +138,8 @@ class Replication:
                 return [problem]
             # Bounded by the namespaces that there are: one that has all three is there too.
             self._admitted[namespace] = trio.current_time()
-            return [] if is_there else await self._join_flight(namespace)
+            work = partial(self._ensure_namespace, namespace)
+            return [] if is_there else await self._flights.join(namespace, work).landed()
         return [f"the token Secrets could not be copied into namespace {namespace} in {ENSURE_SECONDS:g} s: try again"]
 
     def ready_reason(self) -> str | None:
@@ -161,69 +150,34 @@ class Replication:
         why = f" ({'; '.join(errors)})" if errors else ""
         return f"tokens: Secrets not listed yet: {', '.join(sorted(self._not_listed))}{why}"
 
-    async def _join_flight(self, namespace: str) -> list[str]:
-        flight = self._flights.get(namespace)
-        if flight is None and self._nursery is not None:
-            flight = self._flights[namespace] = _Flight()
-            # Not in the task that asks: its connection may go away while others wait.
-            self._nursery.start_soon(self._ensure_namespace, namespace, flight)
-        if flight is None:
-            return ["bitfusiond is not running: try again"]
-        await flight.done.wait()
-        return flight.problems
-
-    async def _ensure_namespace(self, namespace: str, flight: _Flight) -> None:
+    async def _ensure_namespace(self, namespace: str) -> list[str]:
         problems: dict[Token, str] = {}
 
         async def ensure_one(token: Token) -> None:
+            key = Key(namespace, token)
             async with self._for_pods:
                 try:
-                    await self._ensure_patiently(Key(namespace, token))
+                    await patiently(partial(ensure_copy, self._cluster, self._inventory, key, self._inventory.decide))
                 except Problem as problem:
                     self._metrics.failures.labels(problem.reason).inc()
                     problems[token] = str(problem)
 
-        try:
-            with trio.move_on_after(ENSURE_SECONDS) as deadline:
-                if not await self._has_turn(namespace):
-                    self._metrics.failures.labels("rate").inc()
-                    flight.problems = [_NOT_YET]
-                    return
-                async with trio.open_nursery() as nursery:
-                    for token in TOKENS:
-                        nursery.start_soon(ensure_one, token)
-            if deadline.cancelled_caught:
-                self._metrics.failures.labels("unavailable").inc()
-                problems[TOKENS[0]] = (
-                    f"the API server did not take the token Secrets for {namespace} in time: try again"
-                )
-            flight.problems = list(dict.fromkeys(problems[token] for token in TOKENS if token in problems))
-        finally:
-            del self._flights[namespace]
-            flight.done.set()
+        with trio.move_on_after(ENSURE_SECONDS) as deadline:
+            if self._has_first_copies(namespace) and not await self._first_copies.wait():
+                self._metrics.failures.labels("rate").inc()
+                return [_NOT_YET]
+            async with trio.open_nursery() as nursery:
+                for token in TOKENS:
+                    nursery.start_soon(ensure_one, token)
+        if deadline.cancelled_caught:
+            self._metrics.failures.labels("unavailable").inc()
+            problems[TOKENS[0]] = f"the API server did not take the token Secrets for {namespace} in time: try again"
+        return list(dict.fromkeys(problems[token] for token in TOKENS if token in problems))
 
-    async def _has_turn(self, namespace: str) -> bool:
-        """Whether the namespace may have its first copies, perhaps after a while."""
+    def _has_first_copies(self, namespace: str) -> bool:
+        """Whether any of the copies that the namespace needs is its first."""
         due = [key for key in (Key(namespace, token) for token in TOKENS) if key not in self._inventory.stale()]
-        if self._first_copies is None or all(isinstance(self._inventory.decide(key), Leave) for key in due):
-            return True
-        pause = self._first_copies.take(trio.current_time(), FIRST_COPY_SECONDS)
-        if pause is None:
-            return False
-        await trio.sleep(pause)
-        return True
-
-    async def _ensure_patiently(self, key: Key) -> None:
-        backoff = Backoff(_PAUSE_SECONDS)
-        for failures in range(1, _TRIES + 1):
-            try:
-                await ensure_copy(self._cluster, self._inventory, key, self._inventory.decide)
-            except Problem as problem:
-                if not problem.passing or failures == _TRIES:
-                    raise
-                await trio.sleep(backoff.failed())
-            else:
-                return
+        return not all(isinstance(self._inventory.decide(key), Leave) for key in due)
 
     # --- for ever -----------------------------------------------------------------------------------------------------
 
@@ -233,7 +187,7 @@ class Replication:
         Needs nothing to be there when it starts, and raises nothing that a cluster can cause: it logs, and tries again.
         """
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery = self._flights.nursery = nursery
             try:
                 for name in SOURCE_NAMES:
                     nursery.start_soon(self._watch_sources, name)
@@ -245,7 +199,7 @@ class Replication:
                 while True:
                     await self._keep_current()
             finally:
-                self._nursery = None
+                self._nursery = self._flights.nursery = None
 
     async def _watch_sources(self, name: str) -> None:
         """Where all namespaces are followed, copies too."""

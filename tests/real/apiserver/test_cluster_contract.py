@@ -166,6 +166,36 @@ async def _change(changes: AsyncIterator[Change]) -> Change:
         return await anext(changes)
 
 
+async def test_labels_choose_what_is_listed_and_watched(cluster: Cluster) -> None:
+    labels = {"contract": "wanted", "second": "too"}
+    wanted = secret("wanted")
+    wanted["metadata"]["labels"] = labels
+    version = (await cluster.list(SECRETS, SPACES[0])).resource_version
+    async with cluster.watch(SECRETS, version, SPACES[0], labels=labels) as changes:
+        await cluster.create(SECRETS, SPACES[0], secret("other"))
+        created = await cluster.create(SECRETS, SPACES[0], wanted)
+        listing = await cluster.list(SECRETS, SPACES[0], labels=labels)
+        assert [item["metadata"]["name"] for item in listing.items] == ["wanted"]
+        assert (await _change(changes)).object == created
+        created["metadata"]["labels"] = {"contract": "wanted"}
+        await cluster.replace(SECRETS, SPACES[0], "wanted", created)
+        assert (await _change(changes)).type == "DELETED"
+
+
+async def test_an_apply_can_name_the_version_that_it_means(cluster: Cluster) -> None:
+    created = await cluster.create(SECRETS, SPACES[0], secret(k="v"))
+
+    async def applied(value: str, version: str, name: str = "s") -> Object:
+        body = {"metadata": {"resourceVersion": version}, "data": {"k": value}}
+        return await cluster.apply(SECRETS, SPACES[0], name, body, field_manager="tests")
+
+    first = created["metadata"]["resourceVersion"]
+    assert (await applied("Mg==", first))["data"] == {"k": "Mg=="}
+    with pytest.raises(ConflictError):
+        await applied("Mw==", first)
+    assert (await applied("Mw==", first, "not-there"))["data"] == {"k": "Mw=="}
+
+
 async def test_a_watch_from_a_version_that_was_forgotten_has_expired(
     cluster: Cluster, request: pytest.FixtureRequest
 ) -> None:

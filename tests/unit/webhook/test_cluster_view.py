@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
+from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.webhook.admission import Admission
 from bitfusiond.webhook.certificates.files import FileCertificate
@@ -35,6 +36,12 @@ class _Around:
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         self.asked.append((namespace, dry_run))
         return self.problems
+
+    async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
+        raise AssertionError("no pool, no claims")
+
+    async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
+        raise AssertionError("no pool, no claims")
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
         return PullSecrets()

@@ -14,8 +14,8 @@ from bitfusiond.core import names
 from bitfusiond.kube import EVENTS, NAMESPACES, SECRETS, ForbiddenError, Object
 from bitfusiond.pacing import Allowance
 from bitfusiond.webhook.events import Events
+from bitfusiond.webhook.flights import ENSURE_SECONDS
 from bitfusiond.webhook.namespaces import APPEAR_SECONDS, Namespaces
-from bitfusiond.webhook.tokens import replication
 from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.cluster import FakeCluster
 from tests.unit.webhook.test_events import OWNER, request_of
@@ -131,7 +131,7 @@ async def test_a_cluster_whose_pods_all_start_at_once_waits_for_seconds_and_a_fl
         async with trio.open_nursery() as nursery:
             for team in teams:
                 nursery.start_soon(ask, tokens, team)
-        assert trio.current_time() - began <= replication.ENSURE_SECONDS
+        assert trio.current_time() - began <= ENSURE_SECONDS
         refused = [team for team in teams if answers[team]]
         assert 535 <= len(teams) - len(refused) <= 541, "500 at once, and 20 a second for as long as one may wait"
         assert all(answers[team][0].endswith("20 new namespaces a second: try again") for team in refused)

@@ -13,7 +13,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from bitfusiond.core.fields import Json
-from bitfusiond.kube import RESOURCE_CLAIMS, RESOURCE_SLICES
+from bitfusiond.kube import CLAIMS, RESOURCE_SLICES
 from bitfusiond.plugin import sockets
 from bitfusiond.plugin.dra import service
 from bitfusiond.plugin.dra.servicers import Registration
@@ -43,7 +43,7 @@ class World:
     def put(self, name: str, *results: Json, config: list[Json] | None = None, pod_claim: str = "bitfusion-0") -> Claim:
         """A claim in the cluster, in a kubelet's words."""
         body = pool.claim(name, *results, config=config, pod_claim=pod_claim)
-        stored = self.cluster.put(RESOURCE_CLAIMS, body)
+        stored = self.cluster.put(CLAIMS, body)
         return "team", name, stored["metadata"]["uid"]
 
     def file(self, claim: Claim) -> Path:

@@ -10,7 +10,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from bitfusiond.core.pool import allocation
-from bitfusiond.kube import RESOURCE_CLAIMS, RESOURCE_SLICES, ForbiddenError, UnavailableError
+from bitfusiond.kube import CLAIMS, RESOURCE_SLICES, ForbiddenError, UnavailableError
 from bitfusiond.plugin.dra import servicers
 from tests.fakes import pool
 from tests.fakes.dra_kubelet import Claim, running
@@ -193,7 +193,7 @@ async def test_a_claim_made_anew_under_the_same_name_is_not_the_one_that_was_mea
 
 async def test_a_plugin_without_the_permission_says_so(world: World, run_driver: RunDriver) -> None:
     claim = world.put("train", result("gpu-a", "gpu-0"))
-    world.cluster.fail_with(ForbiddenError("resourceclaims is forbidden"), resource=RESOURCE_CLAIMS)
+    world.cluster.fail_with(ForbiddenError("resourceclaims is forbidden"), resource=CLAIMS)
     assert await error_of(world, run_driver, claim) == (
         "the plugin of this node may not read it (RBAC): resourceclaims is forbidden"
     )

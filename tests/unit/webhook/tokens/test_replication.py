@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.kube import SECRETS, ConflictError, ForbiddenError, InvalidError, UnavailableError
-from bitfusiond.webhook.tokens.replication import ENSURE_SECONDS, Replication
+from bitfusiond.webhook.flights import ENSURE_SECONDS
+from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.cluster import FakeCluster
 from tests.unit.webhook.tokens.cluster import (
     CA,

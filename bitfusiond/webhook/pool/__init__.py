@@ -1,0 +1,1 @@
+"""The pool in the cluster: published, probed, asked for by templates, and who has how much of it."""
