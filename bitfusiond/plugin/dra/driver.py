@@ -14,7 +14,7 @@ import trio
 from bitfusiond import logs
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import ResourceClaim, ResourceSlice
-from bitfusiond.core.pool import allocation, cdi
+from bitfusiond.core.pool import allocation, cdi, slices
 from bitfusiond.core.pool.allocation import AllocationError
 from bitfusiond.core.pool.cdi import ClaimRef, Prepared
 from bitfusiond.core.text import one_line
@@ -130,7 +130,7 @@ class Driver:
 
     async def _slice(self, pool: str) -> ResourceSlice:
         """What the pool says of a server. Raises ClusterError, AllocationError."""
-        name = allocation.slice_name(pool)
+        name = slices.slice_name(pool)
         try:
             return await self._cluster.get(RESOURCE_SLICES, None, name)
         except NotFoundError:

@@ -13,7 +13,7 @@ import trio
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from bitfusiond.errors import Failure
-from bitfusiond.kube import RESOURCE_CLAIMS, RESOURCE_SLICES, UnavailableError
+from bitfusiond.kube import CLAIMS, RESOURCE_SLICES, UnavailableError
 from bitfusiond.plugin import sockets
 from bitfusiond.plugin.dra import driver, service
 from tests.fakes.dra_kubelet import Claim, DraKubelet, running
@@ -71,7 +71,7 @@ async def test_a_call_that_its_kubelet_gave_up_leaves_nothing_and_the_next_one_i
 ) -> None:
     claim = world.put("train", result("gpu-a", "gpu-0"))
     async with running(world.registry) as kubelet, run_driver():
-        release = world.cluster.hang(resource=RESOURCE_CLAIMS)
+        release = world.cluster.hang(resource=CLAIMS)
         with pytest.raises((GRPCError, TimeoutError, StreamTerminatedError)):
             await kubelet.prepare(claim, seconds=0.3)
         release()
@@ -143,7 +143,7 @@ async def test_a_call_that_does_not_end_holds_the_end_up_no_longer_than_it_may(
     async with running(world.registry) as kubelet, trio.open_nursery() as nursery:
         async with run_driver():
             await kubelet.wait_registered()
-            world.cluster.hang(resource=RESOURCE_CLAIMS)
+            world.cluster.hang(resource=CLAIMS)
             nursery.start_soon(ask, kubelet)
             await until(world.asked)
             began = trio.current_time()
@@ -289,11 +289,11 @@ async def test_files_of_claims_that_ended_meanwhile_go_and_all_others_stay(
     world: World, run_driver: RunDriver, events: Events
 ) -> None:
     gone, anew, kept = await leave(world, run_driver, "gone", "anew", "kept")
-    world.cluster.remove(RESOURCE_CLAIMS, "team", "gone")
-    body = world.cluster.find(RESOURCE_CLAIMS, "team", "anew")
+    world.cluster.remove(CLAIMS, "team", "gone")
+    body = world.cluster.find(CLAIMS, "team", "anew")
     assert body is not None
-    world.cluster.remove(RESOURCE_CLAIMS, "team", "anew")
-    world.cluster.put(RESOURCE_CLAIMS, body)  # under another UID
+    world.cluster.remove(CLAIMS, "team", "anew")
+    world.cluster.put(CLAIMS, body)  # under another UID
     others = [world.cdi / name for name in ("nvidia.json", "bitfusion.io-claim_x.yaml", world.file(gone).stem)]
     broken = world.cdi / "bitfusion.io-claim_broken.json"
     for path in (*others, broken):
@@ -309,7 +309,7 @@ async def test_nothing_is_removed_before_the_api_server_says_so(
     world: World, run_driver: RunDriver, events: Events
 ) -> None:
     gone, kept = await leave(world, run_driver, "gone", "kept")
-    world.cluster.remove(RESOURCE_CLAIMS, "team", "gone")
+    world.cluster.remove(CLAIMS, "team", "gone")
     world.cluster.fail_with(UnavailableError("away"), 3)
     async with run_driver():
         await until(lambda: events("cannot look for claims that are gone"))
@@ -325,7 +325,7 @@ async def test_of_very_many_files_a_bounded_number_is_looked_at(
     monkeypatch.setattr(driver, "MOST_FILES", 2)
     claims = await leave(world, run_driver, "a", "b", "c")
     for _, name, _ in claims:
-        world.cluster.remove(RESOURCE_CLAIMS, "team", name)
+        world.cluster.remove(CLAIMS, "team", name)
     async with run_driver():
         await until(lambda: len(list(world.cdi.iterdir())) == 1)
         await trio.sleep(0.1)
@@ -342,8 +342,8 @@ async def test_a_claim_is_looked_for_and_prepared_one_after_the_other(world: Wor
     async def ask(kubelet: DraKubelet) -> None:
         errors.append((await kubelet.prepare(claim)).claims[claim[2]].error)
 
-    world.cluster.remove(RESOURCE_CLAIMS, "team", "train")
-    release = world.cluster.hang(resource=RESOURCE_CLAIMS)
+    world.cluster.remove(CLAIMS, "team", "train")
+    release = world.cluster.hang(resource=CLAIMS)
     async with running(world.registry) as kubelet, run_driver(), trio.open_nursery() as nursery:
         await until(lambda: world.asked().count("resourceclaims/train") == 2)  # whether it is gone
         nursery.start_soon(ask, kubelet)
