@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from bitfusiond import logs
+from bitfusiond import logs, probes
 from bitfusiond.core.clients import servers_conf
 from bitfusiond.core.devices import Health
 from bitfusiond.files.read import load_yaml
 from bitfusiond.plugin.metrics import Metrics
-
-Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
-
-# One server that answers is enough, so a slow one may be given up.
-PROBE_SECONDS = 3.0
-PROBES_AT_ONCE = 64
-FAILED_ROUNDS = 3
 
 _log = logs.Log("health")
 
@@ -37,7 +30,7 @@ class Prober:
         interval: float,
         report: Callable[[Health, str], None],
         metrics: Metrics,
-        connect: Connect = trio.open_tcp_stream,
+        connect: probes.Connect = trio.open_tcp_stream,
     ) -> None:
         self._path = path
         self._interval = interval
@@ -87,28 +80,9 @@ class Prober:
             )
 
     async def _round(self) -> None:
-        """Probe all servers once, at most PROBES_AT_ONCE at a time, and judge by the answers."""
-        answers: list[bool] = []
-        limit = trio.CapacityLimiter(PROBES_AT_ONCE)
-
-        async def probe(host: str, port: int) -> None:
-            async with limit:
-                answers.append(await self._answers(host, port))
-
-        async with trio.open_nursery() as nursery:
-            for host, port in self._servers:
-                nursery.start_soon(probe, host, port)
-        self._judge(sum(answers))
-
-    async def _answers(self, host: str, port: int) -> bool:
-        """Whether the server accepts a connection within PROBE_SECONDS."""
-        try:
-            with trio.fail_after(PROBE_SECONDS):
-                stream = await self._connect(host, port)
-        except (OSError, ValueError, trio.TooSlowError):  # ValueError: a name that IDNA cannot encode
-            return False
-        await trio.aclose_forcefully(stream)
-        return True
+        """Probe all servers once, and judge by the answers."""
+        answers = await probes.probe_all(self._servers, self._connect)
+        self._judge(sum(answers[server] for server in self._servers))
 
     def _judge(self, reachable: int) -> None:
         """Report what a round with so many ``reachable`` servers means."""
@@ -118,6 +92,8 @@ class Prober:
             self._report(Health.HEALTHY, f"{reachable} of {len(self._servers)} servers accept connections")
             return
         self._failed_rounds += 1
-        if self._failed_rounds >= FAILED_ROUNDS:
-            reason = f"none of {len(self._servers)} servers accepted a connection in {FAILED_ROUNDS} rounds of probes"
+        if self._failed_rounds >= probes.FAILED_ROUNDS:
+            reason = (
+                f"none of {len(self._servers)} servers accepted a connection in {probes.FAILED_ROUNDS} rounds of probes"
+            )
             self._report(Health.UNHEALTHY, reason)

@@ -161,11 +161,14 @@ class Templates:
                 if self.known(namespace, name):
                     continue
                 try:
-                    self._observe(_keep(await self._cluster.get(CLAIM_TEMPLATES, namespace, name)))
+                    found = await self._cluster.get(CLAIM_TEMPLATES, namespace, name)
                 except NotFoundError:
                     lacking.append(name)
                 except ClusterError as error:  # the pod waits until there is an answer, as any pod does
                     _log.warning("claim template not seen", namespace=namespace, name=name, message=str(error))
+                else:
+                    if slices.LABELS.items() <= mapping(found, "metadata", "labels").items():
+                        self._observe(_keep(found))  # of another the watch would not tell that it goes
         return lacking
 
     def ready_reason(self) -> str | None:

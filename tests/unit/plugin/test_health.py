@@ -10,8 +10,8 @@ import trio.testing
 from prometheus_client import CollectorRegistry
 from trio.testing import MockClock
 
+from bitfusiond import probes
 from bitfusiond.core.devices import DeviceTable, Health
-from bitfusiond.plugin import health
 from bitfusiond.plugin.health import Prober
 from bitfusiond.plugin.metrics import Metrics
 from bitfusiond.plugin.servicer import Servicer
@@ -111,12 +111,12 @@ async def test_one_server_of_many_is_enough(probing: Pool, autojump_clock: MockC
 async def test_all_servers_are_probed_at_once_and_each_is_given_up_after_a_deadline(
     pool: Pool, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    hosts = [f"10.0.1.{index}" for index in range(health.PROBES_AT_ONCE)]
+    hosts = [f"10.0.1.{index}" for index in range(probes.PROBES_AT_ONCE)]
     pool.path.write_text("servers:\n- addresses:\n" + "".join(f"  - {host}:1\n" for host in hosts))
     pool.silent.update((host, 1) for host in hosts)
     started = trio.current_time()
     nursery.start_soon(pool.prober.run)
-    await trio.sleep(health.PROBE_SECONDS + 1)
+    await trio.sleep(probes.PROBE_SECONDS + 1)
     assert sorted(pool.asked) == sorted((started, host) for host in hosts)
     assert pool.metric("servers", reachable="false") == len(hosts)
 
@@ -124,12 +124,12 @@ async def test_all_servers_are_probed_at_once_and_each_is_given_up_after_a_deadl
 async def test_more_servers_than_are_probed_at_once_are_all_probed(
     pool: Pool, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    hosts = [f"h{index}" for index in range(health.PROBES_AT_ONCE + 1)]
+    hosts = [f"h{index}" for index in range(probes.PROBES_AT_ONCE + 1)]
     pool.path.write_text("servers:\n- addresses:\n" + "".join(f"  - {host}:1\n" for host in hosts))
     pool.silent.update((host, 1) for host in hosts[:-1])
     pool.up.add((hosts[-1], 1))
     nursery.start_soon(pool.prober.run)
-    await trio.sleep(2 * health.PROBE_SECONDS)
+    await trio.sleep(2 * probes.PROBE_SECONDS)
     assert pool.reports == [Health.HEALTHY]
 
 
