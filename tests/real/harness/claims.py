@@ -17,7 +17,7 @@ from tests.real.harness.node import NAMESPACE, Node
 
 GROUP, VERSION = "resource.k8s.io", "v1"
 CDI = Path("/var/run/cdi")
-TEMPLATE = "shares-60"
+TEMPLATE, SMALL_TEMPLATE = "shares-60", "shares-5"
 _SHARES = {"value": "100", "requestPolicy": {"default": "100", "validRange": {"min": "1", "max": "100", "step": "1"}}}
 _LUPINE = parameters({"name": "LUPINE_SERVER", "value": "{servers}"})
 _PRINT = "env | grep -e BITFUSIOND_ -e LUPINE | sort"
@@ -42,10 +42,11 @@ class Claims:
         try:
             for server in SERVERS:
                 self._create("resourceslices", _shared(resource_slice(server, "0")))
-            template = {"spec": {"spec": {"devices": _devices()}}}
-            self.objects.create_namespaced_custom_object(
-                GROUP, VERSION, NAMESPACE, "resourceclaimtemplates", _named(TEMPLATE, template)
-            )
+            for name, shares in (TEMPLATE, "60"), (SMALL_TEMPLATE, "5"):
+                template = {"spec": {"spec": {"devices": _devices(shares)}}}
+                self.objects.create_namespaced_custom_object(
+                    GROUP, VERSION, NAMESPACE, "resourceclaimtemplates", _named(name, template)
+                )
             yield
         finally:
             for plural in "resourceslices", "deviceclasses":
@@ -74,20 +75,24 @@ class Claims:
 
     @contextmanager
     def pod(self, name: str, claims: Sequence[str] = ("bitfusion-0",)) -> Iterator[None]:
-        """A pod with a container for each claim and an init container that names all; deleted at the end."""
-        containers = [self._container(each, [each], f"{_PRINT}; exec sleep 3600") for each in claims]
-        spec = {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 0,
-            "resourceClaims": [{"name": each, "resourceClaimTemplateName": TEMPLATE} for each in claims],
-            "initContainers": [self._container("populate", claims, _PRINT)],
-            "containers": containers,
-        }
-        self.node.core.create_namespaced_pod(NAMESPACE, _named(name, {"spec": spec}))
+        """A pod that :meth:`create` makes, deleted at the end."""
+        self.create(name, claims)
         try:
             yield
         finally:
             self.delete(name)
+
+    def create(self, name: str, claims: Sequence[str] = ("bitfusion-0",), template: str = TEMPLATE) -> None:
+        """A pod with a container for each claim and an init container that names all."""
+        containers = [self._container(each, [each], f"{_PRINT}; exec sleep 3600") for each in claims]
+        spec = {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "resourceClaims": [{"name": each, "resourceClaimTemplateName": template} for each in claims],
+            "initContainers": [self._container("populate", claims, _PRINT)],
+            "containers": containers,
+        }
+        self.node.core.create_namespaced_pod(NAMESPACE, _named(name, {"spec": spec}))
 
     def delete(self, name: str) -> None:
         """Delete a pod, if it is still there, and wait for its end: until it is unprepared it is Terminating."""
@@ -129,13 +134,13 @@ def files() -> set[str]:
 
 
 def _named(name: str, body: Json) -> Json:
-    kinds = {"bitfusion.io": "DeviceClass", TEMPLATE: "ResourceClaimTemplate"}
+    kinds = {"bitfusion.io": "DeviceClass", **dict.fromkeys((TEMPLATE, SMALL_TEMPLATE), "ResourceClaimTemplate")}
     typed = {"apiVersion": f"{GROUP}/{VERSION}", "kind": kinds[name]} if name in kinds else {}
     return {**typed, "metadata": {"name": name}, **body}
 
 
-def _devices() -> Json:
-    exactly = {"deviceClassName": "bitfusion.io", "capacity": {"requests": {"shares": "60"}}}
+def _devices(shares: str) -> Json:
+    exactly = {"deviceClassName": "bitfusion.io", "capacity": {"requests": {"shares": shares}}}
     config = {"requests": _LUPINE["requests"], "opaque": _LUPINE["opaque"]}
     return {"requests": [{"name": "gpu", "exactly": exactly}], "config": [config]}
 

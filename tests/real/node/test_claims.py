@@ -12,11 +12,12 @@ from kubernetes import client
 from bitfusiond.core.pool import allocation
 from tests.fakes.pool import SERVERS
 from tests.fakes.processes import wait_until
-from tests.real.harness.claims import CDI, Claims, files
+from tests.real.harness.claims import CDI, SMALL_TEMPLATE, Claims, files
 from tests.real.harness.node import Node
 from tests.real.harness.plugin import Plugin
 
 BOTH = ("bitfusion-0", "bitfusion-1")
+PODS = 16
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,38 @@ def test_the_file_of_a_claim_that_ended_without_any_driver_goes_when_one_starts(
     start(plugin)
     wait_until(lambda: not files(), "the end of the file that is left")
     assert [line["claim"] for line in plugin.events("file of a claim that is gone removed")]
+
+
+def test_pods_that_start_and_end_while_driver_and_kubelet_are_stopped_all_get_their_claims(
+    restartable: Node, pool: Claims, driver: Plugin
+) -> None:
+    """A rolling update, a crash, an upgrade of the kubelet, in the middle of it all."""
+    pods = [f"small-{number}" for number in range(PODS)]
+    faults = [signal.SIGTERM, signal.SIGKILL, None, signal.SIGTERM]
+    for index, name in enumerate(pods):
+        pool.create(name, template=SMALL_TEMPLATE)
+        if index % (PODS // len(faults)) == 1:
+            stop(restartable, driver, faults.pop())
+    for name in pods:
+        restartable.wait_phase(name, "Running", 120)
+        ((uid, server),) = pool.results(name)
+        (gpu,) = allocation.parse(pool.env(name, "bitfusion-0")["BITFUSIOND_ALLOCATION"]).gpus
+        assert (gpu.server, gpu.shares) == (server, 5)
+        assert f"bitfusion.io-claim_{uid}.json" in files()
+    assert len(files()) == PODS
+    for name in pods:
+        restartable.core.delete_namespaced_pod(name, "default")
+    stop(restartable, driver, signal.SIGKILL)
+    for name in pods:
+        pool.delete(name)
+    wait_until(lambda: not files(), "the end of the files", 60)
+    assert driver.events("session failed") == []
+
+
+def stop(node: Node, driver: Plugin, number: signal.Signals | None) -> None:
+    """The driver, by a signal, and start the next one; without a signal the kubelet."""
+    if number is None:
+        node.restart_kubelet()
+        return
+    driver.stop(number)
+    driver.start("--dra-driver", "bitfusion.io", "--kubeconfig", os.environ["KUBECONFIG"])
