@@ -16,7 +16,6 @@ from bitfusiond.core import names
 from bitfusiond.core.clients import packages
 from bitfusiond.core.clients.catalogue import UnknownClientError
 from bitfusiond.core.clients.client import BITFUSION, Client
-from bitfusiond.core.pool import allocation
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
@@ -107,6 +106,8 @@ def _chosen(settings: Populate) -> dict[str, tuple[str, ...]] | None:
     """
     if settings.claims is None:
         return None
+    from bitfusiond.core.pool import allocation  # noqa: PLC0415 - most clusters have no pool
+
     try:
         given = allocation.of_claims(settings.claims, os.environ)
     except allocation.AllocationError as error:
