@@ -181,6 +181,23 @@ def resource_name(value: str) -> str:
     return value
 
 
+def dra_driver(value: str) -> str | None:
+    if value not in {"none", names.DRIVER}:
+        raise ValueError(f"one of none, {names.DRIVER}")
+    return None if value == "none" else value
+
+
+# Far more than a pod that is admitted can have: each of them is a container.
+_MOST_CLAIMS = 256
+
+
+def pod_claims(value: str) -> tuple[str, ...]:
+    found = parts(value)
+    if not found or len(found) > _MOST_CLAIMS or not all(re.fullmatch(names.LABEL, each) for each in found):
+        raise ValueError(f"comma-separated names of spec.resourceClaims, at most {_MOST_CLAIMS}")
+    return tuple(dict.fromkeys(found))
+
+
 def switch(value: str) -> bool:
     if value.lower() not in {"true", "false"}:
         raise ValueError("true or false")
@@ -218,7 +235,7 @@ _POOL = Option(
     "--pool",
     path,
     None,
-    "the pool's inventory (pool.yaml), whose GPUs the scheduler gives out: docs/pool.md; needs Kubernetes 1.36",
+    "the pool's inventory (pool.yaml): the scheduler gives out its GPUs by claims, from Kubernetes 1.36 on",
 )
 _OBSERVE = Option(
     "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
@@ -313,6 +330,27 @@ class Plugin(Common):
     servers_conf: Path | None = option(
         "--servers-conf", path, None, "a servers.conf to probe; without it devices are always Healthy"
     )
+    dra_driver: str | None = option(
+        "--dra-driver",
+        dra_driver,
+        "none",
+        f"{names.DRIVER} = tell containers which GPUs of the pool their claims were given (DRA); none = off",
+    )
+    plugins_dir: Path = option(
+        "--plugins-dir", path, "/var/lib/kubelet/plugins", "for --dra-driver: holds the directory of its socket"
+    )
+    registry_dir: Path = option(
+        "--registry-dir",
+        path,
+        "/var/lib/kubelet/plugins_registry",
+        "for --dra-driver: where the kubelet looks for sockets of drivers",
+    )
+    cdi_dir: Path = option(
+        "--cdi-dir", path, "/var/run/cdi", "for --dra-driver: where the container runtime looks for devices (CDI)"
+    )
+    kubeconfig: str | None = option(
+        "--kubeconfig", text, None, "for --dra-driver: how to reach the API server, which is asked for claims"
+    )
     observe: Address | None = given_by(_OBSERVE)
 
 
@@ -354,6 +392,12 @@ class Populate(Common):
     )
     tokens: Path = option("--tokens", path, "/root/.bitfusion", "token files in")
     client_dir: Path = option("--client-dir", path, "/client", "writable copies of the token files out")
+    claims: tuple[str, ...] | None = option(
+        "--claims",
+        pod_claims,
+        None,
+        "comma-separated names of the pod's claims: servers.conf has the servers that they were given, and no others",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,7 @@ ADMISSION_LABEL = "bitfusion.io/admission"
 # The environment
 LD_LIBRARY_PATH = "LD_LIBRARY_PATH"
 SHARES_VARIABLE = "BITFUSION_GPU_SHARES"
+ALLOCATION_VARIABLE = "BITFUSIOND_ALLOCATION"  # what a claim was given; with _BITFUSION_0 the pod's claim bitfusion-0
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _EXTENDED_RESOURCE = re.compile(rf"(?=.{{1,253}}/){LABEL}(\.{LABEL})+/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")

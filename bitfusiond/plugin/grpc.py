@@ -99,13 +99,16 @@ def _lost(protocol: H2Protocol) -> bool:
 
 @asynccontextmanager
 async def grpc_server(
-    servicers: Sequence[Any], sock: socket.socket, before_close: Callable[[], None] = lambda: None
+    servicers: Sequence[Any],
+    sock: socket.socket,
+    before_close: Callable[[], None] = lambda: None,
+    drain_seconds: float = DRAIN_SECONDS,
 ) -> AsyncIterator[None]:
     """Answer gRPC calls on ``sock``, which listens already, for as long as the context lasts.
 
     Owns the socket and an asyncio loop; :func:`grpc_call` can be used inside. On leaving, ``before_close()`` asks the
-    servicers to end their streams; those that have not ended after DRAIN_SECONDS are cancelled. Leaving takes at most
-    DRAIN_SECONDS + CLOSE_SECONDS even if the surrounding scope was cancelled.
+    servicers to end their streams; calls that have not ended after ``drain_seconds`` are cancelled. Leaving takes at
+    most ``drain_seconds`` + CLOSE_SECONDS even if the surrounding scope was cancelled.
 
     What is raised in the context comes out inside exception groups, for the loop is a nursery.
     """
@@ -119,9 +122,9 @@ async def grpc_server(
         try:
             yield
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + DRAIN_SECONDS + CLOSE_SECONDS):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + drain_seconds + CLOSE_SECONDS):
                 before_close()
-                with trio.move_on_after(DRAIN_SECONDS):
+                with trio.move_on_after(drain_seconds):
                     await trio_asyncio.aio_as_trio(server.drained)()
                 server.close()
                 server.hang_up()
@@ -150,6 +153,12 @@ async def grpc_call(function: Callable[..., Awaitable[ResultT]], *arguments: Any
             return result
     except trio.TooSlowError:
         raise TimeoutError from None
+
+
+async def from_trio(function: Callable[..., Awaitable[ResultT]], *arguments: Any) -> ResultT:
+    """Await a trio-flavoured function in a servicer's method. asyncio-flavoured; cancelled as the call is."""
+    result: ResultT = await trio_asyncio.trio_as_aio(function)(*arguments)
+    return result
 
 
 def _log_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bitfusiond.core.devices import DeviceTable, Health
 
 _PREFIX = "bitfusiond_plugin_"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
@@ -49,3 +50,33 @@ class Metrics:
     def show_servers(self, reachable: int, unreachable: int) -> None:
         self.servers.labels("true").set(reachable)
         self.servers.labels("false").set(unreachable)
+
+
+class DriverMetrics:
+    """What the DRA driver counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        prefix = f"{_PREFIX}dra_"
+        self.registered = Gauge(
+            prefix + "registered", "1 while the kubelet has the DRA driver registered, else 0.", registry=registry
+        )
+        self.prepared = Counter(
+            prefix + "prepared_total",
+            "Claims that were prepared, those included that were so already.",
+            registry=registry,
+        )
+        self.unprepared = Counter(prefix + "unprepared_total", "Claims that were unprepared.", registry=registry)
+        self.failures = Counter(
+            prefix + "failures_total",
+            "Claims that could not be prepared or unprepared, each time that the kubelet asked.",
+            ["call"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            prefix + "prepare_seconds",
+            "How long a claim took to be prepared, or not.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        for call in ("prepare", "unprepare"):
+            self.failures.labels(call)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import trio
+from prometheus_client import CollectorRegistry
 
 from bitfusiond import logs
 from bitfusiond.core.devices import DeviceTable
@@ -13,7 +16,7 @@ from bitfusiond.errors import Failure
 from bitfusiond.http import observe
 from bitfusiond.plugin import sockets
 from bitfusiond.plugin.health import Prober
-from bitfusiond.plugin.metrics import Metrics
+from bitfusiond.plugin.metrics import DriverMetrics, Metrics
 from bitfusiond.plugin.retry import Retry
 from bitfusiond.plugin.servicer import Servicer
 from bitfusiond.plugin.session import Session
@@ -23,15 +26,17 @@ _log = logs.Log("plugin")
 
 
 async def serve(settings: Plugin, stop: trio.Event) -> None:
-    """Run the device plugin until ``stop``; then: not ready, streams ended, socket removed.
+    """Run the device plugin, and the DRA driver beside it, until ``stop``; then: not ready, streams ended, calls that
+    are under way finished, sockets removed.
 
-    Raises ConfigurationError for a directory or a path that cannot work, Failure where our socket cannot be had at
-    the start. That the kubelet is down, or not there yet, raises nothing at any time.
+    Raises ConfigurationError for a directory or a path that cannot work, Failure where a socket of ours cannot be had
+    at the start. That the kubelet is down, or not there yet, raises nothing at any time.
     """
     path, kubelet_path = sockets.paths(settings)
     registry = observe.registry("plugin")
     metrics = Metrics(registry)
-    health = observe.Health("not registered with the kubelet yet")
+    drive, problem = _driver(settings, registry)
+    health = observe.Health("not registered with the kubelet yet", problem)
     servicer = Servicer(DeviceTable(settings.resource_nums), metrics)
     session = Session(path, kubelet_path, settings.resource_name, servicer, health, metrics)
     stopped = trio.Event()
@@ -42,10 +47,31 @@ async def serve(settings: Plugin, stop: trio.Event) -> None:
                 prober = Prober(settings.servers_conf, settings.interval, servicer.change_health, metrics)
                 working.start_soon(prober.run)
             working.start_soon(_run_sessions, session)
+            working.start_soon(drive)
             await stop.wait()
             health.not_ready("stopping")
             working.cancel_scope.cancel()
         stopped.set()
+
+
+def _driver(
+    settings: Plugin, registry: CollectorRegistry
+) -> tuple[Callable[[], Awaitable[None]], Callable[[], str | None]]:
+    """The DRA driver, to be run until it is cancelled, and what tells why it is not ready, if it is not.
+
+    Without --dra-driver both do nothing, and the client of the API server, some 20 MB, is not imported. Raises
+    ConfigurationError.
+    """
+    if settings.dra_driver is None:
+        return trio.lowlevel.checkpoint, lambda: None
+    from bitfusiond.kube import apiserver  # noqa: PLC0415
+    from bitfusiond.plugin.dra import service, servicers  # noqa: PLC0415
+
+    places = service.places(settings)
+    metrics = DriverMetrics(registry)
+    registration = servicers.Registration(places.endpoint, metrics)
+    cluster = apiserver.connect(settings.kubeconfig)
+    return partial(service.serve, places, cluster, registration, metrics), registration.problem
 
 
 async def _run_sessions(session: Session) -> None:

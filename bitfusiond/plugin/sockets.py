@@ -1,4 +1,4 @@
-"""The two sockets in the kubelet's device plugin directory: ours, and the kubelet's own."""
+"""Unix sockets beside a kubelet: what is there under a name, ours made and removed."""
 
 from __future__ import annotations
 
@@ -62,13 +62,18 @@ def paths(settings: Plugin) -> tuple[Path, Path]:
             f"--device-plugin-dir: {directory} {problem}: it must be the kubelet's device plugin directory"
         )
     ours, kubelet = directory / settings.socket_name, directory / KUBELET_SOCKET
-    for path, options in (ours, "--device-plugin-dir and --socket-name"), (kubelet, "--device-plugin-dir"):
-        length = len(os.fsencode(path))
-        if length > LONGEST_PATH_BYTES:
-            raise ConfigurationError(
-                f"{options}: the socket path {path} has {length} bytes; a unix socket allows {LONGEST_PATH_BYTES}"
-            )
+    check_length(ours, "--device-plugin-dir and --socket-name")
+    check_length(kubelet, "--device-plugin-dir")
     return ours, kubelet
+
+
+def check_length(path: Path, options: str) -> None:
+    """Raise ConfigurationError, which names ``options``, where no socket could have so long a path."""
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH_BYTES:
+        raise ConfigurationError(
+            f"{options}: the socket path {path} has {length} bytes; a unix socket allows {LONGEST_PATH_BYTES}"
+        )
 
 
 def is_deleted(directory: Path) -> bool:
@@ -83,13 +88,15 @@ def is_deleted(directory: Path) -> bool:
         return False
 
 
-async def listen(path: Path) -> socket.socket:
+async def listen(
+    path: Path, kind: str = "device plugin", alternative: str = "choose another --socket-name"
+) -> socket.socket:
     """A unix socket that listens at ``path``, in place of one that a crashed run left behind.
 
-    Raises Failure if the name is taken by something alive or by another kind of file, OSError where the directory
-    does not permit a socket or is not there.
+    ``kind`` is what we are, ``alternative`` what else can be done where the name is taken. Raises Failure if it is, by
+    something alive or by another kind of file, OSError where the directory does not permit a socket or is not there.
     """
-    await _make_way(path)
+    await _make_way(path, kind, alternative)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Before bind(), so that there is no moment at which others may connect: the kubelet is root, as we are.
@@ -109,13 +116,13 @@ def remove(path: Path, ours: Identity | None) -> None:
         _unlink(path)
 
 
-async def _make_way(path: Path) -> None:
+async def _make_way(path: Path, kind: str, alternative: str) -> None:
     """Remove the socket of a crashed run from ``path``. Raises Failure where something else is there."""
-    kind = _kind(path)
-    if kind is None:
+    present = _kind(path)
+    if present is None:
         return
-    if kind != stat.S_IFSOCK:
-        raise Failure(f"{path} exists and is not a socket: remove it, or choose another --socket-name")
+    if present != stat.S_IFSOCK:
+        raise Failure(f"{path} exists and is not a socket: remove it, or {alternative}")
     try:
         with trio.fail_after(ANSWER_SECONDS):
             await trio.aclose_forcefully(await trio.open_unix_socket(path))
@@ -124,7 +131,7 @@ async def _make_way(path: Path) -> None:
         return
     except trio.TooSlowError:
         pass  # somebody listens, though behind a full queue
-    raise Failure(f"{path} answers: another device plugin is running; stop it, or choose another --socket-name")
+    raise Failure(f"{path} answers: another {kind} is running; stop it, or {alternative}")
 
 
 # Metadata of one file in a directory of the node: quicker than handing the call to a thread.

@@ -12,9 +12,11 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from bitfusiond import logs
+from bitfusiond.core import names
 from bitfusiond.core.clients import packages
 from bitfusiond.core.clients.catalogue import UnknownClientError
 from bitfusiond.core.clients.client import BITFUSION, Client
+from bitfusiond.core.pool import allocation
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
@@ -65,6 +67,7 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def _populate(settings: Populate) -> None:
     """Look at everything first, then copy. Raises as :func:`run` says, and OSError."""
     client = _client(settings)
+    chosen = _chosen(settings)
     tree: Tree = {}
     token_files: dict[str, bytes] = {}
     problems = []
@@ -72,7 +75,9 @@ def _populate(settings: Populate) -> None:
         tree = trees.listed(str(settings.distros), client.package)
         problems += _distro_problems(settings, client, tree)
     if client.takes_tokens:
-        token_files, token_problems = tokens.read(settings.tokens, wants_reachable=client.wants_reachable)
+        token_files, token_problems = tokens.read(
+            settings.tokens, wants_reachable=client.wants_reachable, chosen=chosen
+        )
         problems += token_problems
     volumes = _volumes(settings, client)
     problems = [*_volume_problems(volumes), *problems]
@@ -91,6 +96,23 @@ def _populate(settings: Populate) -> None:
         _place_opt(settings, client, tree)
     if client.takes_tokens:
         tokens.write(token_files, settings.client_dir)
+
+
+def _chosen(settings: Populate) -> dict[str, tuple[str, ...]] | None:
+    """The servers of each servers.conf that claims want, by its path below the client's directory: one a claim, and one
+    with those of all. None without claims.
+
+    Raises ConfigurationError where the environment does not tell of every claim: the client would run on any server.
+    """
+    if settings.claims is None:
+        return None
+    try:
+        given = allocation.of_claims(settings.claims, os.environ)
+    except allocation.AllocationError as error:
+        raise ConfigurationError(f"--claims: {error}") from None
+    every = dict.fromkeys(address for each in given.values() for address in each.addresses)
+    of_each = {f"{claim}/{names.SERVERS_CONF}": each.addresses for claim, each in given.items()}
+    return {names.SERVERS_CONF: tuple(every), **of_each}
 
 
 def _place_opt(settings: Populate, client: Client, tree: Tree) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bitfusiond import logs
@@ -20,19 +20,25 @@ _MODE = 0o644
 _log = logs.Log("populate")
 
 
-def read(directory: Path, *, wants_reachable: bool) -> tuple[dict[str, bytes], list[str]]:
-    """The content of each token file as the client is to find it, by name, and the problems.
+def read(
+    directory: Path, *, wants_reachable: bool, chosen: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, bytes], list[str]]:
+    """The content of each token file as the client is to find it, by its path, and the problems.
 
-    A problem is a file that is missing, empty or cannot be read, or that the client could not use.
+    A problem is a file that is missing, empty or cannot be read, or that the client could not use. ``chosen`` has the
+    servers, HOST:PORT, of each servers.conf that is wanted, by its path; None: those of the file itself.
     """
     contents: dict[str, bytes] = {}
     problems: list[str] = []
     for name in names.TOKEN_FILES:
         try:
             content = _content(directory / name)
-            if name == names.SERVERS_CONF:
-                content = _servers_conf(content, wants_reachable=wants_reachable)
-            contents[name] = content
+            if name != names.SERVERS_CONF:
+                contents[name] = content
+            elif chosen is None:
+                contents[name] = _servers_conf(content, wants_reachable=wants_reachable)
+            else:
+                contents |= _of_servers(content, chosen, wants_reachable=wants_reachable)
         except ValueError as error:
             problems.append(f"--tokens: {directory / name}: {error}")
     return contents, problems
@@ -45,7 +51,7 @@ def write(contents: Mapping[str, bytes], directory: Path) -> None:
     from before the pod's containers were made anew, and the Secret may hold a newer token by now. What a client adds
     of its own, it adds again when it starts; a stale token it could not mend. Raises Failure.
     """
-    written = [name for name, content in contents.items() if _put(content, directory / name, _MODES.get(name, _MODE))]
+    written = [name for name, content in contents.items() if _put(content, directory, name)]
     if written:
         _log.info("copied tokens", path=str(directory), names=written)
     else:
@@ -94,6 +100,30 @@ def _servers_conf(content: bytes, *, wants_reachable: bool) -> bytes:
     return text.encode()
 
 
+def _of_servers(content: bytes, chosen: Mapping[str, Sequence[str]], *, wants_reachable: bool) -> dict[str, bytes]:
+    """``content`` once for each path of ``chosen``, with the servers there and no others. Raises ValueError."""
+    import yaml  # noqa: PLC0415 - few pods need it
+
+    try:
+        document, _ = _parse(content.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 text") from None
+    try:
+        servers_conf.addresses(document)
+    except ValueError as error:
+        # What else it may mean to the client, it would mean for servers that were not allocated.
+        _log.warning("servers.conf is not as documented", problem=str(error))
+        document = None
+    found = {}
+    for path, addresses in chosen.items():
+        alone = servers_conf.of_addresses(document, addresses) if document else servers_conf.made_of(addresses)
+        if wants_reachable:
+            alone = servers_conf.with_reachable(alone) or alone
+        found[path] = yaml.safe_dump(alone, sort_keys=False, allow_unicode=True).encode()
+        _log.info("servers.conf has the servers of claims", path=path, servers=list(addresses))
+    return found
+
+
 def _parse(text: str) -> tuple[object, str]:
     """The document and the text that it came from: ``text``, or ``text`` without the README's misprint.
 
@@ -115,12 +145,14 @@ def _parse(text: str) -> tuple[object, str]:
     return document, repaired
 
 
-def _put(content: bytes, path: Path, mode: int) -> bool:
-    """Whether ``path`` had to be written to hold ``content`` with ``mode``. Raises Failure."""
+def _put(content: bytes, directory: Path, name: str) -> bool:
+    """Whether ``name`` had to be written to hold ``content`` with its mode. Raises Failure."""
+    path, mode = directory / name, _MODES.get(name, _MODE)
     try:
         if _holds(content, path, mode):
             return False
-        partial = hidden.name(str(path.parent))
+        path.parent.mkdir(mode=0o755, exist_ok=True)  # that of a claim
+        partial = hidden.name(str(directory))
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
             os.fchmod(file.fileno(), mode)

@@ -69,6 +69,11 @@ ROLES: dict[str, dict[str, Row]] = {
         ("resource_nums", 1000, "200", 200, "RESOURCE_NUMS"),
         ("interval", 10.0, "2.5", 2.5, "INTERVAL"),
         ("servers_conf", None, "servers.conf", Path("servers.conf")),
+        ("dra_driver", None, "bitfusion.io", "bitfusion.io"),
+        ("plugins_dir", Path("/var/lib/kubelet/plugins"), "/p", Path("/p")),
+        ("registry_dir", Path("/var/lib/kubelet/plugins_registry"), "/r", Path("/r")),
+        ("cdi_dir", Path("/var/run/cdi"), "/etc/cdi", Path("/etc/cdi")),
+        ("kubeconfig", None, "admin.conf", "admin.conf"),
         OBSERVE,
         LOG_FORMAT,
     ),
@@ -80,6 +85,7 @@ ROLES: dict[str, dict[str, Row]] = {
         ("opt_target", Path("/workload-container-opt"), "/o", Path("/o")),
         ("tokens", Path("/root/.bitfusion"), "/k", Path("/k")),
         ("client_dir", Path("/client"), "/c", Path("/c")),
+        ("claims", None, "bitfusion-0, bitfusion-1,bitfusion-0", ("bitfusion-0", "bitfusion-1")),
         LOG_FORMAT,
     ),
     "render": rows(
@@ -182,6 +188,7 @@ WRONG: dict[str, tuple[type[settings.Common], str, list[str], str]] = {
         ["", " , ,", "[a-", "team-*,[a", "a]", "[]", "[!]", "[z-a]*", "[ab-a0-9]", "Team", "a.b", "-a", "a" * 64],
         "comma-separated namespace names or globs, for example team-*,research",
     ),
+    "dra_driver": (settings.Plugin, "--dra-driver", ["", "true", "gpu.example"], "one of none, bitfusion.io"),
     "namespace": (settings.Webhook, "--namespace", ["", "  "], "a value: it must not be blank"),
     "clients": (settings.Render, "--clients", ["", " "], "a value: it must not be blank"),
     "diff": (settings.Render, "--diff", ["yes", "1", ""], "true or false"),
@@ -250,6 +257,14 @@ def test_the_problem_of_a_certificate_without_its_key_is_told_with_the_others() 
         f"--listen: 'x' is not {ADDRESS}",
         "--tls-cert and --tls-key belong together: give both or neither",
     ]
+
+
+@pytest.mark.parametrize(
+    "value", ["", ",", "a/b", "../x", "Bitfusion", "a_b", "a" * 64, ",".join(map(str, range(257)))]
+)
+def test_names_that_no_claim_of_a_pod_can_have_are_refused(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^--claims: .* is not comma-separated names of spec.resourceClaims"):
+        settings.resolve(settings.Populate, {"client_name": "x", "claims": value}, {})
 
 
 def test_the_largest_number_of_devices_still_fits_the_kubelets_message() -> None:

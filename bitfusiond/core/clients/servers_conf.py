@@ -11,6 +11,7 @@ The documented form (README of the 0.4 integration, section 2.2, Option B)::
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from bitfusiond.core.fields import Json
 from bitfusiond.core.text import cut
@@ -58,6 +59,30 @@ def with_reachable(document: object) -> Json | None:
     if not isinstance(document, dict) or all(_given(server, "reachable") for server in servers):
         return None
     return {**document, "servers": [_reachable_first(server) for server in servers]}
+
+
+def made_of(wanted: Iterable[str]) -> Json:
+    """A servers.conf of the servers at ``wanted``, HOST:PORT, as they are documented."""
+    return {"servers": [{"addresses": [each]} for each in wanted]}
+
+
+def of_addresses(document: object, wanted: Iterable[str]) -> Json:
+    """The parsed servers.conf with the servers at ``wanted``, HOST:PORT, in that order, and no others.
+
+    An entry that has such an address is taken over as it is; for an address that no entry has there is a new one.
+    ``document`` is not changed. Raises ServersError.
+    """
+    addresses(document)
+    known: dict[tuple[str, int], Server] = {}
+    for server in _servers(document):
+        for field, value in _addresses_of(server, ""):
+            known.setdefault(address(value, field), server)
+    found: list[Server] = []
+    for each in wanted:
+        server = known.get(address(each, "address"), {"addresses": [each]})
+        if not any(server is other for other in found):
+            found.append(server)
+    return {**(document if isinstance(document, dict) else {}), "servers": found}
 
 
 def repaired(text: str) -> str:

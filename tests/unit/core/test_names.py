@@ -10,7 +10,7 @@ from bitfusiond.core import names
 
 PACKAGE = Path(names.__file__).parent.parent
 # Words that mean something else in other places, too.
-COMMON = {names.STATUS_INJECTED, names.CA_CRT, names.MANAGED_BY_US, names.GPU, names.DOMAIN}
+COMMON = {names.STATUS_INJECTED, names.CA_CRT, names.MANAGED_BY_US, names.GPU, names.DOMAIN, names.DRIVER}
 
 
 def literals(tree: ast.AST) -> Iterator[str]:

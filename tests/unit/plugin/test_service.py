@@ -296,7 +296,8 @@ def test_the_longest_path_of_a_unix_socket_is_known_exactly(directory: Path, roo
     path = directory / ("x" * (room - len(os.fsencode(directory)) - 1))
     chosen = Plugin(
         device_plugin_dir=directory, socket_name=path.name, resource_name="a.b/c", resource_nums=1,
-        interval=1, servers_conf=None, observe=None, log_format="json",
+        interval=1, servers_conf=None, dra_driver=None, plugins_dir=directory, registry_dir=directory,
+        cdi_dir=directory, kubeconfig=None, observe=None, log_format="json",
     )  # fmt: skip
     with socket.socket(socket.AF_UNIX) as sock:
         if fits:

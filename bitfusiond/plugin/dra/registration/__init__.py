@@ -1,0 +1,1 @@
+"""Generated from ``proto/bitfusiond/plugin/dra/registration/api.proto`` by ``just proto``."""
