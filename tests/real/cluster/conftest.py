@@ -16,6 +16,7 @@ from bitfusiond.operate.kubectl import Kubectl
 from tests.fakes.processes import accepting
 from tests.real.harness import programs
 from tests.real.harness.cluster import Cluster
+from tests.tools import remote
 
 _VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
 _HOW = (
@@ -78,3 +79,12 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """The README's namespace without pods, before and after."""
     yield NAMESPACE
     cluster.clear(NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The real remoting client and its server."""
+    found, how = remote.directory()
+    if found is None:
+        pytest.skip(how)
+    return found

@@ -9,81 +9,20 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
+from tests.real.cluster import remote_servers
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
 from tests.real.harness.cluster import Cluster
 from tests.tools import remote
 
 Object = dict[str, Any]
-_PORT = 7777
 _SERVERS = ("cl-a", "cl-b")
-_TCP = "/proc/net/tcp"  # local address, remote address, state; in hexadecimal digits, the last byte of an IP first
-
-
-@pytest.fixture(scope="module")
-def assets() -> Path:
-    found, how = remote.directory()
-    if found is None:
-        pytest.skip(how)
-    return found
 
 
 @pytest.fixture
 def servers(deployed: Cluster, namespace: str, assets: Path) -> Iterator[list[str]]:
-    """Two servers, each a Deployment and a Service: where pods reach them."""
-    objects = [each for name in _SERVERS for each in (_deployment(name, assets, deployed.pod_image), _service(name))]
-    deployed.kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": objects})
-    for name in _SERVERS:
-        deployed.kubectl("rollout", "status", f"deployment/{name}", "-n", namespace, "--timeout=90s")
-    # By address: a cluster made for tests may have no DNS.
-    yield [f"{deployed.get('service', name, namespace)['spec']['clusterIP']}:{_PORT}" for name in _SERVERS]
-    for name in _SERVERS:
-        deployed.delete("deployment", name, namespace)
-        deployed.delete("service", name, namespace)
-
-
-def _deployment(name: str, assets: Path, image: str) -> Object:
-    server = Path("/server")
-    variables = remote.server_variables(assets / "server", Path("/tmp/pocl"))
-    inside = {key: value.replace(str(assets / "server"), str(server)) for key, value in variables.items()}
-    mounts = {"server": (str(assets / "server"), str(server))}
-    for number, word in enumerate(remote.emulator()[:1]):
-        mounts[f"emulator-{number}"] = (word, word)
-    container = {
-        "name": "server",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": remote.server_command(server, "0.0.0.0", _PORT),
-        "env": [{"name": key, "value": value} for key, value in inside.items()],
-        # Not by a connection: the server takes that for a client, and serves nobody while it clears up after it.
-        "readinessProbe": {
-            "exec": {"command": ["grep", "-q", f":{_PORT:04X} .* 0A ", _TCP]},
-            "periodSeconds": 1,
-        },
-        "volumeMounts": [{"name": key, "mountPath": path, "readOnly": True} for key, (_, path) in mounts.items()],
-    }
-    volumes = [{"name": key, "hostPath": {"path": path}} for key, (path, _) in mounts.items()]
-    spec = {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 0}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": spec},
-        },
-    }
-
-
-def _service(name: str) -> Object:
-    # A client speaks to PORT and PORT+1, and servers of one program to each other's PORT+2.
-    ports = [{"name": f"p{port}", "port": port} for port in (_PORT, _PORT + 1, _PORT + 2)]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"selector": {"app": name}, "ports": ports},
-    }
+    with remote_servers.running(deployed, namespace, assets, _SERVERS) as addresses:
+        yield addresses
 
 
 def _workload(name: str, servers: list[str], image: str, *arguments: str) -> Object:
@@ -112,10 +51,8 @@ def test_two_servers_are_both_used(deployed: Cluster, namespace: str, servers: l
     assert created.status == 0, created.output
     deployed.wait(lambda: _log(deployed, "two").count("65536 numbers doubled on ") == 2, "two devices compute")
     # Each server has the program as its client: two devices of one server would not need the other one.
-    address = deployed.get("pod", "two", namespace)["status"]["podIP"]
     for name in _SERVERS:
-        connected = deployed.run("exec", f"deployment/{name}", "-n", namespace, "--", "grep", _peer(address), _TCP)
-        assert connected.status == 0, f"{name}: {connected.output}"
+        assert remote_servers.serves(deployed, namespace, name, "two"), name
 
 
 def test_a_server_that_is_killed_ends_its_clients_with_a_failure(
@@ -130,12 +67,6 @@ def test_a_server_that_is_killed_ends_its_clients_with_a_failure(
         lambda: deployed.get("pod", "killed", namespace)["status"]["phase"] == "Failed", "the pod's failure", 240
     )
     assert "done" not in _log(deployed, "killed").splitlines()
-
-
-def _peer(address: str) -> str:
-    """A pattern of the connections to a server that come from ``address``."""
-    remote_ip = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
-    return f":{_PORT:04X} {remote_ip}:.* 01 "
 
 
 def _log(cluster: Cluster, name: str) -> str:

@@ -1,0 +1,193 @@
+"""One pool for the cluster: the scheduler places pods on remote GPUs, and the GPU that it chose is the one they use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bitfusiond.core import names
+from bitfusiond.operate import checks
+from tests.real.cluster import remote_servers
+from tests.real.cluster.conftest import NAMESPACE
+from tests.real.cluster.examples import pod
+from tests.real.harness.cluster import Cluster
+from tests.tools import remote
+
+Object = dict[str, Any]
+_SERVERS = ("gpu-a", "gpu-b")
+_MARK = "allocated: "
+# What a program was given, and the peers of its connections, after it has computed.
+_TELL = f"""
+import os
+print("{_MARK}" + os.environ["BITFUSIOND_ALLOCATION"], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def pool(deployed: Cluster, assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Two servers with a GPU each, known to the cluster; the address of each."""
+    deployed.since(checks.ONE_POOL[1], "pool that is counted once")
+    with remote_servers.running(deployed, NAMESPACE, assets, _SERVERS) as addresses:
+        file = tmp_path_factory.mktemp("pool") / "pool.yaml"
+        file.write_text(yaml.safe_dump(_inventory(addresses)))
+        done = deployed.just("deploy", POOL=str(file), RESOURCE_NUMS="")
+        assert done.status == 0, done.output
+        yield dict(zip(_SERVERS, addresses, strict=True))
+        deployed.clear(NAMESPACE)
+    done = deployed.just("deploy", POOL="none")
+    assert done.status == 0, done.output
+
+
+@pytest.fixture
+def namespace(pool: dict[str, str], deployed: Cluster) -> Iterator[str]:
+    yield NAMESPACE
+    deployed.kubectl("delete", "pod", "-l", "of=test-pool", "-n", NAMESPACE, "--grace-period=1")
+    deployed.wait(lambda: not deployed.every("resourceclaim", NAMESPACE), "the end of all claims")
+
+
+def _inventory(addresses: list[str]) -> Object:
+    gpu = {"id": "0", "name": "A CPU", "memory": "16000M"}
+    return {
+        "servers": [
+            {"name": name, "address": address, "attributes": {"cuda-version": "12.4"}, "gpus": [gpu]}
+            for name, address in zip(_SERVERS, addresses, strict=True)
+        ]
+    }
+
+
+def _asking(name: str, image: str, percent: int, client: str = "pocl", filters: str = "") -> Object:
+    """A pod that says what it was given; with ``client`` pocl it computes there, else it sleeps."""
+    program = ["python3", "-c", _TELL + remote.DOUBLE.read_text(), "300"]
+    command = program if client == "pocl" else ["sleep", "300"]
+    given = pod(name, NAMESPACE, command, image, amount=1, percent=percent)
+    given["metadata"]["labels"] = {"of": "test-pool"}
+    of = given["metadata"]["annotations"]
+    if client != "bitfusion":
+        for key in (names.CLIENT_OS, names.CLIENT_VERSION):
+            of.pop(key)
+        of[names.CLIENT_NAME] = client
+    if filters:
+        of[names.CLIENT_FILTER] = filters
+    return given
+
+
+def _phase(cluster: Cluster, name: str) -> str:
+    return str(cluster.get("pod", name, NAMESPACE)["status"].get("phase"))
+
+
+def _server(cluster: Cluster, pod: str) -> str:
+    """The server that the scheduler chose for a pod, by its claim."""
+    (status,) = cluster.get("pod", pod, NAMESPACE)["status"]["resourceClaimStatuses"]
+    claim = cluster.get("resourceclaim", status["resourceClaimName"], NAMESPACE)
+    (result,) = claim["status"]["allocation"]["devices"]["results"]
+    return str(result["pool"])
+
+
+def _log(cluster: Cluster, name: str) -> str:
+    return cluster.run("logs", name, "-n", NAMESPACE).output
+
+
+def _computes(cluster: Cluster, name: str) -> bool:
+    return "numbers doubled" in _log(cluster, name)
+
+
+def test_gpus_fill_up_and_who_does_not_fit_waits_until_one_ends(
+    deployed: Cluster, namespace: str, pool: dict[str, str]
+) -> None:
+    for name, percent in (("p60a", 60), ("p60b", 60), ("p40a", 40), ("p40b", 40)):
+        created = deployed.create(_asking(name, deployed.pod_image, percent))
+        assert created.status == 0, created.output
+        deployed.wait(partial(_computes, deployed, name), f"{name} computes")
+    placed = {name: _server(deployed, name) for name in ("p60a", "p60b", "p40a", "p40b")}
+    assert sorted([placed["p60a"], placed["p60b"]]) == sorted([placed["p40a"], placed["p40b"]]) == list(_SERVERS)
+    for name, server in placed.items():
+        # What the program was told, what it has a connection to, and what it has none to.
+        told = json.loads(_log(deployed, name).partition(_MARK)[2].splitlines()[0])
+        assert [each["server"] for each in told["gpus"]] == [server]
+        assert [each["address"] for each in told["gpus"]] == [pool[server]]
+        assert [each for each in _SERVERS if remote_servers.serves(deployed, namespace, each, name)] == [server]
+    created = deployed.create(_asking("fifth", deployed.pod_image, 40))
+    assert created.status == 0, created.output
+    deployed.wait(lambda: "cannot allocate all claims" in _scheduling(deployed, "fifth"), "the scheduler's words")
+    assert _phase(deployed, "fifth") == "Pending"
+    deployed.delete("pod", "p40a", namespace)
+    deployed.wait(partial(_computes, deployed, "fifth"), "the fifth computes")
+    assert _server(deployed, "fifth") == placed["p40a"]
+
+
+def _scheduling(cluster: Cluster, name: str) -> str:
+    conditions = cluster.get("pod", name, NAMESPACE)["status"].get("conditions") or []
+    return " ".join(str(each.get("message")) for each in conditions if each["type"] == "PodScheduled")
+
+
+def test_bitfusion_is_told_of_the_chosen_server_alone(deployed: Cluster, namespace: str, pool: dict[str, str]) -> None:
+    given = _asking("documented", deployed.pod_image, 50, "bitfusion", "server.hostname=gpu-b")
+    created = deployed.create(given)
+    assert created.status == 0, created.output
+    deployed.wait(lambda: _phase(deployed, "documented") == "Running", "the pod runs")
+    assert _server(deployed, "documented") == "gpu-b"
+    seen = ("exec", "documented", "-n", namespace, "-c", "main", "--", "cat", "/etc/bitfusion/servers.conf")
+    assert yaml.safe_load(deployed.kubectl(*seen)) == {"servers": [{"addresses": [pool["gpu-b"]]}]}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "server.addr={host}",
+        "server.hostname=gpu-b",
+        "server.cuda-version=12.4",
+        "device.id=0",
+        "device.name=A",
+        "device.phy-memory=16000",
+    ],
+)
+def test_the_scheduler_understands_each_key_of_the_filter(
+    deployed: Cluster, namespace: str, pool: dict[str, str], word: str
+) -> None:
+    given = _asking("filtered", deployed.pod_image, 1, "bitfusion", word.format(host=pool["gpu-b"].partition(":")[0]))
+    created = deployed.create(given)
+    assert created.status == 0, created.output
+    deployed.wait(lambda: "nodeName" in deployed.get("pod", "filtered", namespace)["spec"], "a node for the pod")
+    if "gpu-b" in word or "host" in word:
+        assert _server(deployed, "filtered") == "gpu-b"
+
+
+def test_what_the_pool_can_never_give_is_refused(deployed: Cluster, namespace: str) -> None:
+    refused = deployed.create(_asking("never", deployed.pod_image, 50, "bitfusion", "server.hostname=gpu-c"))
+    assert refused.status != 0
+    assert "gpu-c is no server.hostname of a server of the pool: choose of gpu-a, gpu-b" in refused.output
+
+
+def test_verify_finds_nothing_wrong_with_the_pool(deployed: Cluster, pool: dict[str, str]) -> None:
+    done = deployed.just("verify")
+    assert done.status == 0, done.output
+
+
+def test_a_pool_that_pods_use_is_neither_uninstalled_nor_taken_from_them(
+    deployed: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    before = deployed.started(_asking("holder", deployed.pod_image, 50))
+    refused = deployed.just("uninstall")
+    assert refused.status != 0
+    assert "1 pod holds GPUs of the pool (tensorflow-benchmark/holder)" in refused.output
+    pool_there = deployed.get("configmap", names.POOL_CONFIGMAP, names.NAMESPACE)["data"]["pool.yaml"]
+    done = deployed.just("deploy", POOL="none")
+    assert done.status == 0, done.output
+    assert "their nodes go on serving them" in done.output
+    assert deployed.life("holder", namespace) == before
+    deployed.delete("pod", "holder", namespace)
+    deployed.wait(lambda: deployed.find("pod", "holder", namespace) is None, "the end of the pod")
+    done = deployed.just("deploy", POOL="none")
+    assert done.status == 0, done.output
+    assert not deployed.every("resourceslice", "")
+    assert deployed.find("deviceclass", names.DRIVER) is None
+    file = Path("/tmp/pool-again.yaml")
+    file = tmp_path / "pool.yaml"
+    file.write_text(pool_there)
+    assert deployed.just("deploy", POOL=str(file), RESOURCE_NUMS="").status == 0
