@@ -106,7 +106,7 @@ def test_the_node_serves_claims_where_there_is_a_pool(tmp_path: Path) -> None:
     spec = built[current.PLUGIN]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert spec["automountServiceAccountToken"] is True
-    assert {"name": "BITFUSIOND_DRA", "value": "true"} in container["env"]
+    assert {"name": "BITFUSIOND_DRA_DRIVER", "value": "bitfusion.io"} in container["env"]
     mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
     assert {each["name"] for each in spec["volumes"]} == mounted.keys()
     assert mounted["cdi"] == "/var/run/cdi"
@@ -117,13 +117,13 @@ def test_the_node_serves_claims_where_there_is_a_pool(tmp_path: Path) -> None:
 def test_without_a_pool_nothing_of_it_is_there() -> None:
     built = _built(_chosen({})[0])
     assert not {manifests.POOL_MAP, *manifests.pool_permissions()} & built.keys()
-    assert "DRA" not in str(built)
+    assert "DRA_DRIVER" not in str(built)
 
 
 def test_claims_that_pods_hold_are_served_to_their_end(tmp_path: Path) -> None:
     values = manifests.Values("r", "t", 0, 1000, has_claims=True)
     built = _built(values)
-    assert "BITFUSIOND_DRA" in str(built[current.PLUGIN])
+    assert "BITFUSIOND_DRA_DRIVER" in str(built[current.PLUGIN])
     assert manifests.POOL_MAP not in built
     assert Ref("ClusterRole", "bitfusiond-device-plugin-pool") in built
 
