@@ -210,7 +210,7 @@ def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_pa
 
 
 def _rendered(name: str, image: str, pool: Path | None) -> list[Object]:
-    """A pod as the webhook makes it, but for the annotations: nothing is asked about it. Its template comes before it."""
+    """A pod as the webhook makes it, but for the annotations, so that nobody is asked about it; its template first."""
     rules = config.load(None, None, 16000, frozenset(), pool=pool)
     given = _asking(name, image, 1, "bitfusion")
     verdict = mutate(given, NAMESPACE, rules)
