@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -13,16 +14,17 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.admission.validate import Largest
 from bitfusiond.core.pool.claims import ClaimTemplate
+from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.core.tokens import copies
 from bitfusiond.kube import Cluster
 from bitfusiond.kube.follow import WatchState
 from bitfusiond.settings import Webhook
-from bitfusiond.webhook.events import Events
+from bitfusiond.webhook.events import SERVER_GONE, Events
 from bitfusiond.webhook.images import pullsecrets
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.nodes import Nodes
-from bitfusiond.webhook.pool.templates import Templates
+from bitfusiond.webhook.pool.view import PoolView
 from bitfusiond.webhook.tokens.replication import Replication
 
 
@@ -59,7 +61,14 @@ class NoCluster:
 class InCluster:
     """Nodes, namespaces and tokens, kept in memory by watches; Events, written behind the admissions' back."""
 
-    def __init__(self, cluster: Cluster, settings: Webhook, metrics: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Webhook,
+        metrics: CollectorRegistry,
+        pool: Callable[[], Pool | None] = lambda: None,
+    ) -> None:
+        """``pool()``: what the scheduler is to count; None at the start: nothing, and no request is made for it."""
         self._cluster = cluster
         self._nodes = Nodes()
         exempt = names.EXEMPT_NAMESPACES | {settings.namespace}
@@ -77,12 +86,20 @@ class InCluster:
             is_proven=settings.client_ca is not None,
         )
         is_proven = settings.client_ca is not None
-        self._templates = (
-            None if settings.pool is None else Templates(cluster, metrics, self._namespaces, is_proven=is_proven)
-        )
+        first = pool()
+        self._pool = None
+        if first is not None:
+            self._pool = PoolView(
+                cluster,
+                metrics,
+                self._namespaces,
+                lambda: pool() or first,
+                partial(self._events.of_pod, cluster, reason=SERVER_GONE),
+                is_proven=is_proven,
+            )
         others = {"nodes": self._nodes.watch, "namespaces": self._namespaces.watch}
-        if self._templates is not None:
-            others |= {"resourceclaimtemplates": self._templates.watch}
+        if self._pool is not None:
+            others |= self._pool.watches
         self.watches = ChainMap(others, self._tokens.watches)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -91,14 +108,23 @@ class InCluster:
             await nursery.start(self._nodes.run, self._cluster)
             await nursery.start(self._namespaces.run, self._cluster)
             await nursery.start(self._tokens.run)
-            if self._templates is not None:
-                await nursery.start(self._templates.run)
+            if self._pool is not None:
+                await nursery.start(self._pool.run)
             nursery.start_soon(self._events.run, self._cluster)
             task_status.started()
 
     def ready_reason(self) -> str | None:
         """Why no pod can be admitted yet. Nodes that are not known yet stop none."""
         return self._tokens.ready_reason() or self._namespaces.ready_reason()
+
+    def take_up_pool(self) -> None:
+        """The pool is another one than before."""
+        if self._pool is not None:
+            self._pool.take_up()
+
+    def pool_problem(self) -> str | None:
+        """Why the pool is not published as it should be; None where it is, and where there is none."""
+        return None if self._pool is None else self._pool.problem()
 
     def largest_node(self) -> Largest | None:
         return self._nodes.largest()
@@ -108,12 +134,10 @@ class InCluster:
 
     async def ensure_templates(self, namespace: str, templates: Sequence[ClaimTemplate], dry_run: bool) -> list[str]:
         """As tokens: whoever reaches the webhook can name any namespace."""
-        if self._templates is None:
-            return []
-        return await self._templates.ensure(namespace, templates, dry_run)
+        return [] if self._pool is None else await self._pool.templates.ensure(namespace, templates, dry_run)
 
     async def missing_templates(self, namespace: str, templates: Sequence[str]) -> list[str]:
-        return [] if self._templates is None else await self._templates.missing(namespace, templates)
+        return [] if self._pool is None else await self._pool.templates.missing(namespace, templates)
 
     async def pull_secrets(self, namespace: str, names: Sequence[str]) -> PullSecrets:
         """By the same proof as a copy of the tokens: whoever reaches the webhook can name any namespace."""

@@ -1,6 +1,7 @@
-"""Kubernetes Events for refused pods of controllers: their owner is the one place where somebody will look.
+"""Kubernetes Events: for refused pods of controllers, and for pods of whose GPUs there is something to say.
 
-A person who creates a pod reads the refusal at once; a Deployment's pods are created by nobody, and fail in silence.
+A person who creates a pod reads the refusal at once; a Deployment's pods are created by nobody, and fail in silence:
+their owner is the one place where somebody will look.
 """
 
 from __future__ import annotations
@@ -8,23 +9,39 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 
 from bitfusiond import logs
-from bitfusiond.core.admission.review import Owner, Review
+from bitfusiond.core.admission.review import Review
 from bitfusiond.core.text import cut
-from bitfusiond.kube import EVENTS, Cluster, ClusterError, Object
+from bitfusiond.kube import EVENTS, Cluster, ClusterError, ConflictError, Object, UnavailableError
 
 REASON = "BitfusionRefused"
+SERVER_GONE = "BitfusionServerGone"
 # A controller tries again for ever, every time with the same answer: one Event in so many seconds is enough.
 QUIET_SECONDS = 600.0
 # Events beyond are dropped: an admission never waits for one.
 QUEUE = 100
 _REMEMBERED = 10_000
 _LONGEST_MESSAGE = 1024  # characters; the API server refuses longer ones
+_LONGEST_POD = 200  # characters of a pod's name, of the 253 of an Event's
 
 _log = logs.Log("events")
+
+
+class PodReference(Protocol):
+    """Which pod, of those that ever were."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uid(self) -> str: ...
 
 
 class Events:
@@ -53,9 +70,35 @@ class Events:
             del self._said[next(iter(self._said))]  # the oldest
         self._said[key] = now
         try:
-            self._send.send_nowait(self._event(request.namespace, owner, message, key))
+            involved = {
+                "apiVersion": owner.api_version,
+                "kind": owner.kind,
+                "name": owner.name,
+                "uid": owner.uid,
+            }
+            metadata = {"generateName": f"bitfusiond-{key}-", "namespace": request.namespace}
+            self._send.send_nowait(self._event(metadata, involved, REASON, message))
         except trio.WouldBlock:
             _log.warning("event dropped", namespace=request.namespace, owner=owner.name)
+
+    async def of_pod(self, cluster: Cluster, pod: PodReference, message: str, *, reason: str) -> bool:
+        """Write an Event about a pod; whether that is settled, and needs no other try.
+
+        Its name comes of what it says, so that several replicas that say it make one.
+        """
+        if not self._serves(pod.namespace):
+            return True
+        key = hashlib.sha256(f"{pod.uid} {reason} {message}".encode(errors="replace")).hexdigest()[:16]
+        metadata = {"name": f"{pod.name[:_LONGEST_POD]}.{key}", "namespace": pod.namespace}
+        involved = {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}
+        try:
+            await cluster.create(EVENTS, pod.namespace, self._event(metadata, involved, reason, message))
+        except ConflictError:
+            pass  # another replica said it
+        except ClusterError as error:
+            _log.warning("event not written", namespace=pod.namespace, message=str(error))
+            return not isinstance(error, UnavailableError)
+        return True
 
     async def run(self, cluster: Cluster) -> None:
         """Write what was noted, for ever. A failure is logged: an Event is worth no second try."""
@@ -66,22 +109,16 @@ class Events:
             except ClusterError as error:
                 _log.warning("event not written", namespace=namespace, message=str(error))
 
-    def _event(self, namespace: str, owner: Owner, message: str, key: str) -> Object:
+    def _event(self, metadata: Object, involved: Object, reason: str, message: str) -> Object:
         """Source of its form: Kubernetes' reference for Event v1 of the core group."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"bitfusiond-{key}-", "namespace": namespace},
-            "involvedObject": {
-                "apiVersion": owner.api_version,
-                "kind": owner.kind,
-                "name": owner.name,
-                "uid": owner.uid,
-                "namespace": namespace,
-            },
+            "metadata": metadata,
+            "involvedObject": {**involved, "namespace": metadata["namespace"]},
             "type": "Warning",
-            "reason": REASON,
+            "reason": reason,
             "message": cut(message, _LONGEST_MESSAGE),
             "source": {"component": self._component},
             "firstTimestamp": now,

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, Gauge
 from bitfusiond import logs
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
+from bitfusiond.core.admission.template import Delivery
 from bitfusiond.core.images.registries import Registries
+from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
 from bitfusiond.http import observe, server, tls
@@ -36,6 +38,7 @@ class _Files:
     def __init__(self, settings: Webhook) -> None:
         self._settings = settings
         self.servers: Callable[[], Sequence[str]] = tuple  # what servers.conf says, once there is a cluster
+        self.taken_up: Callable[[], None] = lambda: None  # told of other rules
         given = (settings.clients, settings.injection, settings.pool)
         self._files: list[Path] = [path for path in given if path is not None]
         self._watch = watch.Watch(*self._files)
@@ -43,6 +46,9 @@ class _Files:
 
     def current(self) -> Rules:
         return self._current
+
+    def pool(self) -> Pool | None:
+        return self._current.pool
 
     def _named_servers(self) -> Sequence[str]:
         return self.servers()
@@ -53,6 +59,7 @@ class _Files:
 
     def _reload(self) -> None:
         self._current = self._load()
+        self.taken_up()
         _log.info("configuration taken up", files=[str(path) for path in self._files])
 
     def _not_reloaded(self, error: Exception) -> None:
@@ -71,6 +78,7 @@ class _Files:
             exempt,
             pool=given.pool,
             servers=self._named_servers,
+            delivery=Delivery(given.delivery),
         )
 
 
@@ -86,7 +94,9 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     async with trio.open_nursery() as background:
         if client_ca is not None:
             background.start_soon(client_ca.follow)
-        certificate, view, checks = await _open_view(settings, client_ca or tls.no_client_ca, metrics, background)
+        certificate, view, checks = await _open_view(
+            settings, rules, client_ca or tls.no_client_ca, metrics, background
+        )
         rules.servers = view.servers
         health = observe.Health("starting", *checks)
 
@@ -139,7 +149,7 @@ async def _open_lookup(settings: Webhook, metrics: CollectorRegistry, background
 
 
 async def _open_view(
-    settings: Webhook, client_ca: tls.ClientCAs, metrics: CollectorRegistry, background: trio.Nursery
+    settings: Webhook, rules: _Files, client_ca: tls.ClientCAs, metrics: CollectorRegistry, background: trio.Nursery
 ) -> tuple[FileCertificate | SelfManagedCertificate, ClusterView, list[Callable[[], str | None]]]:
     """Certificate and cluster, running in ``background``, and what readiness asks of them.
 
@@ -159,7 +169,8 @@ async def _open_view(
     from bitfusiond.kube import apiserver  # noqa: PLC0415
 
     cluster = apiserver.connect(settings.kubeconfig)
-    view = InCluster(cluster, settings, metrics)
+    view = InCluster(cluster, settings, metrics, rules.pool)
+    rules.taken_up = view.take_up_pool
     await background.start(view.run)
     checks: list[Callable[[], str | None]] = [view.ready_reason]
     watches = view.watches

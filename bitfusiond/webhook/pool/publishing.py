@@ -246,7 +246,7 @@ class Publishing:
     async def _work_out(self) -> None:
         """What stands for the contents that are wanted; a large pool takes seconds, and pods wait meanwhile."""
         for record in list(self._records()):
-            if record.make is None and record.stored is None and record.resource == RESOURCE_SLICES:
+            if record.make is None and record.stored is None and not record.is_being_written:
                 self._slices.pop(record.name, None)
             elif record.make is not None and record.wanted is None:
                 made = record.make(1, None)
@@ -297,6 +297,7 @@ class Publishing:
     async def _write(self, record: Record) -> bool:
         """Whether it could be written."""
         verb = "delete" if record.make is None else "apply"
+        record.is_being_written = True
         try:
             await (self._delete(record) if record.make is None else self._apply(record, record.make))
         except ConflictError:
@@ -306,6 +307,9 @@ class Publishing:
             self._failures.labels(record.resource.kind).inc()
             record.failed(str(error), trio.current_time())
             return False
+        finally:
+            record.is_being_written = False
+            record.look(trio.current_time())
         record.succeeded()
         self._writes.labels(record.resource.kind, verb).inc()
         return True

@@ -34,6 +34,8 @@ class Record:
     """Our own file made the difference."""
     differs_since: float = 0.0
     differs_as: str | None = None
+    is_being_written: bool = False
+    """What comes of the write under way is not known: an apply may bring back what was not to be meanwhile."""
     taint: bool | None = None
     """Whether to taint it, or to take the taint away; None: it stays as it is."""
     answers: int = 0
@@ -65,7 +67,8 @@ class Record:
         if self.taint is not None and self.stored is not None and self.taint == (self.stored.tainted is not None):
             self.taint = None
         if not self.differs(now):
-            self.differs_as, self.is_own_change = None, False
+            self.differs_as = None
+            self.is_own_change = self.is_own_change and self.is_being_written
             if self.stored is None or (
                 self.stored.content == self.wanted and now >= self.accepted_at + DROPPED_SECONDS
             ):

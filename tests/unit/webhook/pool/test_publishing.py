@@ -161,6 +161,24 @@ async def test_a_change_that_reaches_another_replica_later_is_written_once(
         assert writes(cluster) == {"patch": 3, "delete": 2}
 
 
+async def test_a_server_that_leaves_while_it_is_being_written_does_not_stay(
+    cluster: FakeCluster, autojump_clock: MockClock
+) -> None:
+    replica = Replica(cluster, server())
+    async with running(replica):
+        release = cluster.hang(verb="patch")
+        replica.change(server(), server("b"))
+        await trio.sleep(1)
+        replica.change(server(gpus=3))
+        replica.hears("b")
+        await trio.sleep(1)
+        release()
+        await trio.sleep(1)
+        assert published(cluster) == ["a"]
+        assert len(stored(cluster)["spec"]["devices"]) == 3
+        assert writes(cluster, RESOURCE_SLICES) == {"patch": 3, "delete": 1}
+
+
 async def test_a_difference_that_stands_is_mended_once_it_has_stood(
     cluster: FakeCluster, autojump_clock: MockClock
 ) -> None:
