@@ -34,8 +34,8 @@ _VALUES = frozenset({*client.VARIABLE_PLACEHOLDERS, *client.WRAP_PLACEHOLDERS}) 
 def environment(claim: ResourceClaim, parts: list[tuple[Result, Part]]) -> dict[str, str]:
     """The variables that the configuration of ``claim`` makes of the GPUs that it was given.
 
-    One whose placeholder has no value is left out, as in a pod.
-    A later one of the same name wins, as the claim's own stands after that of its DeviceClass. Raises AllocationError.
+    One whose placeholder has no value is left out, as in a pod. A later one of the same name wins, as the claim's own
+    configuration stands after that of its DeviceClass. Raises AllocationError.
     """
     listed = mapping(claim, "status", "allocation", "devices").get("config")
     configs = [each for each in objects(listed) if mapping(each, "opaque").get("driver") == names.DRIVER]
@@ -46,6 +46,8 @@ def environment(claim: ResourceClaim, parts: list[tuple[Result, Part]]) -> dict[
     for config in configs:
         asked = set(strings(config.get("requests")))
         servers = [part.address for result, part in parts if not asked or _names(result.request) & asked]
+        if not servers:  # it is about what others gave
+            continue
         for name, value in _filled(mapping(config, "opaque").get("parameters"), list(dict.fromkeys(servers))):
             left -= len(name) + len(value)
             if left < 0:

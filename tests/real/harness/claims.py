@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ CDI = Path("/var/run/cdi")
 TEMPLATE, SMALL_TEMPLATE = "shares-60", "shares-5"
 _SHARES = {"value": "100", "requestPolicy": {"default": "100", "validRange": {"min": "1", "max": "100", "step": "1"}}}
 _LUPINE = parameters({"name": "LUPINE_SERVER", "value": "{servers}"})
-_PRINT = "env | grep -e BITFUSIOND_ -e LUPINE | sort"
+_PRINT = "env | grep -e BITFUSIOND_ -e LUPINE | sort; echo END="
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,11 @@ class Claims:
         )
 
     def env(self, pod: str, container: str) -> dict[str, str]:
-        """The variables that a container saw."""
-        log = self.node.core.read_namespaced_pod_log(pod, NAMESPACE, container=container)
-        return dict(line.split("=", 1) for line in log.splitlines())
+        """The variables that a container saw, as soon as it has said so."""
+        read = partial(self.node.core.read_namespaced_pod_log, pod, NAMESPACE, container=container)
+        wait_until(lambda: "END=" in read(), f"the log of {container} in {pod}")
+        log: str = read()
+        return dict(line.split("=", 1) for line in log.splitlines() if line != "END=")
 
     def events(self, pod: str) -> list[str]:
         """The messages of a pod's events about claims."""

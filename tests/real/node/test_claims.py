@@ -62,7 +62,7 @@ def test_each_container_is_told_of_its_own_claim_and_populate_of_all(pool: Claim
         assert files() == {f"bitfusion.io-claim_{uid}.json" for uid in (first, second)}
         assert driver.metric("dra_prepared_total") == 2
     wait_until(lambda: not files(), "the end of the files")
-    assert driver.metric("dra_unprepared_total") == 2
+    assert driver.metric("dra_unprepared_total") >= 2  # the kubelet may still ask about pods of earlier tests
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

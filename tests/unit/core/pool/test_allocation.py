@@ -138,7 +138,7 @@ def test_a_later_configuration_wins_and_each_is_for_its_requests() -> None:
     of_other = pool.parameters({"name": "Z", "value": "{servers}"}, requests=["other"])
     given = [result("gpu-a", "gpu-0", request="gpu/m16000"), result("gpu-b", "gpu-0", request="second")]
     found = prepared(pool.claim("train", *given, config=[of_class, of_gpu, of_choice, of_other]))
-    assert {name: found.get(name) for name in ("X", "ALL", "Y", "Z")} == {"X": A, "ALL": f"{A},{B}", "Y": A, "Z": ""}
+    assert {name: found.get(name) for name in ("X", "ALL", "Y", "Z")} == {"X": A, "ALL": f"{A},{B}", "Y": A, "Z": None}
 
 
 V = {"name": "X", "value": "{servers}"}

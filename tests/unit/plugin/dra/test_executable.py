@@ -75,6 +75,21 @@ async def test_it_is_ready_when_the_kubelet_knows_both_and_on_sigterm_no_socket_
     assert [line for line in process.lines if line["level"] == "error"] == []
 
 
+async def test_with_the_shares_of_a_thousand_gpus_it_stays_below_what_its_container_may_have(
+    directory: Path, command: list[str]
+) -> None:
+    async with (
+        Kubelet(directory / "device-plugins") as kubelet,
+        daemon([*command, "--resource-nums", "100000"]) as plugin,
+    ):
+        await kubelet.wait_registered()
+        assert len(await kubelet.devices()) == 100_000
+        status = Path(f"/proc/{plugin.process.pid}/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+        assert await plugin.stop() == 0
+    assert peak < 120 * 2**20  # of the 128 Mi of the manifest
+
+
 async def test_without_the_option_nothing_of_it_is_there(directory: Path, command: list[str]) -> None:
     async with Kubelet(directory / "device-plugins"), daemon([*command, "--dra-driver", "none"]) as process:
         address = (await process.event("observing"))["address"]
