@@ -152,6 +152,7 @@ TOKEN_NAMESPACE := env("TOKEN_NAMESPACE", "")
 CLIENT_CA := env("CLIENT_CA", "")
 API_SERVER_ONLY := env("API_SERVER_ONLY", "")
 POOL := env("POOL", "")
+DELIVERY := env("DELIVERY", "")
 IMAGE_LOOKUP := env("IMAGE_LOOKUP", "")
 IMAGE_REGISTRIES := env("IMAGE_REGISTRIES", "")
 INSECURE_REGISTRIES := env("INSECURE_REGISTRIES", "")
@@ -163,7 +164,7 @@ TIMEOUT := env("TIMEOUT", "")
 operate := "env IMAGE_REPO=" + quote(IMAGE_REPO) + " IMAGE_TAG=" + quote(IMAGE_TAG) + \
     " IMAGE_DIGESTS=" + quote(IMAGE_DIGESTS) + \
     " K8S_PLATFORM=" + quote(K8S_PLATFORM) + " TOTAL_GPU_MEMORY=" + quote(TOTAL_GPU_MEMORY) + \
-    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " POOL=" + quote(POOL) + " CLIENTS=" + quote(CLIENTS) + \
+    " RESOURCE_NUMS=" + quote(RESOURCE_NUMS) + " POOL=" + quote(POOL) + " DELIVERY=" + quote(DELIVERY) + " CLIENTS=" + quote(CLIENTS) + \
     " ALLOW_NAMESPACES=" + quote(ALLOW_NAMESPACES) + " TOKEN_NAMESPACE=" + quote(TOKEN_NAMESPACE) + \
     " CLIENT_CA=" + quote(CLIENT_CA) + " API_SERVER_ONLY=" + quote(API_SERVER_ONLY) + \
     " IMAGE_LOOKUP=" + quote(IMAGE_LOOKUP) + " IMAGE_REGISTRIES=" + quote(IMAGE_REGISTRIES) + \

@@ -12,6 +12,7 @@ import jsonpatch
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules
 from bitfusiond.core.admission.mutate import Verdict, mutate
+from bitfusiond.core.admission.template import Delivery
 from bitfusiond.core.fields import Json, mapping
 from bitfusiond.core.pool import claims
 from bitfusiond.errors import ConfigurationError, Failure
@@ -41,7 +42,14 @@ def run(settings: Render, stdin: BinaryIO, stdout: BinaryIO, stderr: TextIO) -> 
     YAML, with nothing printed. Raises Failure where the result cannot be written.
     """
     exempt = names.EXEMPT_NAMESPACES | {names.NAMESPACE}
-    rules = config.load(settings.clients, settings.injection, settings.total_gpu_memory, exempt, pool=settings.pool)
+    rules = config.load(
+        settings.clients,
+        settings.injection,
+        settings.total_gpu_memory,
+        exempt,
+        pool=settings.pool,
+        delivery=Delivery(settings.delivery),
+    )
     source = "standard input" if settings.file == "-" else settings.file
     try:
         documents = yaml_documents.load(_read(settings.file, stdin).decode())

@@ -237,6 +237,13 @@ _POOL = Option(
     None,
     "the pool's inventory (pool.yaml): the scheduler gives out its GPUs by claims, from Kubernetes 1.36 on",
 )
+_DELIVERY = Option(
+    "--delivery",
+    choice("copy", "image"),
+    "copy",
+    "how a client comes into a pod: copy, by an init container; image, mounted by the container runtime (Kubernetes"
+    " 1.36 and later)",
+)
 _OBSERVE = Option(
     "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
 )
@@ -265,6 +272,7 @@ class Webhook(Common):
     clients: Path | None = given_by(_CLIENTS)
     injection: Path | None = given_by(_INJECTION)
     pool: Path | None = given_by(_POOL)
+    delivery: str = given_by(_DELIVERY)
     total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
     kubeconfig: str | None = option(
         "--kubeconfig", text, None, "how to reach the API server; none = no cluster: tokens and nodes are left alone"
@@ -391,6 +399,12 @@ class Populate(Common):
         "--opt-target", path, "/workload-container-opt", "the volume that the workload sees as /opt/bitfusion"
     )
     tokens: Path = option("--tokens", path, "/root/.bitfusion", "token files in")
+    delivery: str = option(
+        "--delivery",
+        choice("copy", "image"),
+        "copy",
+        "image: the pod has the client mounted from its image, so that only token files are put in place",
+    )
     client_dir: Path = option("--client-dir", path, "/client", "writable copies of the token files out")
     claims: tuple[str, ...] | None = option(
         "--claims",
@@ -409,6 +423,7 @@ class Render(Common):
     clients: Path | None = given_by(_CLIENTS)
     injection: Path | None = given_by(_INJECTION)
     pool: Path | None = given_by(_POOL)
+    delivery: str = given_by(_DELIVERY)
     total_gpu_memory: int = given_by(_TOTAL_GPU_MEMORY)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bitfusiond.core.admission import decision, template
+from bitfusiond.core.admission.template import Delivery
 from bitfusiond.files import read
 
 Servers = Callable[[], Sequence[str]]
@@ -19,6 +20,7 @@ def load(
     *,
     pool: Path | None = None,
     servers: Servers = tuple,
+    delivery: Delivery = Delivery.COPY,
 ) -> decision.Rules:
     """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
 
@@ -28,4 +30,5 @@ def load(
     """
     added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
     inventory = read.load_pool(pool)
-    return decision.Rules(read.load_clients(clients), added, total_gpu_memory, exempt_namespaces, servers, inventory)
+    known = read.load_clients(clients)
+    return decision.Rules(known, added, total_gpu_memory, exempt_namespaces, servers, inventory, delivery)

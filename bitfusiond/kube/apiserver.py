@@ -59,13 +59,13 @@ _JSON = "application/json"
 ResultT = TypeVar("ResultT")
 
 
-def connect(kubeconfig: str | None) -> APIServer:
+def connect(kubeconfig: str | None, requests_at_once: int = REQUESTS_AT_ONCE) -> APIServer:
     """The API server that ``kubeconfig`` names; without it, that of the pod we run in, else that of ``$KUBECONFIG``.
 
     Makes no request: an API server that is absent now may be there later. Raises ConfigurationError for a kubeconfig
     that is not usable.
     """
-    return APIServer(lambda: kubeconfigs.load(kubeconfig))
+    return APIServer(lambda: kubeconfigs.load(kubeconfig), requests_at_once)
 
 
 class _Connection:
@@ -132,9 +132,9 @@ class _Connection:
 class APIServer:
     """An API server, as :class:`~bitfusiond.kube.Cluster` describes it."""
 
-    def __init__(self, load: Callable[[], Configuration]) -> None:
+    def __init__(self, load: Callable[[], Configuration], requests_at_once: int = REQUESTS_AT_ONCE) -> None:
         self._load = load
-        self._requests = trio.CapacityLimiter(REQUESTS_AT_ONCE)
+        self._requests = trio.CapacityLimiter(requests_at_once)
         self._watches = trio.CapacityLimiter(math.inf)
         self._renew()
 

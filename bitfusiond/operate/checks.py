@@ -26,6 +26,8 @@ NO_POLICIES = (1, 25)
 OLDEST = (1, 20)
 # Shared devices of a pool (consumable capacity) are on by default from here on.
 ONE_POOL = (1, 36)
+# So are volumes that are images, with sub-paths.
+IMAGE_VOLUMES = (1, 36)
 
 Version = tuple[int, int]
 
@@ -63,6 +65,14 @@ def pool(text: str, version: Version) -> list[str]:
         return []
     present, since = (f"{major}.{minor}" for major, minor in (version, ONE_POOL))
     return [f"POOL: the API server is {present}; a pool is counted once from {since} on: deploy without it"]
+
+
+def delivery(chosen: str, version: Version) -> list[str]:
+    """Why no runtime of this cluster can be asked to mount a client from its image, if none can."""
+    if chosen != "image" or version >= IMAGE_VOLUMES:
+        return []
+    present, since = (f"{major}.{minor}" for major, minor in (version, IMAGE_VOLUMES))
+    return [f"DELIVERY: the API server is {present}; images are mounted from {since} on: DELIVERY=copy, or auto"]
 
 
 def context(kubectl: Kubectl) -> str:

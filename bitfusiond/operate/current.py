@@ -14,7 +14,7 @@ from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.core.pool import inventory
 from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
-from bitfusiond.operate import manifests, rollout
+from bitfusiond.operate import delivery, manifests, rollout
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
@@ -56,6 +56,7 @@ class Running:
     registry_ca_path: str | None = None
     pool: str | None = None
     pool_path: str | None = None
+    delivery: str | None = None
 
 
 def read(kubectl: Kubectl) -> Running:
@@ -99,6 +100,7 @@ def from_objects(
         manifests.option(webhook, manifests.REGISTRY_CA) or None,
         mapping(pool, "data").get(manifests.POOL_KEY) or None,
         manifests.option(webhook, manifests.POOL) or None,
+        manifests.option(webhook, manifests.DELIVERY) or None,
     )
 
 
@@ -178,7 +180,9 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     )
     clients, why_clients = _catalogue(settings.clients, now.clients)
     values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
-    values = replace(values, pool=pool)
+    chosen = settings.delivery or now.delivery or delivery.COPY
+    notes.append(_note("DELIVERY", chosen, settings.delivery, now.delivery))
+    values = replace(values, pool=pool, delivery=chosen)
     values, why_images_are_read = _image_lookup(settings, now, values)
     return values, [*notes, *why_images_are_read, f"client catalogue: {why_clients}"]
 

@@ -15,7 +15,19 @@ from dataclasses import replace
 from bitfusiond.core import names
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.operate import access, checks, claims, current, endpoints, manifests, proof, report, rollout, waiting
+from bitfusiond.operate import (
+    access,
+    checks,
+    claims,
+    current,
+    delivery,
+    endpoints,
+    manifests,
+    proof,
+    report,
+    rollout,
+    waiting,
+)
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
@@ -30,7 +42,11 @@ _NO_CERTIFICATE = ". Has the API server its client certificate? `CLIENT_CA=none 
 def run(settings: Settings, say: Say) -> None:
     """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
     kubectl = Kubectl(settings.kubectl)
-    stages, values = _checked(kubectl, settings, say)
+    documents, values = _checked(kubectl, settings, say)
+    if settings.delivery in {delivery.AUTO, delivery.IMAGE}:
+        kubectl.apply([each for each in manifests.build(documents, values).base if each["kind"] == "Namespace"])
+        values = _delivered(kubectl, values, settings.timeout, say)
+    stages = manifests.build(documents, values)
     _keep_trust(kubectl, stages, say)
     _apply(kubectl, stages.base, say)
     rollout.wait(kubectl, current.WEBHOOK, settings.timeout, say)
@@ -66,13 +82,29 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
         say("manifests: API_SERVER_ONLY counts for deploy alone: a cluster knows the addresses of its API servers")
     for line in notes:
         say(f"manifests: {line}")
+    if values.delivery == delivery.AUTO:
+        say("manifests: DELIVERY: copy, as no node is there to be tried")
+        values = replace(values, delivery=delivery.COPY)
     if values.named:
         say(f"manifests: a RoleBinding in each of {', '.join(sorted(values.named))}: make these namespaces first")
     return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
-def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.Stages, manifests.Values]:
-    """What is to be applied, and the values in it. Raises Failure with every problem, before anything is changed."""
+def _delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: Say) -> manifests.Values:
+    """``values`` with the delivery that every node can do. Raises Failure where one cannot do what was asked for."""
+    found = delivery.problems(kubectl, values.image("bitfusiond"), values.image("bitfusion-client"), timeout)
+    if not found:
+        say("DELIVERY: image (tried on each node)")
+        return replace(values, delivery=delivery.IMAGE)
+    why = f"the client cannot be mounted from its image everywhere: {delivery.told(found)}"
+    if values.delivery == delivery.IMAGE:
+        raise Failure(f"DELIVERY: {why}. DELIVERY=auto takes what every node can do")
+    say(f"DELIVERY: copy, as {why}")
+    return replace(values, delivery=delivery.COPY)
+
+
+def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Object], manifests.Values]:
+    """The manifests, and the values for them. Raises Failure with every problem, before anything is changed."""
     version = checks.cluster(kubectl, say)
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
@@ -89,7 +121,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
     try:
         values, notes = current.choose(settings, now)
         problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []
-        problems += checks.pool(values.pool, version)
+        problems += [*checks.pool(values.pool, version), *checks.delivery(values.delivery, version)]
         addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()
     except ConfigurationError as error:
         problems.append(str(error))
@@ -104,12 +136,17 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[manifests.
     if holders:
         say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
     values = replace(values, api_servers=addresses, absent=absent, has_claims=bool(holders))
+    if values.delivery == delivery.AUTO and version < checks.IMAGE_VOLUMES:
+        say("DELIVERY: copy, as no runtime of this Kubernetes is asked to mount images")
+        values = replace(values, delivery=delivery.COPY)
     stages = manifests.build(documents, values)
     # Again, now that the choices are known.
     needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
+    if values.delivery != delivery.COPY:
+        needed += [access.Access(verb, "Pod", names.NAMESPACE) for verb in ("create", "delete")]
     if problems := access.missing(kubectl, needed, "deploy"):
         raise Failure(report.listed(_UNCHANGED, problems))
-    return stages, values
+    return documents, values
 
 
 def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:

@@ -58,6 +58,7 @@ REGISTRY_CA = "BITFUSIOND_REGISTRY_CA"
 REGISTRY_CA_MAP = Ref("ConfigMap", names.REGISTRY_CA_CONFIGMAP, names.NAMESPACE)
 REGISTRY_CA_KEY = "registry-ca.crt"
 POOL = "BITFUSIOND_POOL"
+DELIVERY = "BITFUSIOND_DELIVERY"
 POOL_MAP = Ref("ConfigMap", names.POOL_CONFIGMAP, names.NAMESPACE)
 POOL_KEY = "pool.yaml"
 TLS_CERT = "BITFUSIOND_TLS_CERT"
@@ -90,7 +91,7 @@ class Values:
     ``api_servers`` are the addresses from which alone the webhook is reached; none: it is reached from everywhere.
     ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there. ``pool`` is the
     text of an inventory, empty for none; ``has_claims``: pods hold GPUs of a pool that there was, so that nodes must go
-    on serving them.
+    on serving them. ``delivery`` is that of clients, ``copy`` or ``image``.
     """
 
     image_repo: str
@@ -111,6 +112,7 @@ class Values:
     absent: frozenset[str] = frozenset()
     pool: str = ""
     has_claims: bool = False
+    delivery: str = "copy"
 
     @property
     def serves_claims(self) -> bool:
@@ -339,6 +341,8 @@ def _trust(values: Values) -> Iterator[tuple[str, str]]:
         yield INSECURE_REGISTRIES, values.insecure_registries
     if values.registry_ca:
         yield REGISTRY_CA, f"{_CONFIGURATION}/{REGISTRY_CA_KEY}"
+    if values.delivery != "copy":
+        yield DELIVERY, values.delivery
     if values.pool:
         yield POOL, f"{_CONFIGURATION}/{POOL_KEY}"
 

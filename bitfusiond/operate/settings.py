@@ -44,6 +44,7 @@ class Settings:
     resource_nums: int | None
     clients: Path | None
     pool: str | None
+    delivery: str | None
     allow_namespaces: str | None
     token_namespace: str | None
     client_ca: str | None
@@ -166,6 +167,7 @@ VARIABLES = {
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
     "clients": Variable("CLIENTS", None, _file),
     "pool": Variable("POOL", None, _pool),
+    "delivery": Variable("DELIVERY", None, settings.choice("copy", "image", "auto")),
     "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
     "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
     "client_ca": Variable("CLIENT_CA", None, _ca("the API server's client certificate")),

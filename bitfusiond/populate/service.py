@@ -16,7 +16,6 @@ from bitfusiond.core import names
 from bitfusiond.core.clients import packages
 from bitfusiond.core.clients.catalogue import UnknownClientError
 from bitfusiond.core.clients.client import BITFUSION, Client
-from bitfusiond.core.pool import allocation
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import read
 from bitfusiond.populate import hidden, tokens, trees
@@ -71,7 +70,8 @@ def _populate(settings: Populate) -> None:
     tree: Tree = {}
     token_files: dict[str, bytes] = {}
     problems = []
-    if client.tree:
+    copies = client.tree is not None and settings.delivery == "copy"
+    if copies:
         tree = trees.listed(str(settings.distros), client.package)
         problems += _distro_problems(settings, client, tree)
     if client.takes_tokens:
@@ -79,21 +79,21 @@ def _populate(settings: Populate) -> None:
             settings.tokens, wants_reachable=client.wants_reachable, chosen=chosen
         )
         problems += token_problems
-    volumes = _volumes(settings, client)
+    volumes = _volumes(settings, client, copies=copies)
     problems = [*_volume_problems(volumes), *problems]
     if problems:
         raise Failure("; ".join(problems))
     for volume in volumes:
         if volume.may_be_made:
             volume.path.mkdir(mode=0o777, exist_ok=True)  # the mode that the kubelet gives an emptyDir
-    if client.tree:
+    if copies:
         _lock(settings.distro_target)
     for path in {volume.path for volume in volumes}:
         hidden.clear(str(path))
-    if client.tree:
+    if copies:
         trees.place("distro", client.package, tree, str(settings.distros), str(settings.distro_target))
-    if client.is_bitfusion:
-        _place_opt(settings, client, tree)
+        if client.is_bitfusion:
+            _place_opt(settings, client, tree)
     if client.takes_tokens:
         tokens.write(token_files, settings.client_dir)
 
@@ -106,6 +106,8 @@ def _chosen(settings: Populate) -> dict[str, tuple[str, ...]] | None:
     """
     if settings.claims is None:
         return None
+    from bitfusiond.core.pool import allocation  # noqa: PLC0415 - most clusters have no pool
+
     try:
         given = allocation.of_claims(settings.claims, os.environ)
     except allocation.AllocationError as error:
@@ -158,16 +160,16 @@ class _Volume(NamedTuple):
     may_be_made: bool
 
 
-def _volumes(settings: Populate, client: Client) -> list[_Volume]:
-    """Those that ``client`` needs.
+def _volumes(settings: Populate, client: Client, *, copies: bool) -> list[_Volume]:
+    """Those that ``client`` needs; those of its tree where somebody ``copies`` it.
 
     Distro and opt may be two directories of one volume, still to be made; in ``/`` itself they would be the container's
     own, which no workload ever sees.
     """
     found = []
-    if client.tree:
+    if copies:
         found.append(_Volume("--distro-target", settings.distro_target, may_be_made=True))
-    if client.is_bitfusion:
+    if copies and client.is_bitfusion:
         linked = _may_be_link(settings.opt_target, settings.distro_target)
         opt = settings.opt_target.parent if linked else settings.opt_target
         found.append(_Volume("--opt-target", opt, may_be_made=True))

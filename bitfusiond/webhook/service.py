@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from bitfusiond import logs
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
+from bitfusiond.core.admission.template import Delivery
 from bitfusiond.core.images.registries import Registries
 from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.errors import ConfigurationError
@@ -77,6 +78,7 @@ class _Files:
             exempt,
             pool=given.pool,
             servers=self._named_servers,
+            delivery=Delivery(given.delivery),
         )
 
 

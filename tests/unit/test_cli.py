@@ -46,14 +46,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 # What each role can be told, and nothing else.
 OPTIONS: Mapping[str, str] = {
-    "webhook": "--listen --tls-cert --tls-key --client-ca --clients --injection --pool --total-gpu-memory --kubeconfig"
-    " --namespace --token-namespace --allow-namespaces --image-lookup --image-registries --insecure-registries"
-    " --registry-ca --drain-seconds --observe",
+    "webhook": "--listen --tls-cert --tls-key --client-ca --clients --injection --pool --delivery --total-gpu-memory"
+    " --kubeconfig --namespace --token-namespace --allow-namespaces --image-lookup --image-registries"
+    " --insecure-registries --registry-ca --drain-seconds --observe",
     "plugin": "--device-plugin-dir --socket-name --resource-name --resource-nums --interval --servers-conf --dra-driver"
     " --plugins-dir --registry-dir --cdi-dir --kubeconfig --observe",
     "init": "--client-name --client-os --client-version --clients --distros --distro-target --opt-target --tokens"
-    " --client-dir --claims",
-    "render": "--file --diff --clients --injection --pool --total-gpu-memory",
+    " --client-dir --delivery --claims",
+    "render": "--file --diff --clients --injection --pool --delivery --total-gpu-memory",
 }
 
 

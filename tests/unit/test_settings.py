@@ -13,6 +13,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Address
 
 CATALOGUE = ("clients", None, "c.yaml", Path("c.yaml"))
+DELIVERY = ("delivery", "copy", "image", "image")
 POOL = ("pool", None, "pool.yaml", Path("pool.yaml"))
 TEMPLATE = ("injection", None, "t.yaml", Path("t.yaml"))
 MEMORY = ("total_gpu_memory", 0, "16000", 16000, "TOTAL_GPU_MEMORY")
@@ -48,6 +49,7 @@ ROLES: dict[str, dict[str, Row]] = {
         CATALOGUE,
         TEMPLATE,
         POOL,
+        DELIVERY,
         MEMORY,
         ("kubeconfig", None, "none", "none"),
         ("namespace", "bwki", "gpu", "gpu", "POD_NAMESPACE"),
@@ -85,6 +87,7 @@ ROLES: dict[str, dict[str, Row]] = {
         ("opt_target", Path("/workload-container-opt"), "/o", Path("/o")),
         ("tokens", Path("/root/.bitfusion"), "/k", Path("/k")),
         ("client_dir", Path("/client"), "/c", Path("/c")),
+        DELIVERY,
         ("claims", None, "bitfusion-0, bitfusion-1,bitfusion-0", ("bitfusion-0", "bitfusion-1")),
         LOG_FORMAT,
     ),
@@ -94,6 +97,7 @@ ROLES: dict[str, dict[str, Row]] = {
         CATALOGUE,
         TEMPLATE,
         POOL,
+        DELIVERY,
         MEMORY,
         LOG_FORMAT,
     ),

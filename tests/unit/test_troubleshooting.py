@@ -82,6 +82,7 @@ SILENT_BEGINNINGS = (
     "\n    . : [",
     "\n    builtin catchsegv",
     "export PATH=",
+    "import os; ",
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bitfusiond.core import names
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.patch import Operation
-from bitfusiond.core.admission.template import Template
+from bitfusiond.core.admission.template import Delivery, Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.pool.inventory import Pool
@@ -28,6 +28,7 @@ class Rules:
     exempt_namespaces: frozenset[str] = names.EXEMPT_NAMESPACES
     servers: Callable[[], Sequence[str]] = tuple
     pool: Pool | None = None
+    delivery: Delivery = Delivery.COPY
 
     @property
     def sizes(self) -> Sizes:

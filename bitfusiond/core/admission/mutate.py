@@ -48,7 +48,7 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     chosen = claims.selection(root["metadata"]["annotations"], client, rules)
     sizes = claims.sizes(chosen, rules)
     given = pod.read(root, asked.mode, client, sizes, looked_up)
-    template = rules.template.for_client(client) if client else rules.template
+    template = rules.template.for_client(client, rules.delivery) if client else rules.template
     servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
     if chosen is not None:
         claims.check(given, chosen, client)
@@ -71,7 +71,7 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
         return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
     return Patch(
         _operations(given, client, commands, variables, template, claimed),
-        [*_warnings(given, client, variables, rules, sizes), *claims.warnings(given, client, claimed)],
+        [*_warnings(given, client, variables, template, rules, sizes), *claims.warnings(given, client, claimed)],
         client.takes_tokens,
         tuple({each.template.name: each.template for each in claimed.values()}.values()),
     )
@@ -143,7 +143,12 @@ def _operations(
 
 
 def _warnings(
-    given: Pod, client: Client, variables: Mapping[str, list[Variable]], rules: Rules, sizes: Sizes
+    given: Pod,
+    client: Client,
+    variables: Mapping[str, list[Variable]],
+    template: Template,
+    rules: Rules,
+    sizes: Sizes,
 ) -> list[str]:
     """What the user should hear of a pod that is admitted, a line each."""
     return [
@@ -177,8 +182,8 @@ def _warnings(
             if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
         *(() if client.is_bitfusion else _warnings_of_other_client(given, client, variables)),
-        *injection.mount_warnings(given.gpu_containers, rules.template.for_client(client)),
-        *populate_container.warnings(given, client),
+        *injection.mount_warnings(given.gpu_containers, template),
+        *populate_container.warnings(given, client, rules.delivery),
     ]
 
 

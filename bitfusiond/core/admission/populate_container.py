@@ -12,7 +12,7 @@ from bitfusiond.core.admission.claims import Claim
 from bitfusiond.core.admission.injection import under_names
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
-from bitfusiond.core.admission.template import Template
+from bitfusiond.core.admission.template import Delivery, Template
 from bitfusiond.core.clients.client import Client
 from bitfusiond.core.fields import Field, Json, mapping
 
@@ -46,7 +46,7 @@ def init_containers(
     if not template.init_containers:
         return []
     first, *others = ({**each} for each in template.init_containers)
-    if client.tree or client.takes_tokens:  # else it is one that the operator added
+    if template.fills:
         _fit(first, pod, client, [each.name for each in claimed] if client.takes_tokens else [])
     added = [first, *others]
     for each in added:
@@ -84,10 +84,13 @@ def _client_options(client: Client) -> list[str]:
     return [*name, *(word for option, value in options if value is not None for word in (option, value))]
 
 
-def warnings(pod: Pod, client: Client) -> list[str]:
+def warnings(pod: Pod, client: Client, delivery: Delivery) -> list[str]:
     """What may keep the workload from the client or its token, as far as it can be seen."""
-    if not client.takes_tokens:
-        return _disk_warnings(pod, client)
+    found = _disk_warnings(pod, client) if delivery is Delivery.COPY else []
+    return [*(_token_warnings(pod) if client.takes_tokens else []), *found]
+
+
+def _token_warnings(pod: Pod) -> list[str]:
     users = {_user(pod.spec, each) for each in pod.gpu_containers}
     user = _user(pod.spec, pod.gpu_containers[0])
     found = []
@@ -100,7 +103,7 @@ def warnings(pod: Pod, client: Client) -> list[str]:
         )
     if _is_unknown_non_root(pod):
         found.append("runAsNonRoot without runAsUser: set runAsUser, so that the workload can read client.yaml")
-    return [*found, *_disk_warnings(pod, client)]
+    return found
 
 
 def _disk_warnings(pod: Pod, client: Client) -> list[str]:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import accumulate, pairwise
 
 from bitfusiond.core import names, quantity
@@ -29,6 +30,16 @@ _TARGETS = {
 }
 
 
+_IMAGE_VOLUME = "bitfusion-client-image"
+
+
+class Delivery(Enum):
+    """How a client comes into a pod: copied by an initContainer, or mounted from its image by the runtime."""
+
+    COPY = "copy"
+    IMAGE = "image"
+
+
 class TemplateError(ValueError):
     """The operator's template is wrong; the message names every problem, separated by ``; ``."""
 
@@ -38,7 +49,8 @@ class Template:
     """``init_containers[0]`` fills the volumes; ``env`` and ``volume_mounts`` go into every GPU container.
 
     ``mount_paths`` are those of ``volume_mounts``, normalized; ``above`` has each directory above them, with one that
-    lies below it. ``below_files`` is how paths begin that would lie below a token file.
+    lies below it. ``below_files`` is how paths begin that would lie below a token file. Not ``fills``: the client has
+    nothing to fill them with, and init_containers are others that the operator added.
     """
 
     init_containers: tuple[Json, ...]
@@ -48,6 +60,7 @@ class Template:
     mount_paths: frozenset[str]
     above: Mapping[str, str]
     below_files: tuple[str, ...]
+    fills: bool = True
 
     def for_claim(self, claim: str) -> Template:
         """What a container of ``claim`` gets: `bitfusiond --role init` writes a servers.conf for each claim."""
@@ -60,8 +73,14 @@ class Template:
         )
         return replace(self, volume_mounts=mounts)
 
-    def for_client(self, client: Client) -> Template:
+    def for_client(self, client: Client, delivery: Delivery) -> Template:
         """What of it serves ``client``: no volume that stays empty, and no initContainer that would fill none."""
+        copied = self._copied(client)
+        if delivery is Delivery.IMAGE and client.tree is not None:
+            return copied._from_image(client, self.init_containers[0])  # noqa: SLF001 - one of our own kind
+        return copied
+
+    def _copied(self, client: Client) -> Template:
         if client.is_bitfusion:
             return self
         first, *others = self.init_containers
@@ -75,7 +94,35 @@ class Template:
         if client.tree or client.takes_tokens:
             others = [{**first, "volumeMounts": list(kept(first.get("volumeMounts") or ()))}, *others]
         mounts = [each for each in kept(self.volume_mounts) if mount_path(each["mountPath"]) != _OPT]
-        return _template(others, self.env, mounts, kept(self.volumes))
+        fitting = _template(others, self.env, mounts, kept(self.volumes))
+        return replace(fitting, fills=client.tree is not None or client.takes_tokens)
+
+    def _from_image(self, client: Client, first: Json) -> Template:
+        """The same paths, where the container runtime mounts the client from the image of ``first``.
+
+        The distro's volume stays, for what a client writes beside its tree; nobody copies anything into it. Token files
+        are still put where they belong by `bitfusiond --role init`.
+        """
+        tree, opt = (_volumes_at(first, option) for option in ("--distro-target", "--opt-target"))
+        policy = {"pullPolicy": first["imagePullPolicy"]} if "imagePullPolicy" in first else {}
+        volume = {"name": _IMAGE_VOLUME, "image": {"reference": first["image"], **policy}}
+
+        def mounted(path: str, inside: str) -> Json:
+            return {"name": _IMAGE_VOLUME, "mountPath": path, "subPath": inside.strip("/"), "readOnly": True}
+
+        mounts = [
+            mounted(_OPT, f"{client.tree}{_OPT}")
+            if each["name"] in tree | opt and mount_path(each["mountPath"]) == _OPT
+            else each
+            for each in self.volume_mounts
+        ]
+        mounts.append(mounted(str(client.tree), str(client.tree)))
+        others = self.init_containers[1:]
+        if client.takes_tokens:
+            kept = [each for each in first.get("volumeMounts") or () if each["name"] not in tree | opt]
+            words = [*(first.get("args") or ()), "--delivery", Delivery.IMAGE.value]
+            others = ({**first, "args": words, "volumeMounts": kept}, *others)
+        return replace(_template(others, self.env, mounts, [*self.volumes, volume]), fills=client.takes_tokens)
 
 
 def _template(

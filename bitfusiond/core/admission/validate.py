@@ -51,7 +51,7 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
         if asked.mode is not Mode.NONE:
-            root.problems.extend(_lost_parts(asked, groups, rules.template, client, ours))
+            root.problems.extend(_lost_parts(asked, groups, rules, client, ours))
         if ours is not None:
             claims.check_node(root["spec"])
         for container in serving if client.is_bitfusion else ():
@@ -73,10 +73,10 @@ def _client(document: Json, catalogue: Catalogue) -> Client:
 
 
 def _lost_parts(
-    asked: optin.OptIn, groups: _Groups, whole: Template, client: Client, ours: Mapping[str, str] | None
+    asked: optin.OptIn, groups: _Groups, rules: Rules, client: Client, ours: Mapping[str, str] | None
 ) -> Iterator[str]:
     """What mutation adds must still be there: without it the pod would start without a GPU."""
-    template = whole.for_client(client)
+    template = rules.template.for_client(client, rules.delivery)
     told = [each for each in client.env if ours is None or not each.names_servers]
     missing = [
         *_missing_in_pod(asked, groups, template),

@@ -15,15 +15,12 @@ from bitfusiond.core import names, quantity
 from bitfusiond.core.clients import servers_conf
 from bitfusiond.core.fields import Json, mapping, objects
 from bitfusiond.core.objects import ResourceClaim, ResourceSlice
+from bitfusiond.core.pool import matching, slices
 from bitfusiond.core.text import shown
 
 MOST_DEVICES = 32  # of a claim; source: AllocationResultsMaxSize of k8s.io/api resource/v1
 LONGEST_TEXT = 64 * 1024  # characters of what a variable says of one claim; Linux takes 128 KiB
-SLICE_PREFIX = f"{names.DRIVER}-"  # of a slice's name, before the name of the server
-DEVICE_PREFIX = "gpu-"  # of a device's name, before the GPU's id
 _LONGEST_NAME = 253  # characters
-_SHARES = "shares"
-_ADDRESS = "address"
 
 
 class AllocationError(ValueError):
@@ -103,7 +100,7 @@ def _is_name(value: object) -> bool:
 def _shares(result: Json) -> int:
     """What of the device the claim has. A device that nobody shares is its own as a whole."""
     consumed = mapping(result, "consumedCapacity")
-    given = consumed.get(_SHARES, consumed.get(f"{names.DOMAIN}{_SHARES}", names.SHARES_OF_ONE_GPU))
+    given = consumed.get(slices.SHARES, consumed.get(f"{names.DOMAIN}{slices.SHARES}", names.SHARES_OF_ONE_GPU))
     try:
         shares = quantity.integer(given)
     except ValueError:
@@ -113,19 +110,12 @@ def _shares(result: Json) -> int:
     return shares
 
 
-def slice_name(pool: str) -> str:
-    """Of the ResourceSlice that holds all GPUs of the server ``pool``."""
-    return f"{SLICE_PREFIX}{pool}"
-
-
-def allocation(claim: ResourceClaim, slices: Mapping[str, ResourceSlice]) -> Allocation:
-    """What ``claim`` was given; ``slices`` are those of :func:`results`, by pool. Raises AllocationError."""
+def allocation(claim: ResourceClaim, servers: Mapping[str, ResourceSlice]) -> Allocation:
+    """What ``claim`` was given; ``servers`` are the slices of :func:`results`, by pool. Raises AllocationError."""
     parts = []
     for result in results(claim):
-        server = slices[result.pool]
-        parts.append(
-            Part(result.pool, _address(server, result), result.device.removeprefix(DEVICE_PREFIX), result.shares)
-        )
+        server = servers[result.pool]
+        parts.append(Part(result.pool, _address(server, result), slices.gpu_id(result.device), result.shares))
     return Allocation(str(mapping(claim, "metadata").get("name")), tuple(parts))
 
 
@@ -139,12 +129,12 @@ def _address(server: ResourceSlice, result: Result) -> str:
             "next one gets another GPU"
         )
     attributes = mapping(named[0], "attributes")
-    found = mapping(attributes, _ADDRESS) or mapping(attributes, f"{names.DOMAIN}{_ADDRESS}")
+    found = mapping(attributes, matching.ADDRESS) or mapping(attributes, f"{names.DOMAIN}{matching.ADDRESS}")
     address = found.get("string")
     try:
-        servers_conf.address(address, _ADDRESS)
+        servers_conf.address(address, matching.ADDRESS)
     except servers_conf.ServersError as error:
-        raise AllocationError(f"ResourceSlice {slice_name(result.pool)}: {error}") from None
+        raise AllocationError(f"ResourceSlice {slices.slice_name(result.pool)}: {error}") from None
     return str(address)
 
 

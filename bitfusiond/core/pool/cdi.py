@@ -43,13 +43,13 @@ class Prepared:
     environment: Mapping[str, str]
 
 
-def prepared(ref: ClaimRef, claim: ResourceClaim, slices: Mapping[str, ResourceSlice]) -> Prepared:
-    """What ``claim``, which ``ref`` names, is prepared with; ``slices`` are those of its results, by pool.
+def prepared(ref: ClaimRef, claim: ResourceClaim, servers: Mapping[str, ResourceSlice]) -> Prepared:
+    """What ``claim``, which ``ref`` names, is prepared with; ``servers`` are the slices of its results, by pool.
 
     Raises AllocationError.
     """
     results = allocation.results(claim)
-    given = allocation.allocation(claim, slices)
+    given = allocation.allocation(claim, servers)
     filled = parameters.environment(claim, list(zip(results, given.gpus, strict=True)))
     return Prepared(ref, results, filled | allocation.variables(claim, given))
 

@@ -17,16 +17,18 @@ from bitfusiond.core.pool.allocation import AllocationError, Part, Result
 from bitfusiond.core.text import shown
 
 MOST_CONFIGS = 64  # source: AllocationConfigMaxSize of k8s.io/api resource/v1
-MOST_VARIABLES = 64
-LONGEST_VALUE = 1024  # characters, before placeholders are filled in
+MOST_VARIABLES = 128
+LONGEST_VALUE = 10 * 1024  # characters, before placeholders are filled in; OpaqueParametersMaxLength of the same
 LONGEST_ENVIRONMENT = 64 * 1024  # characters of all variables of a claim together
 _LONGEST_NAME = 128
-_LONGEST_FILLED = 32  # characters of what stands for a placeholder
+_LONGEST_FILLED = 1024  # characters of what stands for a placeholder
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # A claim is not its pod: whoever may make one alone must not say which libraries and programs the pod runs, nor what
 # it was given.
 _NEVER = re.compile(rf"LD_.*|PATH|{names.ALLOCATION_VARIABLE}.*|BITFUSIOND_.*")
-_VALUES = frozenset(client.VARIABLE_PLACEHOLDERS) - {client.SERVERS, client.SERVER, client.INDEX}
+_OF_SERVERS = {client.SERVERS, client.SERVER, client.INDEX}
+# A container's values serve its command too.
+_VALUES = frozenset({*client.VARIABLE_PLACEHOLDERS, *client.WRAP_PLACEHOLDERS}) - _OF_SERVERS
 
 
 def environment(claim: ResourceClaim, parts: list[tuple[Result, Part]]) -> dict[str, str]:
@@ -82,11 +84,11 @@ def _filled(parameters: object, servers: list[str]) -> Iterator[tuple[str, str]]
 def _variable(variable: object, where: str) -> Variable:
     given: Json = mapping(variable)
     if not {"name", "value"} <= given.keys() <= {"name", "value", "between"} or not all(
-        isinstance(text, str) and len(text) <= LONGEST_VALUE and text.isprintable() for text in given.values()
+        isinstance(text, str) and len(text) <= LONGEST_VALUE and "\0" not in text for text in given.values()
     ):
         raise _wrong(
             f"{where} must be {{name, value, between}}, between where it is wanted, each a text of at most "
-            f"{LONGEST_VALUE} printable characters"
+            f"{LONGEST_VALUE} characters"
         )
     return Variable(given["name"], given["value"], given.get("between"))
 
@@ -97,12 +99,12 @@ def _values(values: object) -> Values:
         not isinstance(values, dict)
         or not given.keys() <= _VALUES
         or not all(
-            isinstance(text, str) and len(text) <= _LONGEST_FILLED and text.isprintable() for text in given.values()
+            isinstance(text, str) and len(text) <= _LONGEST_FILLED and "\0" not in text for text in given.values()
         )
     ):
         raise _wrong(
             f"values must be an object with no keys but {', '.join(sorted(_VALUES))}, each a text of at most "
-            f"{_LONGEST_FILLED} printable characters"
+            f"{_LONGEST_FILLED} characters"
         )
     return given
 

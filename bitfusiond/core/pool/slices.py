@@ -22,6 +22,7 @@ GPU = "gpu"  # the attribute that no two devices of the pool share
 FIELD_MANAGER = "bitfusiond-pool"  # of all that we write about the pool
 LABELS = {names.MANAGED_BY: names.MANAGED_BY_US}
 _PREFIX = f"{names.DRIVER}-"
+_GPU_PREFIX = "gpu-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,11 @@ def server_name(slice_name: str) -> str:
 
 
 def device_name(gpu: str) -> str:
-    return f"gpu-{gpu}"
+    return _GPU_PREFIX + gpu
+
+
+def gpu_id(device_name: str) -> str:
+    return device_name.removeprefix(_GPU_PREFIX)
 
 
 def device_class() -> Json:

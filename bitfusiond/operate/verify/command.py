@@ -9,7 +9,7 @@ from functools import partial
 
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, current, endpoints, manifests, proof, report
+from bitfusiond.operate import access, checks, current, delivery, endpoints, manifests, proof, report
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
@@ -54,6 +54,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values, namespace),
         *_nodes(kubectl),
+        *_delivery(kubectl, values, settings.timeout),
         *_pods(kubectl, namespace),
     ]
 
@@ -90,6 +91,16 @@ def _nodes(kubectl: Kubectl) -> list[Row]:
     labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
     plugins = kubectl.all("Pod", "-l", labels, namespace=current.PLUGIN.namespace)
     return nodes.check(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
+
+
+def _delivery(kubectl: Kubectl, values: manifests.Values, timeout: float) -> list[Row]:
+    """The proof of a deploy once more: a node may have come since, or have another runtime."""
+    if values.delivery != delivery.IMAGE:
+        return []
+    found = delivery.problems(kubectl, values.image("bitfusiond"), values.image("bitfusion-client"), timeout)
+    if not found:
+        return [Row("clients from their image", OK, "mounted on each node")]
+    return [Row("clients from their image", WRONG, delivery.told(found), "DELIVERY=auto just deploy")]
 
 
 def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:

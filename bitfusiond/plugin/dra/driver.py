@@ -14,7 +14,7 @@ import trio
 from bitfusiond import logs
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import ResourceClaim, ResourceSlice
-from bitfusiond.core.pool import allocation, cdi
+from bitfusiond.core.pool import allocation, cdi, slices
 from bitfusiond.core.pool.allocation import AllocationError
 from bitfusiond.core.pool.cdi import ClaimRef, Prepared
 from bitfusiond.core.text import one_line
@@ -25,8 +25,8 @@ from bitfusiond.plugin.retry import Retry
 
 # A node has some hundred pods; what is above this is looked at when the plugin is started again.
 MOST_FILES = 4096
-# Of one call of the kubelet; there may be one for each pod that starts.
-CLAIMS_AT_ONCE = 4
+# Of one call of the kubelet, which gives it 45 s: a pod of 64 containers has its answer though no request gets one.
+CLAIMS_AT_ONCE = 8
 _LONGEST_ERROR = 800  # characters: an Event has 1024, the kubelet's own words among them
 _DELETE = "delete the pod: one that is made in its place gets a claim of its own"
 
@@ -130,7 +130,7 @@ class Driver:
 
     async def _slice(self, pool: str) -> ResourceSlice:
         """What the pool says of a server. Raises ClusterError, AllocationError."""
-        name = allocation.slice_name(pool)
+        name = slices.slice_name(pool)
         try:
             return await self._cluster.get(RESOURCE_SLICES, None, name)
         except NotFoundError:

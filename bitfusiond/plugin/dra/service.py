@@ -152,7 +152,8 @@ class _Session:
 async def _watch_directories(places: Places) -> None:
     """Raise Failure when a directory was deleted under its mount: nothing in there reaches kubelet and runtime."""
     while True:
-        for directory in (places.registry.parent, places.endpoint.parent.parent, places.cdi):
+        # Of those for the endpoint either may be what is mounted.
+        for directory in (places.registry.parent, places.endpoint.parent, places.endpoint.parent.parent, places.cdi):
             if sockets.is_deleted(directory):
                 raise Failure(f"{directory} was deleted under its mount: only a new container gets to see a new one")
         await trio.sleep(sockets.POLL_SECONDS)

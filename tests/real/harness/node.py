@@ -96,8 +96,8 @@ class Node:
     def status(self, name: str) -> Any:
         return self.core.read_namespaced_pod(name, NAMESPACE).status
 
-    def wait_phase(self, name: str, phase: str) -> None:
-        wait_until(lambda: self.status(name).phase == phase, f"pod {name} {phase}", 60)
+    def wait_phase(self, name: str, phase: str, seconds: float = 60) -> None:
+        wait_until(lambda: self.status(name).phase == phase, f"pod {name} {phase}", seconds)
 
     def log(self, name: str) -> str:
         text: str = self.core.read_namespaced_pod_log(name, NAMESPACE)

@@ -12,6 +12,10 @@ from tests.fakes.processes import free_port, get, logged, wait_until
 from tests.real.harness.node import DIRECTORY
 
 SOCKET = DIRECTORY / "bitfusion.io"
+DRIVER_SOCKETS = (
+    DIRECTORY.parent / "plugins/bitfusion.io/dra.sock",
+    DIRECTORY.parent / "plugins_registry/bitfusion.io-reg.sock",
+)
 
 
 class Plugin:
@@ -47,7 +51,8 @@ class Plugin:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        SOCKET.unlink(missing_ok=True)
+        for path in (SOCKET, *DRIVER_SOCKETS):
+            path.unlink(missing_ok=True)
 
     @property
     def running(self) -> bool:

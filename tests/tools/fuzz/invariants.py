@@ -132,7 +132,7 @@ def _template(annotations: Pod, configuration: Rules) -> Template:
     if name == BITFUSION:
         return configuration.template
     given = (annotations.get(key) or None for key in (names.CLIENT_OS, names.CLIENT_VERSION))
-    return configuration.template.for_client(configuration.catalogue.named(name, *given))
+    return configuration.template.for_client(configuration.catalogue.named(name, *given), configuration.delivery)
 
 
 def _without(of: Pod, *keys: str) -> Pod:

@@ -41,6 +41,14 @@ def test_they_are_copied_and_the_workload_can_change_them(pod: Pod) -> None:
     assert result.event("copied tokens")["names"] == ["ca.crt", "client.yaml", "servers.conf"]
 
 
+def test_they_alone_are_put_in_place_where_the_client_is_mounted_from_its_image(pod: Pod) -> None:
+    result = pod.run("--delivery", "image")
+
+    assert sorted(path.name for path in pod.client_dir.iterdir()) == ["ca.crt", "client.yaml", "servers.conf"]
+    assert not pod.distro.exists()
+    assert [each["event"] for each in result.events] == ["copied tokens", "done"]
+
+
 def test_what_they_hold_is_never_logged(pod: Pod) -> None:
     """Not even by mistake: here the operator mixed two files up."""
     (pod.tokens / "servers.conf").write_bytes(b"key: s3cret\n")

@@ -241,6 +241,23 @@ async def test_a_directory_that_was_deleted_under_its_mount_ends_the_plugin(
         os.close(opened)
 
 
+async def test_the_drivers_own_directory_may_be_the_mount_that_was_deleted(
+    world: World, run_driver: RunDriver, directory: Path
+) -> None:
+    own = directory / "own"
+    own.mkdir()
+    opened = os.open(own, os.O_PATH)
+    try:
+        world.places.endpoint.parent.symlink_to(f"/proc/self/fd/{opened}")
+        with pytest.RaisesGroup(pytest.RaisesExc(Failure, match="deleted under its mount"), flatten_subgroups=True):
+            async with run_driver():
+                await until(world.places.endpoint.exists)
+                shutil.rmtree(own)
+                await trio.sleep(10)
+    finally:
+        os.close(opened)
+
+
 async def test_an_error_inside_a_session_begins_a_new_one(
     world: World, run_driver: RunDriver, events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:

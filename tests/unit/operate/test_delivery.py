@@ -1,0 +1,82 @@
+"""How clients come into pods, as deploy chooses it: what a probe of a node says, and what is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bitfusiond.operate import checks, current, delivery, manifests, settings
+
+
+def _pod(phase: str, **state: Any) -> dict[str, Any]:
+    return {
+        "spec": {"nodeName": "n"},
+        "status": {"phase": phase, "containerStatuses": [{"state": state}] if state else []},
+    }
+
+
+@pytest.mark.parametrize(
+    ("pod", "problem"),
+    [
+        (_pod("Succeeded", terminated={"exitCode": 0}), None),
+        (
+            _pod("Failed", terminated={"exitCode": 1}),
+            "its runtime mounts an empty directory, or nothing that may be run",
+        ),
+        (_pod("Failed", terminated={"exitCode": 137, "reason": "OOMKilled"}), "its pod ended with 137: OOMKilled"),
+        (_pod("Pending", waiting={"reason": "ImagePullBackOff", "message": "no"}), "ImagePullBackOff: no"),
+        (_pod("Pending"), "its pod is Pending"),
+        ({"spec": {}, "status": {}}, "its pod is not seen by the kubelet"),
+        ({"spec": {}, "status": {"phase": "Failed", "message": "evicted"}}, "its pod is Failed: evicted"),
+    ],
+)
+def test_a_probe_says_what_is_the_matter_with_its_node(pod: dict[str, Any], problem: str | None) -> None:
+    told = delivery.problem(pod)
+    assert (told or "").startswith(problem or "")
+    assert (told is None) == (problem is None)
+
+
+def test_a_probe_looks_at_a_sub_path_and_whether_it_may_be_run() -> None:
+    probe = delivery.probe("n", "localhost/bitfusiond:1", "localhost/bitfusion-client:1")
+    (container,), (volume,) = probe["spec"]["containers"], probe["spec"]["volumes"]
+    assert volume["image"]["reference"] == "localhost/bitfusion-client:1"
+    assert container["volumeMounts"][0]["subPath"] == "opt/bitfusiond/bin"
+    assert "/probe/bitfusiond" in container["command"][2]
+    assert "X_OK" in container["command"][2]
+
+
+def test_many_nodes_are_cut() -> None:
+    assert delivery.told({"a": "x"}) == "a: x"
+    assert delivery.told({f"n{number}": "x" for number in range(6)}).endswith("n4: x; ...")
+
+
+@pytest.mark.parametrize(
+    ("given", "running", "chosen", "note"),
+    [
+        ({}, None, "copy", "DELIVERY: copy (the default)"),
+        ({}, "image", "image", "DELIVERY: image (as it runs)"),
+        ({"DELIVERY": "auto"}, "image", "auto", "DELIVERY: auto (given)"),
+        ({"DELIVERY": "copy"}, "image", "copy", "DELIVERY: copy (given)"),
+    ],
+)
+def test_the_choice_stays_as_it_runs(given: dict[str, str], running: str | None, chosen: str, note: str) -> None:
+    values, notes = current.choose(settings.resolve(given), current.Running(delivery=running))
+    assert values.delivery == chosen
+    assert note in notes
+
+
+def test_the_webhook_is_told_where_it_is_not_the_default() -> None:
+    spec = {"containers": [{"name": "w", "image": "i", "env": []}], "volumes": [{"projected": {"sources": []}}]}
+    deployment = {"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"template": {"spec": spec}}}
+    made = (manifests.Values("r", "t", 0, 1, delivery=each) for each in ("image", "copy"))
+    told = [manifests.variable(manifests.substituted(deployment, each), manifests.DELIVERY) for each in made]
+    assert told == ["image", None]
+
+
+def test_only_a_kubernetes_that_mounts_images_is_asked_to() -> None:
+    (problem,) = checks.delivery("image", (1, 20))
+    assert problem.startswith("DELIVERY: the API server is 1.20; images are mounted from 1.36 on")
+    assert (
+        checks.delivery("image", (1, 36)) == checks.delivery("auto", (1, 20)) == checks.delivery("copy", (1, 20)) == []
+    )
