@@ -26,6 +26,7 @@ _KINDS_OF = {
     "rbac.authorization.k8s.io": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
     "scheduling.k8s.io": ("PriorityClass",),
 }
+_OF_POOLS = _KINDS_OF["resource.k8s.io"]
 _GROUP = {kind: group for group, kinds in _KINDS_OF.items() for kind in kinds}
 
 
@@ -68,7 +69,7 @@ def to_read(documents: Iterable[Object]) -> list[Access]:
     return [
         *READING,
         *(Access("get", what.kind, what.namespace) for what in map(ref, documents)),
-        *(Access("list", kind) for kind in ("Pod", "ResourceQuota", "Role", "RoleBinding")),
+        *(Access("list", kind) for kind in ("Pod", "ResourceQuota", "Role", "RoleBinding", *_OF_POOLS)),
     ]
 
 

@@ -13,7 +13,7 @@ from bitfusiond.core.objects import Object
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 KINDS = ("ResourceSlice", "ResourceClaimTemplate", "DeviceClass")
-_LABEL = f"{names.MANAGED_BY}={names.MANAGED_BY_US}"
+LABEL = f"{names.MANAGED_BY}={names.MANAGED_BY_US}"
 _MOST_TOLD = 5
 
 
@@ -41,4 +41,4 @@ def told(pods: Sequence[str]) -> str:
 
 def published(kubectl: Kubectl) -> list[Ref]:
     """What the webhook made: slices, templates of claims, the class."""
-    return [ref(each) for kind in KINDS for each in kubectl.all(kind, "-l", _LABEL)]
+    return [ref(each) for kind in KINDS for each in kubectl.all(kind, "-l", LABEL)]

@@ -9,13 +9,13 @@ from functools import partial
 
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, current, delivery, endpoints, manifests, proof, report
+from bitfusiond.operate import access, checks, claims, current, delivery, endpoints, manifests, proof, report
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
-from bitfusiond.operate.verify import installation, nodes, pods, tokens, trust, webhooks
+from bitfusiond.operate.verify import installation, nodes, pods, pool, tokens, trust, webhooks
 
 
 def run(settings: Settings, namespace: str | None, say: Say) -> bool:
@@ -40,7 +40,8 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
     values, _ = current.choose(settings, current.read(kubectl))
-    values = replace(values, absent=current.absent(kubectl, values))
+    holds = not values.pool and version >= checks.ONE_POOL and bool(claims.holders(kubectl))
+    values = replace(values, absent=current.absent(kubectl, values), has_claims=holds)
     wanted = manifests.build(documents, values).all
     found = kubectl.get_all(wanted)
     if ending := installation.ending(found.get(checks.NAMESPACE)):
@@ -51,9 +52,11 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
         *rows,
         *_installation(kubectl, wanted, found),
         *(installation.outdated(what) for what in current.outdated(kubectl, wanted)),
+        *([] if values.serves_claims else [installation.outdated(what) for what in claims.published(kubectl)]),
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values, namespace),
         *_nodes(kubectl),
+        *_pool(kubectl, values, version),
         *_delivery(kubectl, values, settings.timeout),
         *_pods(kubectl, namespace),
     ]
@@ -91,6 +94,14 @@ def _nodes(kubectl: Kubectl) -> list[Row]:
     labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
     plugins = kubectl.all("Pod", "-l", labels, namespace=current.PLUGIN.namespace)
     return nodes.check(kubectl.all("Node"), plugins, nodes.ask(kubectl, plugins))
+
+
+def _pool(kubectl: Kubectl, values: manifests.Values, version: checks.Version) -> list[Row]:
+    if not values.pool:
+        return pool.without(version)
+    published = {kind: kubectl.all(kind, "-l", claims.LABEL) for kind in ("ResourceSlice", "DeviceClass")}
+    device_class = next(iter(published["DeviceClass"]), None)
+    return pool.check(values.pool, published["ResourceSlice"], device_class, kubectl.all("Node"))
 
 
 def _delivery(kubectl: Kubectl, values: manifests.Values, timeout: float) -> list[Row]:

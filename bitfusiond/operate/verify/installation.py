@@ -8,11 +8,12 @@ from bitfusiond.core import names
 from bitfusiond.core.admission import template
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.objects import ConfigMap, Namespace, Object, Service, Workload
+from bitfusiond.core.pool import inventory
 from bitfusiond.files.read import load_yaml
 from bitfusiond.operate import endpoints, manifests, rollout
 from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
-from bitfusiond.operate.manifests import CATALOGUE_MAP, TEMPLATE_MAP, containers
+from bitfusiond.operate.manifests import CATALOGUE_MAP, POOL_KEY, POOL_MAP, TEMPLATE_MAP, containers
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 
 DEPLOY = "just deploy"
@@ -92,6 +93,7 @@ def _configmap(what: Ref, current: ConfigMap) -> str | None:
     checks = {
         CATALOGUE_MAP: ("bitfusion-client-config.yaml", catalogue.parse),
         TEMPLATE_MAP: ("sidecarconfig.yaml", template.parse),
+        POOL_MAP: (POOL_KEY, inventory.parse),
     }
     if what not in checks:
         return None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bitfusiond.core.pool import inventory
+from bitfusiond.core import names
+from bitfusiond.core.pool import inventory, slices
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import load_yaml
 from bitfusiond.operate import checks, claims, current, manifests, poolfile, settings
 from bitfusiond.operate.kubectl import Ref, ref
+from bitfusiond.operate.report import NOTE, OK, WRONG
+from bitfusiond.operate.verify import pool as verified
 
 _POOL = (
     "servers: [{name: a, address: 'h:1', gpus: [{id: '0', name: T4, memory: 15G}, {id: '1', name: T4, memory: 15G}]}]"
@@ -172,3 +176,57 @@ def test_a_wrong_servers_conf_writes_nothing(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"servers\.conf"):
         _first(tmp_path, text)
     assert not (tmp_path / "pool.yaml").exists()
+
+
+# --- just verify ----------------------------------------------------------------------------------------------------
+
+
+def _published(text: str = _POOL, **changes: Any) -> list[dict[str, Any]]:
+    found = []
+    for server in inventory.parse(load_yaml(text)).servers:
+        document = slices.resource_slice(server, 3, changes.get("tainted"))
+        document["metadata"] |= {"name": slices.slice_name(server.name), "resourceVersion": "1"}
+        found.append(document)
+    return found
+
+
+def _node(shares: str) -> dict[str, Any]:
+    return {"metadata": {"name": "n"}, "status": {"allocatable": {names.GPU: shares}}}
+
+
+def _rows(
+    found: list[dict[str, Any]], nodes: Sequence[dict[str, Any]] = (), text: str = _POOL
+) -> list[tuple[str, str, str]]:
+    return [(row.what, row.state, row.detail) for row in verified.check(text, found, {}, nodes)]
+
+
+def test_a_pool_that_is_published_as_it_is_written_is_right() -> None:
+    assert _rows(_published(), [_node("200")]) == [("one pool", OK, "2 GPUs on 1 servers, all published")]
+
+
+def test_what_was_not_published_or_dropped_or_is_too_much_is_wrong() -> None:
+    assert _rows([])[0][1:] == (WRONG, "its ResourceSlice bitfusion.io-a is not there")
+    found = _published()
+    del found[0]["spec"]["devices"][0]["allowMultipleAllocations"]
+    assert _rows(found)[0][1:] == (WRONG, "its ResourceSlice differs in devices[].allowMultipleAllocations")
+    more = _published(_POOL.replace("name: a", "name: b").replace("h:1", "h:2"))
+    assert ("ResourceSlice bitfusion.io-b", WRONG, "of a server that is not in the inventory") in _rows(
+        [*_published(), *more]
+    )
+    (row,) = verified.check(_POOL, _published(), None, [])
+    assert (row.what, row.state) == ("DeviceClass bitfusion.io", WRONG)
+
+
+def test_a_server_that_does_not_answer_is_wrong() -> None:
+    ((what, state, detail),) = _rows(_published(tainted="2026-11-28T00:00:00Z"))
+    assert (what, state) == ("GPU server a", WRONG)
+    assert detail.startswith("h:1 does not answer since 2026-11-28T00:00:00Z")
+
+
+def test_nodes_with_fewer_shares_than_the_pool_are_a_note() -> None:
+    assert _rows(_published(), [_node("100"), _node("200")])[1][:2] == ("nodes and the pool", NOTE)
+
+
+def test_without_a_pool_it_is_said_whether_this_cluster_could_count_one() -> None:
+    assert "from 1.36 on" in verified.without((1, 20))[0].detail
+    assert "`POOL=pool.yaml just deploy`" in verified.without((1, 36))[0].detail
