@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bitfusiond.core import names
 from tests import pods
 from tests.fakes.processes import get, logged, running, wait_until
 from tests.real.harness.apiserver import started
@@ -22,6 +25,7 @@ _TARGET = {"instance", "job", "namespace", "node", "pod", "le"}
 # Counters of which nothing was counted yet, and what no pool shows before Kubernetes 1.36.
 _PERHAPS = {
     "bitfusiond_token_copy_failures_total": {"reason"},
+    "bitfusiond_plugin_dra_failures_total": {"call"},
     "bitfusiond_pool_template_failures_total": {"reason"},
     "bitfusiond_pool_writes_total": {"kind", "verb"},
     "bitfusiond_pool_write_failures_total": {"kind"},
@@ -42,10 +46,25 @@ def series_of(text: str) -> Series:
 
 
 def plugin_series(directory: Path) -> Series:
-    """A plugin without a kubelet, with a server that does not answer."""
+    """A plugin without a kubelet, with a server and an API server that do not answer."""
+    kubeconfig = directory / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+            }
+        )
+    )
     servers = directory / "servers.conf"
     servers.write_text("servers:\n- addresses:\n  - 127.0.0.1:1\n")
     options = ["--device-plugin-dir", str(directory), "--observe", "127.0.0.1:0", "--servers-conf", str(servers)]
+    options += ["--dra-driver", names.DRIVER, "--kubeconfig", str(kubeconfig)]
+    for name in ("plugins", "registry", "cdi"):
+        (directory / name).mkdir()
+        options += [f"--{name}-dir", str(directory / name)]
     log = directory / "log"
     with running([sys.executable, "-m", "bitfusiond", "--role", "plugin", "--interval", "0.1", *options], log):
         wait_until(lambda: bool(logged(log, "observing")), "a plugin that observes")
@@ -73,7 +92,9 @@ def webhook_series(directory: Path) -> Series:
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Series:
     found = webhook_series(tmp_path_factory.mktemp("webhook"))
-    for name, labels in plugin_series(tmp_path_factory.mktemp("plugin")).items():
+    with TemporaryDirectory(prefix="dp-") as directory:  # pytest's own can be longer than a socket's path may be
+        plugin = plugin_series(Path(directory))
+    for name, labels in plugin.items():
         found.setdefault(name, set()).update(labels)
     return found
 
