@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 
 from bitfusiond.core import names
 from bitfusiond.operate import checks
+from bitfusiond.webhook.events import SERVER_GONE
+from tests import ROOT
 from tests.real.cluster import remote_servers
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
@@ -114,7 +117,9 @@ def test_gpus_fill_up_and_who_does_not_fit_waits_until_one_ends(
         assert [each for each in _SERVERS if remote_servers.serves(deployed, namespace, each, name)] == [server]
     created = deployed.create(_asking("fifth", deployed.pod_image, 40))
     assert created.status == 0, created.output
-    deployed.wait(lambda: "cannot allocate all claims" in _scheduling(deployed, "fifth"), "the scheduler's words")
+    # The only node offers the whole pool and no more, so that one of two things is missing first.
+    words = re.compile("cannot allocate all claims|Insufficient bitfusion.io/gpu")
+    deployed.wait(lambda: bool(words.search(_scheduling(deployed, "fifth"))), "the scheduler's words")
     assert _phase(deployed, "fifth") == "Pending"
     deployed.delete("pod", "p40a", namespace)
     deployed.wait(partial(_computes, deployed, "fifth"), "the fifth computes")
@@ -156,6 +161,45 @@ def test_the_scheduler_understands_each_key_of_the_filter(
     deployed.wait(lambda: "nodeName" in deployed.get("pod", "filtered", namespace)["spec"], "a node for the pod")
     if "gpu-b" in word or "host" in word:
         assert _server(deployed, "filtered") == "gpu-b"
+
+
+def _taints(cluster: Cluster, server: str) -> list[str]:
+    devices = cluster.get("resourceslice", f"{names.DRIVER}-{server}")["spec"]["devices"]
+    return [taint["key"] for device in devices for taint in device.get("taints") or []]
+
+
+def test_a_server_that_is_gone_gets_no_more_pods_until_it_is_back(deployed: Cluster, namespace: str) -> None:
+    on_b = _asking("victim", deployed.pod_image, 10, "bitfusion", "server.hostname=gpu-b")
+    before = deployed.started(on_b)
+    deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=0")
+    deployed.wait(lambda: _taints(deployed, "gpu-b") == [names.UNREACHABLE], "the taint", 120)
+    assert _taints(deployed, "gpu-a") == []
+    created = deployed.create(_asking("waits", deployed.pod_image, 10, "bitfusion", "server.hostname=gpu-b"))
+    assert created.status == 0, created.output
+    deployed.wait(lambda: "cannot allocate all claims" in _scheduling(deployed, "waits"), "the scheduler's words")
+    about = f"involvedObject.name=victim,reason={SERVER_GONE}"
+    deployed.wait(
+        lambda: "gpu-b" in deployed.kubectl("get", "events", "-n", namespace, "--field-selector", about), "the Event"
+    )
+    assert deployed.life("victim", namespace) == before
+    deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=1")
+    deployed.wait(lambda: _phase(deployed, "waits") == "Running", "the pod that waited runs", 180)
+    assert _taints(deployed, "gpu-b") == []
+
+
+def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "pool.md").read_text()
+    (rule,) = (each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "DeviceTaintRule" in each)
+    file = tmp_path / "rule.yaml"
+    file.write_text(rule)
+    deployed.kubectl("create", "-f", str(file))
+    try:
+        created = deployed.create(_asking("elsewhere", deployed.pod_image, 10, "bitfusion"))
+        assert created.status == 0, created.output
+        deployed.wait(lambda: _phase(deployed, "elsewhere") == "Running", "the pod runs")
+        assert _server(deployed, "elsewhere") == "gpu-b"
+    finally:
+        deployed.kubectl("delete", "-f", str(file))
 
 
 def test_what_the_pool_can_never_give_is_refused(deployed: Cluster, namespace: str) -> None:
