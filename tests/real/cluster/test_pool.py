@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.decision import Patch
+from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.pool import claims
+from bitfusiond.files import config
 from bitfusiond.operate import checks
 from bitfusiond.webhook.events import SERVER_GONE
 from tests import ROOT
 from tests.real.cluster import remote_servers
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
+from tests.real.cluster.times import Watcher
 from tests.real.harness.cluster import Cluster
 from tests.tools import remote
 
@@ -200,6 +207,51 @@ def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_pa
         assert _server(deployed, "elsewhere") == "gpu-b"
     finally:
         deployed.kubectl("delete", "-f", str(file))
+
+
+def _rendered(name: str, image: str, pool: Path | None) -> list[Object]:
+    """A pod as the webhook makes it, but for the annotations, so that nobody is asked about it; its template first."""
+    rules = config.load(None, None, 16000, frozenset(), pool=pool)
+    given = _asking(name, image, 1, "bitfusion")
+    verdict = mutate(given, NAMESPACE, rules)
+    assert isinstance(verdict, Patch), verdict
+    made: Object = jsonpatch.apply_patch(given, verdict.operations)
+    del made["metadata"]["annotations"]
+    made["spec"]["initContainers"][0]["image"] = _client_image()
+    return [*(claims.document(each, NAMESPACE) for each in verdict.claims), made]
+
+
+def _client_image() -> str:
+    return f"{os.environ['BITFUSIOND_TEST_IMAGE_REPO']}/bitfusion-client:{os.environ['BITFUSIOND_TEST_IMAGE_TAG']}"
+
+
+def test_what_a_claim_costs(deployed: Cluster, namespace: str, tmp_path: Path) -> None:
+    """Printed for docs/figures.md; fails only where it is far out of hand."""
+    file = tmp_path / "pool.yaml"
+    file.write_text(deployed.get("configmap", names.POOL_CONFIGMAP, names.NAMESPACE)["data"]["pool.yaml"])
+    (template, _) = _rendered("x", deployed.pod_image, file)
+    deployed.kubectl("apply", "-f", "-", given=template)
+    watcher = Watcher(deployed.door(tmp_path))
+    for number in (1, 10, 50):
+        medians, asked = [], []
+        for kind, pool_file in (("plain", None), ("claims", file)):
+            rendered = [
+                _rendered(f"{kind}-{number}-{each}", deployed.pod_image, pool_file)[-1] for each in range(number)
+            ]
+            before = watcher.requests()
+            took = watcher.until_running(rendered, namespace, 300)
+            asked.append(watcher.requests() - before)
+            medians.append(took[len(took) // 2])
+            print(f"{number:3} pods, {kind:7} half after {medians[-1]:6.2f} s, the last after {took[-1]:6.2f} s")
+            deployed.kubectl("delete", "pod", "-l", "of=test-pool", "-n", namespace, "--grace-period=1")
+            deployed.wait(lambda: not deployed.every("pod", namespace, "of=test-pool"), "the end of the pods")
+            deployed.wait(lambda: not deployed.every("resourceclaim", namespace), "the end of the claims")
+        more = {
+            what: (asked[1] - asked[0])[what] / number for what in sorted(asked[1]) if asked[1][what] > asked[0][what]
+        }
+        print(f"{number:3} pods, requests of claims for one:", {key: round(value, 1) for key, value in more.items()})
+        print(f"{number:3} pods, ratio of the medians: {medians[1] / medians[0]:.2f}")
+        assert medians[1] < 3 * medians[0] + 2
 
 
 def test_what_the_pool_can_never_give_is_refused(deployed: Cluster, namespace: str) -> None:
