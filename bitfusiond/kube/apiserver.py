@@ -26,7 +26,18 @@ from kubernetes.client.exceptions import ApiException
 from bitfusiond import __version__
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.text import one_line
-from bitfusiond.kube import NO_LABELS, SECRETS, Change, Listing, Object, Resource, UnavailableError
+from bitfusiond.kube import (
+    CLAIM_TEMPLATES,
+    CLAIMS,
+    NO_LABELS,
+    RESOURCE_SLICES,
+    SECRETS,
+    Change,
+    Listing,
+    Object,
+    Resource,
+    UnavailableError,
+)
 from bitfusiond.kube import kubeconfig as kubeconfigs
 from bitfusiond.kube.status import LONGEST, error_of
 
@@ -34,7 +45,9 @@ REQUEST_SECONDS = 5.0
 # A page of a long list: the API server has to read it from etcd first.
 PAGE_SECONDS = 30.0
 PAGE_ITEMS = 500
-SECRETS_A_PAGE = 50  # each may have a megabyte, and anybody may make one in a namespace of theirs
+# Each may have a megabyte, and anybody may make one in a namespace of theirs; a slice has the GPUs of a whole server.
+_LARGE = (SECRETS, RESOURCE_SLICES, CLAIMS, CLAIM_TEMPLATES)
+LARGE_ITEMS = 50
 # The API server ends a watch after this; at random, so that not all watches of all replicas come back together.
 WATCH_SECONDS = (240, 360)
 # It sends a bookmark every minute: a watch that says nothing for so long is a connection that was lost on the way.
@@ -137,7 +150,7 @@ class APIServer:
         labels: Mapping[str, str] = NO_LABELS,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
-        most = SECRETS_A_PAGE if resource == SECRETS else PAGE_ITEMS
+        most = LARGE_ITEMS if resource in _LARGE else PAGE_ITEMS
         query = {"limit": str(min(most, PAGE_ITEMS)), **_selectors(name, labels)}
         items: list[Object] = []
         while True:

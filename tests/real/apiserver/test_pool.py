@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,9 +31,10 @@ from bitfusiond.webhook.pool import templates as templates_module
 from bitfusiond.webhook.pool import view as view_module
 from bitfusiond.webhook.pool.view import PoolView
 from tests import MANIFESTS
-from tests.fakes.processes import until
+from tests.fakes.processes import until, wait_until
 from tests.real.harness import grants, programs
 from tests.real.harness.apiserver import APIServer, Json, started
+from tests.real.harness.webhook import Installation, put_sources
 
 SERVED_SINCE = 34  # resource.k8s.io/v1
 SINCE, WHAT = 36, "consumable capacity and taints of devices"
@@ -309,3 +311,52 @@ async def test_to_apply_what_is_not_there_takes_the_permission_to_create(scene: 
         where, (of, document) = scene.team if kind == CLAIM_TEMPLATES else None, documents[kind]
         with pytest.raises(ForbiddenError, match="cannot create"):
             await cluster.apply(kind, where, of, document, field_manager=slices.FIELD_MANAGER)
+
+
+def _write_pool(path: Path, *servers: tuple[str, int], address: str) -> None:
+    gpus = [{"id": str(number), "name": "T4", "memory": "15000M"} for number in range(4)]
+    entries = [
+        {"name": name, "address": f"{address}:{port}", "gpus": gpus[: index + 1]}
+        for index, (name, port) in enumerate(servers)
+    ]
+    path.write_text(json.dumps({"servers": entries}))  # JSON is YAML
+
+
+def test_the_webhook_publishes_its_file_and_follows_it(tmp_path: Path) -> None:
+    """The program itself. Where Kubernetes is too old it says so, and is ready all the same."""
+    pool = tmp_path / "pool.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as answering, started(tmp_path) as api:
+        port = answering.getsockname()[1]
+        _write_pool(pool, ("a", port), ("dead", 1), address="127.0.0.1")
+        installation = Installation(api, tmp_path)
+        put_sources(api, installation.tokens)
+        with installation.ready_replica("--pool", str(pool)) as replica:
+            if api.minor < SINCE:
+                wait_until(lambda: bool(replica.said("the pool is not as it should be")), "words about the version")
+                assert replica.ready()
+                return
+
+            def published() -> dict[str, int]:
+                items = api.request("GET", RESOURCE_SLICES.path())["items"]
+                return {each["spec"]["pool"]["name"]: len(each["spec"]["devices"]) for each in items}
+
+            wait_until(lambda: published() == {"a": 1, "dead": 2}, "slices")
+            _write_pool(pool, ("a", port), ("new", port + 1), ("dead", 1), address="127.0.0.1")
+            wait_until(lambda: published() == {"a": 1, "new": 2, "dead": 3}, "the new file")
+            pool.write_text("servers: []")
+            wait_until(lambda: "keeping the last good one" in str(replica.said()), "the broken file")
+            wait_until(lambda: bool(replica.said("GPU server does not answer")), "three probes", 40)
+            page = replica.get("/metrics")[1]
+            for line in (
+                'bitfusiond_pool_shares_offered{server="new"} 200.0',
+                'bitfusiond_pool_shares_allocated{server="a"} 0.0',
+                'bitfusiond_pool_shares_free{server="a"} 100.0',
+                'bitfusiond_pool_server_up{server="a"} 1.0',
+                'bitfusiond_pool_server_up{server="dead"} 0.0',
+                "bitfusiond_pool_problem 0.0",
+                'bitfusiond_watch_connected{watch="resourceslices"} 1.0',
+            ):
+                assert line in page
+            replica.process.terminate()
+            assert replica.process.wait(10) == 0
+            assert published() == {"a": 1, "new": 2, "dead": 3}, "what is published outlives who published it"
