@@ -43,15 +43,18 @@ print("{_MARK}" + os.environ["BITFUSIOND_ALLOCATION"], flush=True)
 def pool(deployed: Cluster, assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Two servers with a GPU each, known to the cluster; the address of each."""
     deployed.since(checks.ONE_POOL[1], "pool that is counted once")
+    before = deployed.started(pod("earlier", NAMESPACE, ["sleep", "1000"], deployed.pod_image, amount=1, percent=10))
     with remote_servers.running(deployed, NAMESPACE, assets, _SERVERS) as addresses:
         file = tmp_path_factory.mktemp("pool") / "pool.yaml"
         file.write_text(yaml.safe_dump(_inventory(addresses)))
         done = deployed.just("deploy", POOL=str(file), RESOURCE_NUMS="")
         assert done.status == 0, done.output
         yield dict(zip(_SERVERS, addresses, strict=True))
-        deployed.clear(NAMESPACE)
     done = deployed.just("deploy", POOL="none")
     assert done.status == 0, done.output
+    # There and back, a pod that was there before runs on.
+    assert deployed.life("earlier", NAMESPACE) == before
+    deployed.clear(NAMESPACE)
 
 
 @pytest.fixture
