@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -195,6 +197,27 @@ def test_a_server_that_is_gone_gets_no_more_pods_until_it_is_back(deployed: Clus
     deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=1")
     deployed.wait(lambda: _phase(deployed, "waits") == "Running", "the pod that waited runs", 180)
     assert _taints(deployed, "gpu-b") == []
+
+
+def test_after_a_reboot_a_pod_gets_what_it_had(deployed: Cluster, namespace: str) -> None:
+    """As a reboot leaves it: no process of the pod, and nothing in /var/run."""
+    given = _asking("booted", deployed.pod_image, 10, "bitfusion")
+    given["spec"]["restartPolicy"] = "Always"
+    deployed.started(given)
+    before, uid = _server(deployed, "booted"), deployed.get("pod", "booted", namespace)["metadata"]["uid"]
+    (status,) = deployed.get("pod", "booted", namespace)["status"]["resourceClaimStatuses"]
+    claim = deployed.get("resourceclaim", status["resourceClaimName"], namespace)["metadata"]["uid"]
+    file = Path(f"/var/run/cdi/bitfusion.io-claim_{claim}.json")
+    content = file.read_text()
+    file.unlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if uid in (process / "cgroup").read_text():
+                os.kill(int(process.name), signal.SIGKILL)
+    seen = ("exec", "booted", "-n", namespace, "-c", "main", "--", "printenv", "BITFUSIOND_ALLOCATION")
+    deployed.wait(lambda: file.exists() and deployed.run(*seen).status == 0, "the pod runs again", 120)
+    assert (file.read_text(), _server(deployed, "booted")) == (content, before)
+    assert json.loads(deployed.kubectl(*seen))["gpus"][0]["server"] == before
 
 
 def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_path: Path) -> None:
