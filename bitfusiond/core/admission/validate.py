@@ -208,8 +208,8 @@ def _more_than_pool(groups: _Groups, pool: Pool) -> Iterator[str]:
     amount = _effective(groups).get(names.GPU, Fraction(0))
     if amount > pool.shares:
         yield (
-            f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has {pool.shares}:"
-            " ask for less"
+            f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has"
+            f" {pool.shares}: ask for less"
         )
 
 
