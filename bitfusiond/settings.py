@@ -239,10 +239,10 @@ _POOL = Option(
 )
 _DELIVERY = Option(
     "--delivery",
-    choice("copy", "image"),
-    "copy",
-    "how a client comes into a pod: copy, by an init container; image, mounted by the container runtime (Kubernetes"
-    " 1.36 and later)",
+    choice("init", "image"),
+    "init",
+    "how a client comes into a pod: init, copied by an init container; image, mounted by the container runtime"
+    " (Kubernetes 1.36 and later)",
 )
 _OBSERVE = Option(
     "--observe", address_or_none, "0.0.0.0:9090", "plain HTTP for /healthz, /readyz, /metrics; none = off"
@@ -401,8 +401,8 @@ class Populate(Common):
     tokens: Path = option("--tokens", path, "/root/.bitfusion", "token files in")
     delivery: str = option(
         "--delivery",
-        choice("copy", "image"),
-        "copy",
+        choice("init", "image"),
+        "init",
         "image: the pod has the client mounted from its image, so that only token files are put in place",
     )
     client_dir: Path = option("--client-dir", path, "/client", "writable copies of the token files out")

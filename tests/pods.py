@@ -77,7 +77,7 @@ def container(limits: Mapping[str, Any] | None = None, **fields: Any) -> Pod:
 def client_words(binary_path: str, asked: Demand, filters: Sequence[str]) -> list[str]:
     """What a documented client with this program puts in front of a container's own."""
     documented = dataclasses.replace(rules().catalogue.find("ubuntu18", "450"), binary_path=binary_path)
-    return wrapped_words(documented.wrap, demand.values(asked, documented, [16000]), filters)
+    return wrapped_words(documented.wrap, demand.values(asked, documented, {16000: 1000}), filters)
 
 
 def verdict(given: Pod, namespace: str = NAMESPACE, total_gpu_memory: int = 16000) -> Verdict:

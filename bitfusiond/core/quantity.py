@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 
@@ -69,9 +69,13 @@ def shares_of_percent(percent: int, amount: int) -> int:
     return percent * amount
 
 
-def fitting(memory: Fraction | int, sizes: Sequence[int]) -> int:
-    """The smallest of ``sizes``, ascending, that has ``memory``, in their unit; else the largest."""
-    return next((size for size in sizes if size >= memory), sizes[-1])
+def fitting(memory: Fraction, amount: Fraction | int, sizes: Mapping[int, int]) -> int:
+    """The smallest size that has ``memory``, in its unit, and ``amount`` GPUs have; else the largest that they have.
+
+    ``sizes`` are ascending, each with how many GPUs have it.
+    """
+    enough = [size for size, count in sizes.items() if count >= amount] or list(sizes)
+    return next((size for size in enough if size >= memory), enough[-1])
 
 
 def shares_of_memory(memory: int, total_megabytes: int, amount: int) -> int:

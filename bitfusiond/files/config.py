@@ -20,7 +20,7 @@ def load(
     *,
     pool: Path | None = None,
     servers: Servers = tuple,
-    delivery: Delivery = Delivery.COPY,
+    delivery: Delivery = Delivery.INIT,
 ) -> decision.Rules:
     """``--clients`` and ``--injection`` (None = the packaged file) as they are on disk now.
 

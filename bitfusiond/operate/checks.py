@@ -72,7 +72,7 @@ def delivery(chosen: str, version: Version) -> list[str]:
     if chosen != "image" or version >= IMAGE_VOLUMES:
         return []
     present, since = (f"{major}.{minor}" for major, minor in (version, IMAGE_VOLUMES))
-    return [f"DELIVERY: the API server is {present}; images are mounted from {since} on: DELIVERY=copy, or auto"]
+    return [f"DELIVERY: the API server is {present}; images are mounted from {since} on: DELIVERY=init, or auto"]
 
 
 def context(kubectl: Kubectl) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from bitfusiond.core import names
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object
+from bitfusiond.core.pool import claims, slices
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 KINDS = ("ResourceSlice", "ResourceClaimTemplate", "DeviceClass")
@@ -18,27 +19,61 @@ _MOST_TOLD = 5
 
 
 def holders(kubectl: Kubectl) -> list[str]:
-    """NAMESPACE/NAME of the pods that hold GPUs of the pool. Their end needs the plugin on their node."""
+    """NAMESPACE/NAME of the pods that hold GPUs of the pool, or wait for them.
+
+    The end of the former needs the plugin on their node, the beginning of the latter the pool.
+    """
     found = set()
     for claim in kubectl.all("ResourceClaim"):
         if _is_of_pool(claim):
-            users = objects(mapping(claim, "status").get("reservedFor"))
+            users = [
+                each for each in objects(mapping(claim, "metadata").get("ownerReferences")) if each["kind"] == "Pod"
+            ]
+            users = objects(mapping(claim, "status").get("reservedFor")) or users
             found |= {f"{claim['metadata']['namespace']}/{each.get('name')}" for each in users}
     return sorted(found)
 
 
 def _is_of_pool(claim: Object) -> bool:
     results = objects(mapping(claim, "status", "allocation", "devices").get("results"))
-    return any(each.get("driver") == names.DRIVER for each in results)
+    asked = [mapping(each, "exactly") for each in objects(mapping(claim, "spec", "devices").get("requests"))]
+    asked += [
+        choice
+        for each in objects(mapping(claim, "spec", "devices").get("requests"))
+        for choice in objects(each.get("firstAvailable"))
+    ]
+    return any(each.get("driver") == names.DRIVER for each in results) or any(
+        each.get("deviceClassName") == names.DRIVER for each in asked
+    )
 
 
 def told(pods: Sequence[str]) -> str:
-    """``2 pods hold GPUs of the pool (team/a, team/b)``."""
+    """``2 pods hold GPUs of the pool or wait for them (team/a, team/b)``."""
     more = ", ..." if len(pods) > _MOST_TOLD else ""
-    verb = "pod holds" if len(pods) == 1 else "pods hold"
-    return f"{len(pods)} {verb} GPUs of the pool ({', '.join(pods[:_MOST_TOLD])}{more})"
+    verbs = "pod holds GPUs of the pool or waits" if len(pods) == 1 else "pods hold GPUs of the pool or wait"
+    return f"{len(pods)} {verbs} for them ({', '.join(pods[:_MOST_TOLD])}{more})"
 
 
 def published(kubectl: Kubectl) -> list[Ref]:
-    """What the webhook made: slices, templates of claims, the class."""
-    return [ref(each) for kind in KINDS for each in kubectl.all(kind, "-l", LABEL)]
+    """What the webhook made: slices, templates of claims, the class.
+
+    Anybody can give anything our label; that our field manager gave it, and the name, say that it is ours.
+    """
+    found = [each for kind in KINDS for each in kubectl.all_with_managers(kind, "-l", LABEL)]
+    return [ref(each) for each in found if _is_named_so(each) and _is_written_by_us(each)]
+
+
+def _is_named_so(document: Object) -> bool:
+    name = document["metadata"]["name"]
+    match document["kind"]:
+        case "ResourceSlice":
+            return bool(mapping(document, "spec").get("driver") == names.DRIVER)
+        case "ResourceClaimTemplate":
+            return claims.is_ours(name)
+        case _:
+            return bool(name == names.DRIVER)
+
+
+def _is_written_by_us(document: Object) -> bool:
+    managers = objects(document["metadata"].get("managedFields"))
+    return any(each.get("manager") == slices.FIELD_MANAGER for each in managers)

@@ -180,7 +180,7 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     )
     clients, why_clients = _catalogue(settings.clients, now.clients)
     values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
-    chosen = settings.delivery or now.delivery or delivery.COPY
+    chosen = settings.delivery or now.delivery or delivery.INIT
     notes.append(_note("DELIVERY", chosen, settings.delivery, now.delivery))
     values = replace(values, pool=pool, delivery=chosen)
     values, why_images_are_read = _image_lookup(settings, now, values)

@@ -15,7 +15,7 @@ from bitfusiond.operate import waiting
 from bitfusiond.operate.kubectl import Kubectl, KubectlError
 from bitfusiond.operate.rollout import condition
 
-COPY, IMAGE, AUTO = "copy", "image", "auto"
+INIT, IMAGE, AUTO = "init", "image", "auto"
 _LABEL = "bitfusion.io/delivery-probe"
 _POLL_SECONDS = 1.0
 _DIRECTORY, _PROGRAM = "opt/bitfusiond/bin", "bitfusiond"  # of both images
@@ -104,7 +104,10 @@ def told(found: Mapping[str, str], most: int = 5) -> str:
 
 
 def _takes_pods(node: Node) -> bool:
-    return condition(node, "Ready") and not node["spec"].get("unschedulable")
+    """Whether it is ready for pods, and one on which there are clients: those are for linux on amd64 only."""
+    labels = mapping(node, "metadata", "labels")
+    is_ours = (labels.get("kubernetes.io/os", "linux"), labels.get("kubernetes.io/arch", "amd64")) == ("linux", "amd64")
+    return is_ours and condition(node, "Ready") and not node["spec"].get("unschedulable")
 
 
 def _ended(kubectl: Kubectl, timeout: float) -> Sequence[Object]:

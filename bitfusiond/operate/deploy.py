@@ -83,8 +83,8 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
     for line in notes:
         say(f"manifests: {line}")
     if values.delivery == delivery.AUTO:
-        say("manifests: DELIVERY: copy, as no node is there to be tried")
-        values = replace(values, delivery=delivery.COPY)
+        say("manifests: DELIVERY: init, as no node is there to be tried")
+        values = replace(values, delivery=delivery.INIT)
     if values.named:
         say(f"manifests: a RoleBinding in each of {', '.join(sorted(values.named))}: make these namespaces first")
     return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
@@ -99,8 +99,8 @@ def delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: S
     why = f"the client cannot be mounted from its image everywhere: {delivery.told(found)}"
     if values.delivery == delivery.IMAGE:
         raise Failure(f"DELIVERY: {why}. DELIVERY=auto takes what every node can do")
-    say(f"DELIVERY: copy, as {why}")
-    return replace(values, delivery=delivery.COPY)
+    say(f"DELIVERY: init, as {why}")
+    return replace(values, delivery=delivery.INIT)
 
 
 def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Object], manifests.Values]:
@@ -137,12 +137,14 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
         say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
     values = replace(values, api_servers=addresses, absent=absent, has_claims=bool(holders))
     if values.delivery == delivery.AUTO and version < checks.IMAGE_VOLUMES:
-        say("DELIVERY: copy, as no runtime of this Kubernetes is asked to mount images")
-        values = replace(values, delivery=delivery.COPY)
+        say("DELIVERY: init, as no runtime of this Kubernetes is asked to mount images")
+        values = replace(values, delivery=delivery.INIT)
     stages = manifests.build(documents, values)
     # Again, now that the choices are known.
     needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
-    if values.delivery != delivery.COPY:
+    if not values.serves_claims:
+        needed += access.to_delete(claims.published(kubectl))
+    if values.delivery != delivery.INIT:
         needed += [access.Access(verb, "Pod", names.NAMESPACE) for verb in ("create", "delete")]
     if problems := access.missing(kubectl, needed, "deploy"):
         raise Failure(report.listed(_UNCHANGED, problems))

@@ -91,7 +91,7 @@ class Values:
     ``api_servers`` are the addresses from which alone the webhook is reached; none: it is reached from everywhere.
     ``digests`` are of images, by NAME:TAG; ``absent`` those of ALLOW_NAMESPACES that are not there. ``pool`` is the
     text of an inventory, empty for none; ``has_claims``: pods hold GPUs of a pool that there was, so that nodes must go
-    on serving them. ``delivery`` is that of clients, ``copy`` or ``image``.
+    on serving them. ``delivery`` is that of clients, ``init`` or ``image``.
     """
 
     image_repo: str
@@ -112,7 +112,7 @@ class Values:
     absent: frozenset[str] = frozenset()
     pool: str = ""
     has_claims: bool = False
-    delivery: str = "copy"
+    delivery: str = "init"
 
     @property
     def serves_claims(self) -> bool:
@@ -341,7 +341,7 @@ def _trust(values: Values) -> Iterator[tuple[str, str]]:
         yield INSECURE_REGISTRIES, values.insecure_registries
     if values.registry_ca:
         yield REGISTRY_CA, f"{_CONFIGURATION}/{REGISTRY_CA_KEY}"
-    if values.delivery != "copy":
+    if values.delivery != "init":
         yield DELIVERY, values.delivery
     if values.pool:
         yield POOL, f"{_CONFIGURATION}/{POOL_KEY}"

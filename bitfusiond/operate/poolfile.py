@@ -40,9 +40,9 @@ def run(source: Path, target: Path, say: Say) -> None:
 
 
 def _entries(addresses: list[str]) -> Iterator[str]:
-    for number, address in enumerate(addresses):
+    for address in addresses:
         yield f"""\
-- name: server-{number}
+- name: {FILL_IN} # its hostname, as the filter server.hostname asks for it; lower-case letters, digits and -
   address: "{address}"
   # attributes: {{hostname: gpu-a, cuda-version: "12.4", driver-version: "550", has-rdma: true}}
   gpus:

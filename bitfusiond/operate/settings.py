@@ -90,6 +90,9 @@ def _file(value: str) -> Path:
     return Path(value)
 
 
+_LARGEST_MAP = 1024 * 1024 - 4096  # bytes, its metadata beside them; source: MaxSecretSize of k8s.io/api core/v1
+
+
 def _pool(value: str) -> str:
     """The text of the inventory, empty for ``none``."""
     if value == "none":
@@ -101,6 +104,8 @@ def _pool(value: str) -> str:
         raise ValueError("a file that can be read, or none; `just pool SERVERS.CONF` writes a first one") from None
     except ValueError as error:
         raise ValueError(f"a pool: {error}") from None
+    if (size := len(text.encode())) > _LARGEST_MAP:
+        raise ValueError(f"a file of at most {_LARGEST_MAP} bytes, which is what a ConfigMap takes; it has {size}")
     return text
 
 
@@ -167,7 +172,7 @@ VARIABLES = {
     "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
     "clients": Variable("CLIENTS", None, _file),
     "pool": Variable("POOL", None, _pool),
-    "delivery": Variable("DELIVERY", None, settings.choice("copy", "image", "auto")),
+    "delivery": Variable("DELIVERY", None, settings.choice("init", "image", "auto")),
     "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
     "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
     "client_ca": Variable("CLIENT_CA", None, _ca("the API server's client certificate")),

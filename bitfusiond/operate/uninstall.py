@@ -132,7 +132,7 @@ def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[Kube
     needed += (
         [access.Access("patch", "Namespace")] if manifests.ignored(kubectl.get(ref(manifests.SYSTEM_NAMESPACE))) else []
     )
-    needed += access.to_delete([*objects, *([NAMESPACE] if namespace else [])])
+    needed += access.to_delete([*objects, *claims.published(kubectl), *([NAMESPACE] if namespace else [])])
     lacking = [str(each) for each in problems if each.reason == "Forbidden"]
     lacking += access.missing(kubectl, needed, "uninstall")
     if lacking:

@@ -70,7 +70,7 @@ def _populate(settings: Populate) -> None:
     tree: Tree = {}
     token_files: dict[str, bytes] = {}
     problems = []
-    copies = client.tree is not None and settings.delivery == "copy"
+    copies = client.tree is not None and settings.delivery == "init"
     if copies:
         tree = trees.listed(str(settings.distros), client.package)
         problems += _distro_problems(settings, client, tree)

@@ -13,7 +13,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.settings import Address
 
 CATALOGUE = ("clients", None, "c.yaml", Path("c.yaml"))
-DELIVERY = ("delivery", "copy", "image", "image")
+DELIVERY = ("delivery", "init", "image", "image")
 POOL = ("pool", None, "pool.yaml", Path("pool.yaml"))
 TEMPLATE = ("injection", None, "t.yaml", Path("t.yaml"))
 MEMORY = ("total_gpu_memory", 0, "16000", 16000, "TOTAL_GPU_MEMORY")

@@ -78,7 +78,7 @@ SILENT_BEGINNINGS = (
     "HOST:PORT with",
     "# The Bitfusion clients",
     "# The pool's inventory",
-    "- name: server-",
+    "- name: FILL-IN",
     "\n    . : [",
     "\n    builtin catchsegv",
     "export PATH=",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -51,7 +51,8 @@ _STARTERS: dict[str, tuple[int, str]] = {
 # Source: VMware vSphere Bitfusion User Guide, "Partition GPU memory"; the long names are of `bitfusion run --help`.
 _ASKING = _RUN, _REQUEST = "run", "request_gpus"
 _GPUS, _FRACTION, _MEGABYTES = ("-n", "--num_gpus"), ("-p", "--partial"), ("-m", "--memory")
-_OTHER_OPTIONS_WITH_VALUE = frozenset({"-f", "--filter", "-l", "--server_list", "-s", "--servers"})
+_SERVERS = frozenset({"-l", "--server_list", "-s", "--servers"})
+_OTHER_OPTIONS_WITH_VALUE = _SERVERS | {"-f", "--filter"}
 _NUMBER = re.compile(r"[0-9]{1,19}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}")
 
 
@@ -249,7 +250,7 @@ def _calls(command: Command, index: int) -> list[Call]:
     return found
 
 
-def excess(calls: Iterable[Call], counted: int, sizes: Sequence[int]) -> str | None:
+def excess(calls: Iterable[Call], counted: int, sizes: Mapping[int, int]) -> str | None:
     """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
     for call in calls:
         options, _ = _options(call.asked or ())
@@ -266,16 +267,25 @@ def excess(calls: Iterable[Call], counted: int, sizes: Sequence[int]) -> str | N
     return None
 
 
-def shares(call: Call, sizes: Sequence[int]) -> int | None:
+def names_servers(call: Call) -> str | None:
+    """The option by which ``call`` says itself which servers it uses."""
+    words = call.asked or ()
+    program = _options(words)[1]
+    names = (word.partition("=")[0] for word in words[: program or 0] if word is not None)
+    return next((name for name in names if name in _SERVERS), None)
+
+
+def shares(call: Call, sizes: Mapping[int, int]) -> int | None:
     """How many hundredths of a GPU ``call`` asks for; None where that cannot be said.
 
-    Without ``-p`` and ``-m`` the client takes whole GPUs. ``sizes`` are the megabytes of those that there are.
+    Without ``-p`` and ``-m`` the client takes whole GPUs. ``sizes`` are the megabytes of those that there
+    are, with how many have each.
     """
     if call.asked is None:
         return 0
     gpus = Fraction(1)
     fraction: Fraction | None = None
-    for option, value in _options(call.asked)[0]:
+    for option, value in sorted(_options(call.asked)[0], key=lambda each: each[0] not in _GPUS):
         if option is None or value is None or not _NUMBER.fullmatch(value):
             return None
         number = Fraction(value)
@@ -286,7 +296,7 @@ def shares(call: Call, sizes: Sequence[int]) -> int | None:
         elif not sizes:
             return None
         else:
-            fraction = max(fraction or Fraction(0), number / quantity.fitting(number, sizes))
+            fraction = max(fraction or Fraction(0), number / quantity.fitting(number, gpus, sizes))
     return math.ceil(gpus * (Fraction(1) if fraction is None else fraction) * names.SHARES_OF_ONE_GPU)
 
 

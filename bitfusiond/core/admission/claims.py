@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import optin, patch
+from bitfusiond.core.admission import calls, optin, patch
 from bitfusiond.core.admission.decision import Rules
 from bitfusiond.core.admission.demand import Demand, Sizes
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
-from bitfusiond.core.clients.client import INDEX, Client, Values, Variable
+from bitfusiond.core.clients.client import BITFUSION, INDEX, Client, Values, Variable
 from bitfusiond.core.fields import Field, names_of, objects
 from bitfusiond.core.pool import claims, matching
 from bitfusiond.core.pool.claims import ClaimTemplate, Wish
 from bitfusiond.core.pool.matching import Selection
 
 _MOST_CLAIMS = 256  # of a pod's own
+_MOST_WORDS = 64  # of a filter; each is looked for among all GPUs
+_LONGEST_FILTER = matching.LONGEST_EXPRESSION - 256  # a size may stand beside it
+_LONGEST_VALUE = 4096
 _PREFIX = "bitfusion-"  # what a claim is called within its pod, with a number behind
 
 
@@ -39,14 +42,16 @@ def selection(annotations: Field, client: Client | None, rules: Rules) -> Select
     quiet = Field(annotations.value)
     filters = optin.filters(quiet.entry(names.CLIENT_FILTER))
     servers = optin.servers(quiet.entry(names.CLIENT_SERVERS))
-    return matching.select(rules.pool) if quiet.problems else matching.select(rules.pool, filters, servers)
+    if quiet.problems or len(filters) > _MOST_WORDS:
+        return matching.select(rules.pool)
+    return matching.select(rules.pool, filters, servers)
 
 
 def sizes(chosen: Selection | None, rules: Rules) -> Sizes:
     """Megabytes of the GPUs that a pod may have."""
     if chosen is None or rules.pool is None:
         return rules.sizes
-    return tuple(chosen.sizes or matching.select(rules.pool).sizes)
+    return chosen.sizes or matching.select(rules.pool).sizes
 
 
 def check(given: Pod, chosen: Selection, client: Client | None) -> None:
@@ -56,18 +61,83 @@ def check(given: Pod, chosen: Selection, client: Client | None) -> None:
     for key, problem in chosen.problems:
         annotation = names.CLIENT_SERVERS if key == matching.ADDRESS else names.CLIENT_FILTER
         given.annotations.entry(annotation).problem(problem)
+    if len(given.filters) > _MOST_WORDS:
+        given.annotations.entry(names.CLIENT_FILTER).problem(f"has {len(given.filters)} words: at most {_MOST_WORDS}")
+    elif len(chosen.expression) > _LONGEST_FILTER:
+        given.annotations.entry(names.CLIENT_FILTER).problem(
+            f"becomes {len(chosen.expression)} characters of CEL for the scheduler, which takes {_LONGEST_FILTER}: name"
+            " fewer values"
+        )
     for container in given.gpu_containers:
-        asked = container.asked
-        if asked is None or chosen.problems:
-            continue
-        if asked.amount > claims.MOST_GPUS:
+        for call in container.calls:
+            if option := calls.names_servers(call):
+                container.field["command"].problem(
+                    f"{BITFUSION} run {option} names servers, which the scheduler chooses: remove it, or name them in"
+                    f" {names.CLIENT_SERVERS}"
+                )
+    asking = [(each, _wish(each.asked, chosen, client)) for each in given.gpu_containers if each.asked is not None]
+    if chosen.problems or len(asking) < len(given.gpu_containers):
+        return
+    for container, wished in asking:
+        if not wished.shares:
+            container.field["resources"].problem(_too_many(container.demand, chosen))
+    if all(wished.shares for _, wished in asking):
+        _check_together(given, asking, chosen)
+
+
+def _too_many(asked: Demand, chosen: Selection) -> str:
+    if asked.memory is not None and sum(chosen.sizes.values()) >= asked.amount:
+        return (
+            f"asks for {asked.amount} GPUs by their memory, and all GPUs of a container are then of one size; the pool"
+            f" has {_counts(chosen)}: ask for less, or by {names.GPU_PERCENT}"
+        )
+    return f"asks for {asked.amount} GPUs; the pool has {_counts(chosen)}: ask for less, or take a filter away"
+
+
+def _check_together(given: Pod, asking: Sequence[tuple[GpuContainer, Wish]], chosen: Selection) -> None:
+    """Note what all claims of the pod are together, and can never have."""
+    owners = _owners(asking)
+    field = given.spec["containers"]
+    for container, wished in asking:
+        if container.pointer not in owners:
             container.field["resources"].problem(
-                f"{asked.amount} GPUs are more than a claim can have, {claims.MOST_GPUS}: ask for less"
+                "a claim lasts as long as its pod, so an init container shares that of a container, and none asks for"
+                f" the same: ask for {_as_words(wished)} in one of them too, or here for what one of them asks"
             )
-        elif not _wish(asked, chosen, client).shares:
-            container.field["resources"].problem(
-                f"asks for {asked.amount} GPUs; the pool has {_counts(chosen)}: ask for less, or take a filter away"
-            )
+    own = [wished for container, wished in asking if owners.get(container.pointer) == container.pointer]
+    gpus, available = sum(wished.amount for wished in own), sum(chosen.sizes.values())
+    least = [(wished.amount, min(wished.shares.values())) for wished in own]
+    alone = sum(amount for amount, shares in least if 2 * shares > names.SHARES_OF_ONE_GPU)
+    needed = sum(amount * shares for amount, shares in least)
+    if len(own) > claims.MOST_CLAIMS or gpus > claims.MOST_GPUS:
+        field.problem(
+            f"the pod asks for {gpus} GPUs in {len(own)} containers: for more than {claims.MOST_GPUS} GPUs, or in more"
+            f" than {claims.MOST_CLAIMS} containers, the scheduler would search too long. Make several pods of it"
+        )
+    elif needed > available * names.SHARES_OF_ONE_GPU or alone > available:
+        field.problem(
+            f"the pod asks for {needed} hundredths of GPUs in all, {alone} times for more than half of one; the pool"
+            f" has {_counts(chosen)}: ask for less"
+        )
+
+
+def _as_words(wished: Wish) -> str:
+    return f"{wished.amount} GPUs with {max(wished.shares.values())} hundredths of each"
+
+
+def _owners(asking: Sequence[tuple[GpuContainer, Wish]]) -> dict[str, str]:
+    """Whose claim each container has, by pointers: its own, or as an init container that of one that asks the same.
+
+    Kubernetes counts init containers by their largest, and a claim lasts as long as its pod. One of which no container
+    asks the same has none; where all are init containers, the first has one.
+    """
+    lasting = [(container, wished) for container, wished in asking if not container.is_passing] or list(asking[:1])
+    found = {container.pointer: container.pointer for container, _ in lasting}
+    for container, wished in asking:
+        if container.pointer not in found:
+            of = next((other.pointer for other, same in lasting if same == wished), None)
+            found |= {container.pointer: of} if of is not None else {}
+    return found
 
 
 def check_node(spec: Field) -> None:
@@ -101,18 +171,23 @@ def of_containers(
         return {}
     taken = names_of(objects(given.spec["resourceClaims"].value))
     free = (name for name in (f"{_PREFIX}{number}" for number in range(10_000)) if name not in taken)
-    return {
+    asking = [(each, _wish(each.demand, chosen, client)) for each in given.gpu_containers]
+    owners = _owners(asking)
+    made = {
         each.pointer: Claim(
             name,
             claims.template(
-                _wish(each.demand, chosen, client),
+                wished,
                 chosen,
                 [told for variable in client.env if (told := _told_by_node(variable, each)) is not None],
                 values[each.pointer],
             ),
         )
-        for each, name in zip(given.gpu_containers, free, strict=False)
+        for (each, wished), name in zip(
+            (pair for pair in asking if owners[pair[0].pointer] == pair[0].pointer), free, strict=False
+        )
     }
+    return {pointer: made[owner] for pointer, owner in owners.items()}
 
 
 def _told_by_node(variable: Variable, container: GpuContainer) -> Variable | None:
@@ -123,6 +198,8 @@ def _told_by_node(variable: Variable, container: GpuContainer) -> Variable | Non
     if own is None:
         return replace(variable, prepends=None)
     if variable.prepends is None or not isinstance(own.get("value"), str):
+        return None
+    if "$(" in own["value"] or len(own["value"]) > _LONGEST_VALUE:  # the node expands none, and keeps to bounds
         return None
     escaped = own["value"].replace("{", "{{").replace("}", "}}")
     return Variable(variable.name, f"{variable.value}{variable.prepends}{escaped}", variable.between)
@@ -148,7 +225,8 @@ def operations(given: Pod, found: Mapping[str, Claim]) -> list[Operation]:
     """The pod's claims, and each container's."""
     if not found:
         return []
-    entries = [{"name": each.name, "resourceClaimTemplateName": each.template.name} for each in found.values()]
+    of_pod = {each.name: each.template.name for each in found.values()}
+    entries = [{"name": name, "resourceClaimTemplateName": of} for name, of in of_pod.items()]
     added = patch.append("/spec/resourceClaims", given.spec["resourceClaims"].value, entries)
     for container in given.gpu_containers:
         own = container.raw["resources"].get("claims")

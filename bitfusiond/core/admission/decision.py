@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bitfusiond.core import names
+from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.template import Delivery, Template
@@ -28,12 +28,12 @@ class Rules:
     exempt_namespaces: frozenset[str] = names.EXEMPT_NAMESPACES
     servers: Callable[[], Sequence[str]] = tuple
     pool: Pool | None = None
-    delivery: Delivery = Delivery.COPY
+    delivery: Delivery = Delivery.INIT
 
     @property
     def sizes(self) -> Sizes:
-        """Megabytes of the GPUs, by what is said of all of them."""
-        return (self.total_gpu_memory,) if self.total_gpu_memory else ()
+        """Megabytes of the GPUs, by what is said of all of them: nobody knows how many there are."""
+        return {self.total_gpu_memory: quantity.LARGEST} if self.total_gpu_memory else {}
 
 
 @dataclass(frozen=True, slots=True)

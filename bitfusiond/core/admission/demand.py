@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,7 +12,8 @@ from bitfusiond.core.fields import Field
 from bitfusiond.core.text import shown
 
 _MOST_RESOURCES = 64  # in limits, and in requests; Kubernetes' own are a handful
-Sizes = Sequence[int]  # megabytes (10^6 bytes) of the GPUs that there are, ascending; none = not known
+# Megabytes (10^6 bytes) of the GPUs that there are, ascending, each with how many have them; none = not known.
+Sizes = Mapping[int, int]
 _KEYS = (names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY)
 
 
@@ -78,7 +79,7 @@ def read(asked: Resources, sizes: Sizes) -> Demand | None:
     if amount is None or (percent is None and memory is None):
         return None
     if memory is not None:
-        shares = quantity.shares_of_memory(memory, _size_for(memory, sizes), amount)
+        shares = quantity.shares_of_memory(memory, _size_for(memory, amount, sizes), amount)
     else:
         shares = quantity.shares_of_percent(percent or 0, amount)
     if shares > quantity.LARGEST:
@@ -101,18 +102,18 @@ def values(asked: Demand, client: Client, sizes: Sizes) -> Values:
         if client.uses("fraction") or not client.uses("megabytes"):
             told["fraction"] = _fraction(percent * 10_000)
         elif sizes:
-            told["megabytes"] = str(sizes[0] * percent // 100)  # no more than was counted, on whichever GPU
+            told["megabytes"] = str(min(sizes) * percent // 100)  # no more than was counted, on whichever GPU
     elif client.uses("megabytes") or not client.uses("fraction"):
         told["megabytes"] = str(asked.memory // quantity.MEGABYTE)
     else:
-        size = _size_for(asked.memory, sizes)
+        size = _size_for(asked.memory, asked.amount, sizes)
         told["fraction"] = _fraction(asked.memory * 10**6 // (size * quantity.MEGABYTE))
     return told
 
 
-def _size_for(memory: int, sizes: Sizes) -> int:
-    """The megabytes of the smallest GPU that has so many bytes."""
-    return quantity.fitting(Fraction(memory, quantity.MEGABYTE), sizes)
+def _size_for(memory: int, amount: int, sizes: Sizes) -> int:
+    """The megabytes of the smallest GPUs that have so many bytes, where there are so many of them."""
+    return quantity.fitting(Fraction(memory, quantity.MEGABYTE), amount, sizes)
 
 
 def _fraction(millionths: int) -> str:
@@ -184,8 +185,8 @@ def _memory(field: Field, sizes: Sizes) -> int | None:
         )
     elif memory < quantity.MEGABYTE:
         field.problem(f"{value} is below 1M; the unit is bytes, so write for example 8000M or 8Gi")
-    elif memory > sizes[-1] * quantity.MEGABYTE:
-        field.problem(f"{value} is more than the {sizes[-1]}M that one GPU has")
+    elif memory > max(sizes) * quantity.MEGABYTE:
+        field.problem(f"{value} is more than the {max(sizes)}M that one GPU has")
     else:
         return memory
     return None

@@ -49,6 +49,11 @@ class GpuContainer:
     image: Image | Unreadable | None = None
 
     @property
+    def is_passing(self) -> bool:
+        """Whether it ends before the pod's containers begin: an init container that is no sidecar."""
+        return self.pointer.startswith("/spec/initContainers/") and self.raw.get("restartPolicy") != "Always"
+
+    @property
     def raw(self) -> Json:
         """The container as it came."""
         container: Json = self.field.value

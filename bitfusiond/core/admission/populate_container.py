@@ -47,7 +47,7 @@ def init_containers(
         return []
     first, *others = ({**each} for each in template.init_containers)
     if template.fills:
-        _fit(first, pod, client, [each.name for each in claimed] if client.takes_tokens else [])
+        _fit(first, pod, client, list(dict.fromkeys(each.name for each in claimed)))
     added = [first, *others]
     for each in added:
         if each.get("volumeMounts"):
@@ -86,7 +86,7 @@ def _client_options(client: Client) -> list[str]:
 
 def warnings(pod: Pod, client: Client, delivery: Delivery) -> list[str]:
     """What may keep the workload from the client or its token, as far as it can be seen."""
-    found = _disk_warnings(pod, client) if delivery is Delivery.COPY else []
+    found = _disk_warnings(pod, client) if delivery is Delivery.INIT else []
     return [*(_token_warnings(pod) if client.takes_tokens else []), *found]
 
 

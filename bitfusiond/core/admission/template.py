@@ -36,7 +36,7 @@ _IMAGE_VOLUME = "bitfusion-client-image"
 class Delivery(Enum):
     """How a client comes into a pod: copied by an initContainer, or mounted from its image by the runtime."""
 
-    COPY = "copy"
+    INIT = "init"
     IMAGE = "image"
 
 

@@ -16,7 +16,10 @@ from bitfusiond.core.fields import Json
 from bitfusiond.core.pool import matching, slices
 from bitfusiond.core.pool.matching import Selection
 
-MOST_GPUS = 32  # source: AllocationResultsMaxSize
+# The scheduler looks for GPUs by trying all ways, within 10 s, while all other pods of the cluster wait: for 16 GPUs of
+# which one is missing it takes a second, and for 9 claims of which one finds none five.
+MOST_GPUS = 16  # of all claims of a pod; AllocationResultsMaxSize, of one claim, is 32
+MOST_CLAIMS = 8  # of a pod
 REQUEST = "gpu"
 _MOST_SIZES = 8  # source: FirstAvailableDeviceRequestMaxSize
 _PREFIX = "bitfusion-"

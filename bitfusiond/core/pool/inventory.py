@@ -66,8 +66,12 @@ class Pool:
 
     @property
     def shares(self) -> int:
-        """What all its GPUs have together; 100 = one GPU."""
-        return names.SHARES_OF_ONE_GPU * sum(len(server.gpus) for server in self.servers)
+        """What all its GPUs have together, as containers are counted: 100 = one GPU of the smallest memory, as one that
+        has twice as much serves twice as many containers that ask for memory.
+        """
+        sizes = [gpu.megabytes for server in self.servers for gpu in server.gpus]
+        smallest = min(sizes)
+        return sum(-(-names.SHARES_OF_ONE_GPU * size // smallest) for size in sizes)
 
 
 _Read = Callable[[Field], Any]

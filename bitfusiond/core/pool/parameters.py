@@ -25,7 +25,10 @@ _LONGEST_FILLED = 1024  # characters of what stands for a placeholder
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # A claim is not its pod: whoever may make one alone must not say which libraries and programs the pod runs, nor what
 # it was given.
-_NEVER = re.compile(rf"LD_.*|PATH|{names.ALLOCATION_VARIABLE}.*|BITFUSIOND_.*")
+_NEVER = re.compile(
+    rf"LD_.*|.*_PRELOAD|PATH|BASH_ENV|ENV|(PYTHON|PERL|NODE_|OCL_ICD_|CUDA_INJECTION).*|(?i:.*_proxy)"
+    rf"|{names.ALLOCATION_VARIABLE}.*|BITFUSIOND_.*"
+)
 _OF_SERVERS = {client.SERVERS, client.SERVER, client.INDEX}
 # A container's values serve its command too.
 _VALUES = frozenset({*client.VARIABLE_PLACEHOLDERS, *client.WRAP_PLACEHOLDERS}) - _OF_SERVERS

@@ -25,7 +25,7 @@ def mounting(deployed: Cluster) -> Iterator[Cluster]:
     assert done.status == 0, done.output
     assert "DELIVERY: image (tried on each node)" in done.output
     yield deployed
-    assert deployed.just("deploy", DELIVERY="copy").status == 0
+    assert deployed.just("deploy", DELIVERY="init").status == 0
 
 
 def test_an_older_kubernetes_copies_and_says_why(deployed: Cluster) -> None:
@@ -33,7 +33,7 @@ def test_an_older_kubernetes_copies_and_says_why(deployed: Cluster) -> None:
         pytest.skip(f"run on a Kubernetes before 1.{checks.IMAGE_VOLUMES[1]}")
     done = deployed.just("deploy", DELIVERY="auto")
     assert done.status == 0, done.output
-    assert "DELIVERY: copy, as no runtime of this Kubernetes is asked to mount images" in done.output
+    assert "DELIVERY: init, as no runtime of this Kubernetes is asked to mount images" in done.output
     refused = deployed.just("deploy", DELIVERY="image")
     assert refused.status != 0
     assert "images are mounted from 1.36 on" in refused.output

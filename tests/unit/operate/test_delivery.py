@@ -59,10 +59,10 @@ def test_many_nodes_are_cut() -> None:
 @pytest.mark.parametrize(
     ("given", "running", "chosen", "note"),
     [
-        ({}, None, "copy", "DELIVERY: copy (the default)"),
+        ({}, None, "init", "DELIVERY: init (the default)"),
         ({}, "image", "image", "DELIVERY: image (as it runs)"),
         ({"DELIVERY": "auto"}, "image", "auto", "DELIVERY: auto (given)"),
-        ({"DELIVERY": "copy"}, "image", "copy", "DELIVERY: copy (given)"),
+        ({"DELIVERY": "init"}, "image", "init", "DELIVERY: init (given)"),
     ],
 )
 def test_the_choice_stays_as_it_runs(given: dict[str, str], running: str | None, chosen: str, note: str) -> None:
@@ -74,7 +74,7 @@ def test_the_choice_stays_as_it_runs(given: dict[str, str], running: str | None,
 def test_the_webhook_is_told_where_it_is_not_the_default() -> None:
     spec = {"containers": [{"name": "w", "image": "i", "env": []}], "volumes": [{"projected": {"sources": []}}]}
     deployment = {"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"template": {"spec": spec}}}
-    made = (manifests.Values("r", "t", 0, 1, delivery=each) for each in ("image", "copy"))
+    made = (manifests.Values("r", "t", 0, 1, delivery=each) for each in ("image", "init"))
     told = [manifests.variable(manifests.substituted(deployment, each), manifests.DELIVERY) for each in made]
     assert told == ["image", None]
 
@@ -112,11 +112,11 @@ def test_a_runtime_that_mounts_an_empty_directory_is_found_and_auto_copies() -> 
     said: list[str] = []
     wanted = manifests.Values("r", "t", 0, 1, delivery="auto")
     kubectl = _Nodes(good=_GOOD, old=_EMPTY)
-    assert deploy.delivered(kubectl, wanted, 5, said.append).delivery == "copy"
+    assert deploy.delivered(kubectl, wanted, 5, said.append).delivery == "init"
     why = (
         "the client cannot be mounted from its image everywhere: old: its runtime mounts an empty directory, or nothing"
     )
-    assert said == [f"DELIVERY: copy, as {why} that may be run"]
+    assert said == [f"DELIVERY: init, as {why} that may be run"]
     assert kubectl.made == []
     with pytest.raises(Failure, match="DELIVERY=auto takes what every node can do"):
         deploy.delivered(kubectl, replace(wanted, delivery="image"), 5, said.append)
@@ -133,5 +133,5 @@ def test_only_a_kubernetes_that_mounts_images_is_asked_to() -> None:
     (problem,) = checks.delivery("image", (1, 20))
     assert problem.startswith("DELIVERY: the API server is 1.20; images are mounted from 1.36 on")
     assert (
-        checks.delivery("image", (1, 36)) == checks.delivery("auto", (1, 20)) == checks.delivery("copy", (1, 20)) == []
+        checks.delivery("image", (1, 36)) == checks.delivery("auto", (1, 20)) == checks.delivery("init", (1, 20)) == []
     )

@@ -136,10 +136,10 @@ def test_claims_that_pods_hold_are_served_to_their_end(tmp_path: Path) -> None:
 
 
 def test_pods_that_hold_gpus_are_named_and_many_are_cut() -> None:
-    assert claims.told(["team/a"]) == "1 pod holds GPUs of the pool (team/a)"
+    assert claims.told(["team/a"]) == "1 pod holds GPUs of the pool or waits for them (team/a)"
     assert (
         claims.told([f"t/{number}" for number in range(7)])
-        == "7 pods hold GPUs of the pool (t/0, t/1, t/2, t/3, t/4, ...)"
+        == "7 pods hold GPUs of the pool or wait for them (t/0, t/1, t/2, t/3, t/4, ...)"
     )
 
 
@@ -158,7 +158,10 @@ def test_a_first_inventory_has_the_servers_and_is_refused_until_it_is_complete(t
     text = _first(tmp_path, conf).read_text()
     with pytest.raises(inventory.PoolError, match="still to be filled in"):
         inventory.parse(load_yaml(text))
-    complete = text.replace("name: FILL-IN", "name: T4").replace("FILL-IN", "15G").replace("# attributes", "attributes")
+    complete = text.replace("name: FILL-IN, memory: FILL-IN", "name: T4, memory: 15G")
+    complete = complete.replace("# attributes", "attributes")
+    for name in ("a", "b"):
+        complete = complete.replace("FILL-IN", name, 1)
     pool = inventory.parse(load_yaml(complete))
     assert [each.address for each in pool.servers] == ["10.1.2.3:56001", "[2001:db8::1]:56001"]
     assert pool.servers[0].cuda_version == "12.4"

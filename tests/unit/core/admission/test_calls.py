@@ -57,7 +57,7 @@ TOTAL = 16000
 )
 def test_what_a_call_asks_for(words: str, shares: int | None) -> None:
     (call,) = calls.in_script(f"cd /x && bitfusion {words}")
-    assert calls.shares(call, [TOTAL]) == shares
+    assert calls.shares(call, {TOTAL: 1000}) == shares
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_what_a_call_asks_for(words: str, shares: int | None) -> None:
 )
 def test_a_call_is_found_wherever_a_shell_would_make_it(script: str) -> None:
     (call,) = calls.in_script(script)
-    assert calls.shares(call, [TOTAL]) == 400
+    assert calls.shares(call, {TOTAL: 1000}) == 400
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_call_is_found_wherever_a_shell_would_make_it(script: str) -> None:
 )
 def test_a_call_is_found_behind_programs_that_start_another(words: list[str]) -> None:
     (call,) = calls.anywhere(words)
-    assert calls.shares(call, [TOTAL]) == 400
+    assert calls.shares(call, {TOTAL: 1000}) == 400
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_word_that_only_ends_like_the_client_stays_as_it_is(words: list[str]) 
 
 def test_memory_cannot_be_compared_where_nobody_said_how_much_a_gpu_has() -> None:
     (call,) = calls.in_script("bitfusion run -m 1 x")
-    assert calls.shares(call, []) is None
+    assert calls.shares(call, {}) is None
 
 
 EXCESS = (

@@ -68,6 +68,69 @@ def test_each_gpu_container_has_a_claim_of_its_own_and_its_own_servers_conf() ->
     assert after["spec"]["initContainers"][0]["args"][-1] == "bitfusion-0,bitfusion-1,bitfusion-2"
 
 
+def test_an_init_container_shares_the_claim_of_a_container_that_asks_the_same() -> None:
+    """A claim lasts as long as the pod, and a quota counts the larger of both: two would be more than it sees."""
+    given = pod(initContainers=[container(name="warm")])
+    after, verdict = _admitted(given)
+    assert len(verdict.claims) == 1
+    assert len(after["spec"]["resourceClaims"]) == 1
+    (_, warm), (main,) = after["spec"]["initContainers"], after["spec"]["containers"]
+    assert warm["resources"]["claims"] == main["resources"]["claims"] == [{"name": "bitfusion-0"}]
+    (problem,) = _problems(pod(initContainers=[container({names.GPU_AMOUNT: 1}, name="warm")]))
+    assert problem.startswith("spec.initContainers[0].resources: a claim lasts as long as its pod")
+    assert "ask for 1 GPUs with 100 hundredths of each in one of them too" in problem
+
+
+def test_a_sidecar_has_a_claim_of_its_own() -> None:
+    after, _ = _admitted(pod(initContainers=[container(name="side", restartPolicy="Always")]))
+    assert [each["name"] for each in after["spec"]["resourceClaims"]] == ["bitfusion-0", "bitfusion-1"]
+
+
+def test_where_only_init_containers_ask_they_share_one_claim() -> None:
+    plain = {"name": "plain", "image": "i"}
+    after, _ = _admitted(pod(plain, initContainers=[container(name="a"), container(name="b")]))
+    assert [each["name"] for each in after["spec"]["resourceClaims"]] == ["bitfusion-0"]
+
+
+def test_what_the_pool_cannot_give_to_all_containers_together_is_refused() -> None:
+    small = Server("s", "s:1", (Gpu("0", "V100", 16000),), "s")
+    sixty = {names.GPU_AMOUNT: 1, names.GPU_PERCENT: 60}
+    (problem,) = _problems(pod(container(sixty), container(sixty, name="b")), _rules(small))
+    assert problem == (
+        "spec.containers: the pod asks for 120 hundredths of GPUs in all, 2 times for more than half of one; the pool"
+        " has 1 of 16000M: ask for less"
+    )
+    two = Server("s", "s:1", (Gpu("0", "V100", 16000), Gpu("1", "V100", 16000)), "s")
+    assert len(_problems(pod(*(container(sixty, name=f"c{each}") for each in range(3))), _rules(two))) == 1
+    _admitted(pod(container(sixty), container(sixty, name="b")), _rules(two))
+
+
+def test_a_pod_that_would_keep_the_scheduler_busy_is_refused() -> None:
+    many = Server("s", "s:1", tuple(Gpu(str(each), "V100", 16000) for each in range(64)), "s")
+    one = {names.GPU_AMOUNT: 1, names.GPU_PERCENT: 1}
+    nine = pod(*(container(one, name=f"c{each}") for each in range(9)))
+    assert "in more than 8 containers, the scheduler would search too long" in _problems(nine, _rules(many))[0]
+    assert "for more than 16 GPUs" in _problems(pod(container({names.GPU_AMOUNT: 17})), _rules(many))[0]
+    _admitted(pod(container({names.GPU_AMOUNT: 16})), _rules(many))
+
+
+def test_servers_that_a_call_names_itself_go_past_the_scheduler() -> None:
+    call = ["bash", "-c", "/opt/bitfusion/bin/bitfusion run -n 1 -p 0.5 -l 10.9.9.9:56001 -- x -l 3"]
+    (problem,) = _problems(pod(container(command=call), mode="injection"))
+    assert problem.startswith("spec.containers[0].command: bitfusion run -l names servers")
+    _admitted(pod(container(command=["bash", "-c", "bitfusion run -n 1 -p 0.5 x -l 3"])))
+
+
+def test_a_size_that_too_few_gpus_have_counts_for_nobody() -> None:
+    """What the client is told, what a quota counts and what the claim has are of the same size."""
+    small = Server("s", "s:1", (Gpu("0", "T4", 16000),), "s")
+    large = Server("l", "l:1", (Gpu("0", "A100", 32000), Gpu("1", "A100", 32000)), "l")
+    after, verdict = _admitted(pod(container({names.GPU_AMOUNT: 2, names.GPU_MEMORY: "8000M"})), _rules(small, large))
+    assert after["spec"]["containers"][0]["resources"]["limits"] == {names.GPU: "50"}
+    (request,) = verdict.claims[0].spec["devices"]["requests"]
+    assert request["exactly"]["capacity"]["requests"] == {"shares": "25"}
+
+
 def test_claims_of_the_pods_own_stay_and_keep_their_names() -> None:
     own = [{"name": "bitfusion-0", "resourceClaimName": "mine"}]
     given = pod(
@@ -126,8 +189,14 @@ def test_a_script_may_ask_for_what_its_filter_leaves() -> None:
             pod(container({names.GPU_AMOUNT: 4})),
             "spec.containers[0].resources: asks for 4 GPUs; the pool has 2 of 16000M and 1 of 32000M",
         ),
-        (pod(container({names.GPU_AMOUNT: 33})), "33 GPUs are more than a claim can have, 32"),
-        (pod(container({names.GPU_AMOUNT: 3, names.GPU_MEMORY: "8G"})), "asks for 3 GPUs; the pool has"),
+        (
+            pod(container({names.GPU_AMOUNT: 3, names.GPU_MEMORY: "8G"})),
+            "asks for 3 GPUs by their memory, and all GPUs of a container are then of one size; the pool has 2",
+        ),
+        (
+            pod(annotations={names.CLIENT_FILTER: " ".join(["device.id=0"] * 65)}),
+            "bitfusion-client/filter]: has 65 words: at most 64",
+        ),
         (
             pod(container({names.GPU_AMOUNT: 1, names.GPU_MEMORY: "64G"})),
             "64G is more than the 32000M that one GPU has",
@@ -156,7 +225,8 @@ def test_servers_that_only_the_node_knows_go_with_the_claim() -> None:
     assert any(
         "POCL_DEVICES is set already: the client pocl gets that, not the servers" in each for each in verdict.warnings
     )
-    assert "claims" not in after["spec"]["initContainers"][0].get("resources", {})  # it writes no servers.conf
+    # It writes no servers.conf, but it fails where a runtime hands nobody a variable.
+    assert after["spec"]["initContainers"][0]["resources"]["claims"] == [{"name": "bitfusion-0"}]
     assert isinstance(validate(after, NAMESPACE, _rules(), None), Allowed)
 
 
@@ -195,12 +265,14 @@ def test_a_pod_that_will_be_stored_must_have_its_claims() -> None:
 
 
 def test_a_pod_that_asks_for_more_than_the_pool_is_found_whatever_nodes_offer() -> None:
-    whole = {names.GPU_AMOUNT: 3}
-    after, _ = _admitted(pod(container(whole), container(whole, name="again")))
+    after, _ = _admitted(pod())
+    for section in after["spec"]["containers"][0]["resources"].values():
+        if names.GPU in section:
+            section[names.GPU] = "600"
     refused = validate(after, NAMESPACE, _rules(), {names.GPU: 1000})
     assert isinstance(refused, Refusal)
     assert refused.problems == [
-        f"Resource validation failed: the pod asks for 600 of {names.GPU}, the pool has 300: ask for less"
+        f"Resource validation failed: the pod asks for 600 of {names.GPU}, the pool has 400: ask for less"
     ]
 
 

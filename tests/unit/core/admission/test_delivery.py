@@ -78,7 +78,7 @@ def test_a_limit_of_the_disk_is_no_matter_where_nothing_is_copied() -> None:
     limits = {names.GPU_AMOUNT: 1, names.GPU_PERCENT: 50, "ephemeral-storage": "1M"}
     warned = [
         mutate(pod(pods.container(limits)), NAMESPACE, each)
-        for each in (rules, dataclasses.replace(rules, delivery=Delivery.COPY))
+        for each in (rules, dataclasses.replace(rules, delivery=Delivery.INIT))
     ]
     assert ["ephemeral-storage" in str(each.warnings) for each in warned if isinstance(each, Patch)] == [False, True]
 

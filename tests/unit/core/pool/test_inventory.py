@@ -35,7 +35,7 @@ def test_the_servers_come_in_their_order_with_all_that_is_said_of_them() -> None
         )
     )
     assert [each.host for each in read.servers] == ["10.1.2.4", "2001:db8::1"]
-    assert read.shares == 300
+    assert read.shares == 100 + 100 + 108  # of the larger one what its memory is in smaller ones
 
 
 @pytest.mark.parametrize(
