@@ -45,7 +45,7 @@ def run(settings: Settings, say: Say) -> None:
     documents, values = _checked(kubectl, settings, say)
     if settings.delivery in {delivery.AUTO, delivery.IMAGE}:
         kubectl.apply([each for each in manifests.build(documents, values).base if each["kind"] == "Namespace"])
-        values = _delivered(kubectl, values, settings.timeout, say)
+        values = delivered(kubectl, values, settings.timeout, say)
     stages = manifests.build(documents, values)
     _keep_trust(kubectl, stages, say)
     _apply(kubectl, stages.base, say)
@@ -90,7 +90,7 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
     return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
-def _delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: Say) -> manifests.Values:
+def delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: Say) -> manifests.Values:
     """``values`` with the delivery that every node can do. Raises Failure where one cannot do what was asked for."""
     found = delivery.problems(kubectl, values.image("bitfusiond"), values.image("bitfusion-client"), timeout)
     if not found:

@@ -17,6 +17,7 @@ from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
 from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
+from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.core.text import shown
 
 # Stands for every documented client: what is looked for in a pod is the same for all of them.
@@ -52,8 +53,9 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     if not root.problems and pod.check_length(root["spec"], serving):
         if asked.mode is not Mode.NONE:
             root.problems.extend(_lost_parts(asked, groups, rules, client, ours))
-        if ours is not None:
+        if ours is not None and rules.pool is not None:
             claims.check_node(root["spec"])
+            root.problems.extend(_more_than_pool(groups, rules.pool))
         for container in serving if client.is_bitfusion else ():
             _check_calls(container, claims.sizes(chosen, rules))
         if asked.is_injected and largest is not None:
@@ -199,6 +201,16 @@ def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
                 f"Resource validation failed: the pod asks for {_number(amount)} of {shown(resource)}, the largest node"
                 f" has {largest[resource]}: ask for less"
             )
+
+
+def _more_than_pool(groups: _Groups, pool: Pool) -> Iterator[str]:
+    """A node may offer more than the pool has, and then it would be a pod that waits for ever."""
+    amount = _effective(groups).get(names.GPU, Fraction(0))
+    if amount > pool.shares:
+        yield (
+            f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has"
+            f" {pool.shares}: ask for less"
+        )
 
 
 def _number(value: Fraction) -> str:

@@ -6,7 +6,7 @@ Words with different keys must all hold, of those with one key any: ``server.hos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -63,27 +63,17 @@ def select(pool: Pool, filters: tuple[str, ...] = (), servers: tuple[str, ...] =
         wanted.setdefault(key, []).append(value)
     if servers:
         wanted[ADDRESS] = list(servers)
-    seen: dict[str, dict[str, None]] = {key: {} for key in wanted}
-    met: dict[str, set[str]] = {key: set() for key in wanted}
-    sizes: Counter[int] = Counter()
-    for known, megabytes in _known(pool):
-        fits = True
-        for key, values in wanted.items():
-            text = known.get(key, "")
-            meets = [value for value in values if _meets(key, text, value)]
-            met[key].update(meets)
-            seen[key][text] = None
-            fits = fits and bool(meets)
-        if fits:
-            sizes[megabytes] += 1
-    problems = [
-        (key, _unknown(key, value, seen[key]))
-        for key, values in wanted.items()
-        for value in dict.fromkeys(values)
-        if value not in met[key]
-    ]
+    gpus = _known(pool)
+    fitting: dict[str, set[str]] = {}  # of each key what is known of some GPU and meets it
+    problems: list[tuple[str, str]] = []
+    for key, values in wanted.items():
+        known = dict.fromkeys(words.get(key, "") for words, _ in gpus)
+        met = {value: _meeting(key, value, known) for value in values}
+        fitting[key] = set[str]().union(*met.values())
+        problems += [(key, _unknown(key, value, known)) for value, texts in met.items() if not texts]
+    sizes = Counter(megabytes for words, megabytes in gpus if all(words.get(key, "") in fitting[key] for key in wanted))
     if wanted and not sizes and not problems:
-        problems = [(next(iter(wanted)), "no GPU of the pool meets all of it: take a part away")]
+        problems.append((next(iter(wanted)), "no GPU of the pool meets all of it: take a part away"))
     expression = " && ".join(_condition(key, values) for key, values in wanted.items())
     return Selection(expression, dict(sorted(sizes.items())), tuple(problems))
 
@@ -115,10 +105,11 @@ def _written(value: str | bool | int) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _meets(key: str, known: str, wanted: str) -> bool:
-    if key == _NAME and known.startswith(tuple(wanted + end for end in _NAME_ENDS)):
-        return True
-    return known == wanted
+def _meeting(key: str, wanted: str, known: Mapping[str, None]) -> Set[str]:
+    """What of ``known`` meets the word of a filter. There may be thousands of it, and hundreds of words."""
+    if key != _NAME:
+        return {wanted} & known.keys()
+    return {text for text in known if text == wanted or text.startswith(tuple(wanted + end for end in _NAME_ENDS))}
 
 
 def _unknown(key: str, value: str, seen: Mapping[str, None]) -> str:

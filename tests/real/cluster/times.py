@@ -25,6 +25,12 @@ class Watcher:
         self._door = door
         self._connection: HTTPSConnection = door.connect()
 
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
     def _ask(self, method: str, path: str, body: Object | None = None) -> bytes:
         headers = {**self._door.headers, "Content-Type": "application/json"}
         self._connection.request(method, path, json.dumps(body) if body is not None else None, headers)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bitfusiond.operate import checks, current, delivery, manifests, settings
+from bitfusiond.core import names
+from bitfusiond.errors import Failure
+from bitfusiond.operate import checks, current, delivery, deploy, manifests, settings
+from bitfusiond.operate.kubectl import Kubectl
 
 
 def _pod(phase: str, **state: Any) -> dict[str, Any]:
@@ -72,6 +77,56 @@ def test_the_webhook_is_told_where_it_is_not_the_default() -> None:
     made = (manifests.Values("r", "t", 0, 1, delivery=each) for each in ("image", "copy"))
     told = [manifests.variable(manifests.substituted(deployment, each), manifests.DELIVERY) for each in made]
     assert told == ["image", None]
+
+
+class _Nodes(Kubectl):
+    """A cluster whose nodes let probes end like this."""
+
+    def __init__(self, **phases: dict[str, Any]) -> None:
+        super().__init__()
+        self._ends = phases
+        self.made: list[dict[str, Any]] = []
+
+    def all(self, kind: str, *arguments: str, namespace: str = "") -> list[dict[str, Any]]:
+        if kind == "Node":
+            ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+            return [{"metadata": {"name": name}, "spec": {}, "status": ready} for name in self._ends]
+        assert (kind, namespace) == ("Pod", names.NAMESPACE)
+        return [{**each, **self._ends[each["spec"]["nodeName"]]} for each in self.made]
+
+    def create(self, documents: Sequence[dict[str, Any]], *arguments: str) -> list[dict[str, Any]]:
+        self.made += documents
+        return self.made
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        assert arguments[:2] == ("delete", "pod")
+        self.made.clear()
+        return ""
+
+
+_GOOD = {"status": _pod("Succeeded", terminated={"exitCode": 0})["status"]}
+_EMPTY = {"status": _pod("Failed", terminated={"exitCode": 1})["status"]}
+
+
+def test_a_runtime_that_mounts_an_empty_directory_is_found_and_auto_copies() -> None:
+    said: list[str] = []
+    wanted = manifests.Values("r", "t", 0, 1, delivery="auto")
+    kubectl = _Nodes(good=_GOOD, old=_EMPTY)
+    assert deploy.delivered(kubectl, wanted, 5, said.append).delivery == "copy"
+    why = (
+        "the client cannot be mounted from its image everywhere: old: its runtime mounts an empty directory, or nothing"
+    )
+    assert said == [f"DELIVERY: copy, as {why} that may be run"]
+    assert kubectl.made == []
+    with pytest.raises(Failure, match="DELIVERY=auto takes what every node can do"):
+        deploy.delivered(kubectl, replace(wanted, delivery="image"), 5, said.append)
+
+
+def test_where_every_node_can_do_it_auto_mounts() -> None:
+    said: list[str] = []
+    wanted = manifests.Values("r", "t", 0, 1, delivery="auto")
+    assert deploy.delivered(_Nodes(good=_GOOD), wanted, 5, said.append).delivery == "image"
+    assert said == ["DELIVERY: image (tried on each node)"]
 
 
 def test_only_a_kubernetes_that_mounts_images_is_asked_to() -> None:

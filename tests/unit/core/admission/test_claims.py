@@ -194,6 +194,16 @@ def test_a_pod_that_will_be_stored_must_have_its_claims() -> None:
     assert "spec.containers[0] has no claim on the pool" in refused.problems[0]
 
 
+def test_a_pod_that_asks_for_more_than_the_pool_is_found_whatever_nodes_offer() -> None:
+    whole = {names.GPU_AMOUNT: 3}
+    after, _ = _admitted(pod(container(whole), container(whole, name="again")))
+    refused = validate(after, NAMESPACE, _rules(), {names.GPU: 1000})
+    assert isinstance(refused, Refusal)
+    assert refused.problems == [
+        f"Resource validation failed: the pod asks for 600 of {names.GPU}, the pool has 300: ask for less"
+    ]
+
+
 def test_a_webhook_that_names_the_node_afterwards_is_found() -> None:
     after, _ = _admitted(pod())
     after["spec"]["nodeName"] = "n"
