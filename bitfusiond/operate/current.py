@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from bitfusiond import __version__, pki
 from bitfusiond.core import devices, names
@@ -23,6 +24,8 @@ from bitfusiond.settings import Parser, globs, insecure_registries, parts, regis
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
+
+ValueT = TypeVar("ValueT")
 
 DEFAULT_TOTAL_GPU_MEMORY = 0
 DEFAULT_RESOURCE_NUMS = 1000
@@ -141,70 +144,109 @@ def _number(value: str | None) -> int | None:
     return int(value) if value and value.isascii() and value.isdecimal() else None
 
 
+class _Choices:
+    """What is given before what runs, that before the default; ``notes`` has a line for each, in their order."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def take(
+        self,
+        name: str,
+        given: ValueT | None,
+        running: ValueT | None,
+        default: ValueT,
+        shown: Callable[[ValueT], str] = str,
+        *,
+        is_rare: bool = False,
+    ) -> ValueT:
+        """``is_rare``: most do without, so that the default is worth no line."""
+        value = given if given is not None else running if running is not None else default
+        why = "given" if given is not None else "as it runs" if running is not None else "the default"
+        if not is_rare or why != "the default":
+            self.notes.append(f"{name}: {shown(value)} ({why})")
+        return value
+
+
 def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str]]:
     """The values of a deploy, and a line for each: what it is and why.
 
     What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
     """
-    repo, tag, why_images = images(settings, now.image)
-    digests, why_digests = _digests(settings, now, f"{repo}/{{}}:{tag}")
-    notes = [f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why_images})", why_digests]
-
-    def number(name: str, given: int | None, running: int | None, default: int) -> int:
-        value = given if given is not None else running if running is not None else default
-        notes.append(_note(name, str(value), given, running))
-        return value
-
-    total = number(
-        manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
+    choices = _Choices()
+    take = choices.take
+    repo, tag = _images(choices, settings, now)
+    digests = _digests(choices, settings, now, f"{repo}/{{}}:{tag}")
+    total = take(manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY)
+    pool = take("POOL", settings.pool, now.pool, "", _described_pool)
+    shares = _shares(choices, settings, now, pool)
+    tokens = _tokens(choices, settings, now)
+    allow = take("ALLOW_NAMESPACES", settings.allow_namespaces, now.allow_namespaces, None, _or_all)
+    client_ca = take("CLIENT_CA", settings.client_ca, now.client_ca, "", _described)
+    only = take("API_SERVER_ONLY", settings.api_server_only, now.api_server_only or None, False, _yes_or_no)
+    chosen = take("DELIVERY", settings.delivery, now.delivery, delivery.COPY)
+    lookup = take("IMAGE_LOOKUP", settings.image_lookup, now.image_lookup, False, _on_or_off)
+    allowed = take("IMAGE_REGISTRIES", settings.image_registries, now.image_registries, None, is_rare=True)
+    given, running = settings.insecure_registries, now.insecure_registries
+    insecure = take("INSECURE_REGISTRIES", given, running, "", _or_none, is_rare=True)
+    registry_ca = take("REGISTRY_CA", settings.registry_ca, now.registry_ca, "", _described, is_rare=True)
+    values = manifests.Values(
+        repo,
+        tag,
+        total,
+        shares,
+        _catalogue(choices, settings.clients, now.clients),
+        tokens,
+        allow,
+        client_ca,
+        only,
+        digests=digests,
+        image_lookup=lookup,
+        image_registries=allowed,
+        insecure_registries=insecure,
+        registry_ca=registry_ca,
+        pool=pool,
+        delivery=chosen,
     )
-    pool = settings.pool if settings.pool is not None else now.pool or ""
-    notes.append(_note("POOL", _described_pool(pool), settings.pool, now.pool))
+    return values, choices.notes
+
+
+def _images(choices: _Choices, settings: Settings, now: Running) -> tuple[str, str]:
+    repo, tag, why = images(settings, now.image)
+    choices.notes.append(f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why})")
+    return repo, tag
+
+
+def _shares(choices: _Choices, settings: Settings, now: Running, pool: str) -> int:
+    """Those that are given, else those of the pool, which each node offers."""
     of_pool = _shares_of_pool(pool) if pool and settings.resource_nums is None else None
-    if of_pool is not None:
-        shares = of_pool
-        notes.append(f"{manifests.RESOURCE_NUMS}: {shares} (those of the pool, which each node offers)")
-    else:
-        shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
-    place = token_place(settings, now)
-    notes.append(_note("TOKEN_NAMESPACE", place.namespace, settings.token_namespace, now.token_namespace))
-    if place.namespace != names.KUBE_SYSTEM:
-        notes.append(f"the plugin looks for servers.conf in {names.KUBE_SYSTEM} alone, and so probes no server")
-    allow = settings.allow_namespaces or now.allow_namespaces
-    notes.append(_note("ALLOW_NAMESPACES", allow or "*", settings.allow_namespaces, now.allow_namespaces))
-    client_ca = settings.client_ca if settings.client_ca is not None else now.client_ca or ""
-    notes.append(_note("CLIENT_CA", _described(client_ca), settings.client_ca, now.client_ca))
-    only = settings.api_server_only if settings.api_server_only is not None else bool(now.api_server_only)
-    notes.append(
-        _note("API_SERVER_ONLY", "yes" if only else "no", settings.api_server_only, now.api_server_only or None)
-    )
-    clients, why_clients = _catalogue(settings.clients, now.clients)
-    values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
-    chosen = settings.delivery or now.delivery or delivery.COPY
-    notes.append(_note("DELIVERY", chosen, settings.delivery, now.delivery))
-    values = replace(values, pool=pool, delivery=chosen)
-    values, why_images_are_read = _image_lookup(settings, now, values)
-    return values, [*notes, *why_images_are_read, f"client catalogue: {why_clients}"]
+    if of_pool is None:
+        return choices.take(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
+    choices.notes.append(f"{manifests.RESOURCE_NUMS}: {of_pool} (those of the pool, which each node offers)")
+    return of_pool
 
 
-def _image_lookup(settings: Settings, now: Running, values: manifests.Values) -> tuple[manifests.Values, list[str]]:
-    """``values`` with what is chosen for the image lookup, and a line for each of it that is not the default."""
-    is_on = settings.image_lookup if settings.image_lookup is not None else bool(now.image_lookup)
-    notes = [_note("IMAGE_LOOKUP", "on" if is_on else "off", settings.image_lookup, now.image_lookup)]
-    allowed = settings.image_registries or now.image_registries
-    insecure = settings.insecure_registries if settings.insecure_registries is not None else now.insecure_registries
-    ca = settings.registry_ca if settings.registry_ca is not None else now.registry_ca
-    for name, value, given, running in (
-        ("IMAGE_REGISTRIES", allowed, settings.image_registries, now.image_registries),
-        ("INSECURE_REGISTRIES", insecure or "none", settings.insecure_registries, now.insecure_registries),
-        ("REGISTRY_CA", _described(ca or ""), settings.registry_ca, now.registry_ca),
-    ):
-        if given is not None or running is not None:
-            notes.append(_note(name, str(value), given, running))
-    chosen = replace(
-        values, image_lookup=is_on, image_registries=allowed, insecure_registries=insecure or "", registry_ca=ca or ""
-    )
-    return chosen, notes
+def _tokens(choices: _Choices, settings: Settings, now: Running) -> TokenPlace:
+    namespace = choices.take("TOKEN_NAMESPACE", settings.token_namespace, now.token_namespace, names.KUBE_SYSTEM)
+    if namespace != names.KUBE_SYSTEM:
+        choices.notes.append(f"the plugin looks for servers.conf in {names.KUBE_SYSTEM} alone, and so probes no server")
+    return token_place(settings, now)
+
+
+def _or_all(allowed: str | None) -> str:
+    return allowed or "*"
+
+
+def _or_none(value: str) -> str:
+    return value or "none"
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _on_or_off(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def taken_away(settings: Settings, now: Running) -> list[str]:
@@ -274,11 +316,6 @@ def token_place(settings: Settings, now: Running) -> TokenPlace:
     return TokenPlace(namespace, parts(settings.allow_namespaces or now.allow_namespaces or "*"))
 
 
-def _note(name: str, value: str, given: object, running: object) -> str:
-    why = "given" if given is not None else "as it runs" if running is not None else "the default"
-    return f"{name}: {value} ({why})"
-
-
 def _described_pool(text: str) -> str:
     if not text:
         return "none, each node counts for itself"
@@ -319,8 +356,8 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
     return repo, __version__, f"{why}, IMAGE_TAG the version of this checkout"
 
 
-def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str], str]:
-    """The digests that are known of the images that were chosen, and where from.
+def _digests(choices: _Choices, settings: Settings, now: Running, form: str) -> dict[str, str]:
+    """The digests that are known of the images that were chosen.
 
     Whoever deploys from where nothing was pushed, or not of late, must not take away the digests that the cluster has.
     A tag that is given is meant as it is now, not as it was.
@@ -342,10 +379,18 @@ def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str
             else ""
         )
         told.append(f"{name} {digest} ({'as it was pushed' if digest == ours else 'as it runs'}{other})")
-    return found, f"digests: {'; '.join(told)}"
+    choices.notes.append(f"digests: {'; '.join(told)}")
+    return found
 
 
-def _catalogue(given: Path | None, running: str | None) -> tuple[str | None, str]:
+def _catalogue(choices: _Choices, given: Path | None, running: str | None) -> str | None:
+    """The text of the catalogue; None = the packaged one."""
+    text, why = _catalogue_of(given, running)
+    choices.notes.append(f"client catalogue: {why}")
+    return text
+
+
+def _catalogue_of(given: Path | None, running: str | None) -> tuple[str | None, str]:
     """The text of the catalogue, None = the packaged one, and why this one."""
     if given is not None:
         return manifests.catalogue_text(given), f"{given} (given)"
