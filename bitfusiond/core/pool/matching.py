@@ -14,7 +14,6 @@ from bitfusiond.core import names
 from bitfusiond.core.pool.inventory import Gpu, Pool, Server
 from bitfusiond.core.text import shown
 
-LONGEST_EXPRESSION = 10 * 1024  # source: CELSelectorExpressionMaxLength of k8s.io/api resource/v1
 _MOST_CHOICES = 20  # in a message
 ADDRESS = "address"  # the condition of the annotation bitfusion-client/servers: no key of the filter is called so
 _MEMORY = "device.phy-memory"
