@@ -59,18 +59,25 @@ class Allowance:
 
 
 class Repeats:
-    """Whether something is worth a line: at once what is new, again after ``seconds`` what is not."""
+    """Whether something is worth a line: at once what is new, again after ``seconds`` what is not.
+
+    ``number`` is how often it has happened since the line before, when a line is due.
+    """
 
     def __init__(self, seconds: float) -> None:
+        self.number = 0
         self._seconds = seconds
+        self._unsaid = 0
         self._words: str | None = None
         self._said_at = -math.inf
 
     def is_due(self, now: float, words: str = "") -> bool:
-        """Whether to say ``words`` now. They count as said then."""
+        """It happened: whether to say ``words`` now. They count as said then."""
+        self._unsaid += 1
         if words == self._words and now - self._said_at < self._seconds:
             return False
         self._words, self._said_at = words, now
+        self.number, self._unsaid = self._unsaid, 0
         return True
 
     def reset(self) -> None:
@@ -92,18 +99,16 @@ class Outages:
         self._since: float | None = None
         self._failures = 0
         self._spoken = False
-        self._said_at = -SAY_AGAIN_SECONDS
+        self._repeats = Repeats(SAY_AGAIN_SECONDS)  # across outages: what comes and goes every second is one story
 
     def failed(self, now: float) -> bool:
         """One more failure: whether to say so."""
         if self._since is None:
             self._since, self._failures, self._spoken = now, 0, False
         self._failures += 1
-        # Also across outages: what comes and goes every second is one story.
-        if now - self._said_at < SAY_AGAIN_SECONDS:
-            return False
-        self._said_at, self._spoken = now, True
-        return True
+        is_due = self._repeats.is_due(now)
+        self._spoken |= is_due
+        return is_due
 
     def succeeded(self, now: float) -> Outage | None:
         """It works: the outage that this ends, if it was spoken of."""

@@ -43,6 +43,14 @@ def read_text(path: Path, option: str) -> str:
         raise ConfigurationError(f"{option}: cannot read {path}: {reason}") from None
 
 
+def read_bytes(path: Path, option: str) -> bytes:
+    """Raises ConfigurationError that names ``option``, the path and what is wrong with it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
+
+
 def load(path: Path | None, option: str, default: str, parse: Callable[[object], ValueT]) -> ValueT:
     """What ``parse`` makes of the file that ``option`` names; None = the packaged file ``default``.
 

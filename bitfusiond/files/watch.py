@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import trio
 
+from bitfusiond import logs
+
 POLL_SECONDS = 1.0
+
+ValueT = TypeVar("ValueT")
 
 Signature = tuple[int, int, int, int, int]
 
@@ -59,3 +64,36 @@ class Watch:
 
     def _signatures(self) -> list[Signature | None]:
         return [signature(path) for path in self._paths]
+
+
+class Followed(Generic[ValueT]):
+    """The last good value that ``load`` made of ``paths``: call it for that.
+
+    ``taken_up`` and ``not_taken_up`` are the events of the log.
+    """
+
+    def __init__(
+        self, log: logs.Log, load: Callable[[], ValueT], *paths: Path, taken_up: str, not_taken_up: str
+    ) -> None:
+        """Raises what ``load`` raises."""
+        self._log = log
+        self._load = load
+        self._paths = paths
+        self._taken_up = taken_up
+        self._not_taken_up = not_taken_up
+        self._watch = Watch(*paths)
+        self._value = load()
+
+    def __call__(self) -> ValueT:
+        return self._value
+
+    async def follow(self) -> None:
+        """Take up changed files, for ever. What they hold is in force for whoever asks next."""
+        await self._watch.follow(self._reload, self._not_reloaded)
+
+    def _reload(self) -> None:
+        self._value = self._load()
+        self._log.info(self._taken_up, path=str(self._paths[0]))
+
+    def _not_reloaded(self, error: Exception) -> None:
+        self._log.error(self._not_taken_up, message=str(error))

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from bitfusiond import __version__, pki
-from bitfusiond.core import devices, names
-from bitfusiond.core.clients import catalogue
+from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
-from bitfusiond.core.pool import inventory
-from bitfusiond.files.read import CATALOGUE, load_yaml, packaged
-from bitfusiond.operate import delivery, manifests, rollout
+from bitfusiond.files.read import CATALOGUE, packaged
+from bitfusiond.operate import manifests, rollout
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
-from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, Settings
-from bitfusiond.operate.tokenplace import TokenPlace
+from bitfusiond.operate.settings import DIGEST
 from bitfusiond.operate.upgrade04 import leftovers
-from bitfusiond.settings import Parser, globs, insecure_registries, parts, registry_globs
+from bitfusiond.settings import Parser, insecure_registries, parts, registry_globs
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
 
-DEFAULT_TOTAL_GPU_MEMORY = 0
-DEFAULT_RESOURCE_NUMS = 1000
-
-_OUR_IMAGE = re.compile(r"(?P<repo>\S+)/bitfusiond(?::(?P<tag>[^@]+))?(?:@\S+)?")
-_IMAGES = ("bitfusiond", "bitfusion-client")
-_WITH_DIGEST = re.compile(rf"([^\s@\"']+/(?:{'|'.join(_IMAGES)}):[^\s/:@]+)@({DIGEST})")
-# As releases are tagged; an operator's own tag ("test") stays.
-_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(?:(?:a|b|rc|\.dev|\.post)[0-9]+)?")
+IMAGES = ("bitfusiond", "bitfusion-client")
+_WITH_DIGEST = re.compile(rf"([^\s@\"']+/(?:{'|'.join(IMAGES)}):[^\s/:@]+)@({DIGEST})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,106 +130,6 @@ def _number(value: str | None) -> int | None:
     return int(value) if value and value.isascii() and value.isdecimal() else None
 
 
-def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str]]:
-    """The values of a deploy, and a line for each: what it is and why.
-
-    What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
-    """
-    repo, tag, why_images = images(settings, now.image)
-    digests, why_digests = _digests(settings, now, f"{repo}/{{}}:{tag}")
-    notes = [f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why_images})", why_digests]
-
-    def number(name: str, given: int | None, running: int | None, default: int) -> int:
-        value = given if given is not None else running if running is not None else default
-        notes.append(_note(name, str(value), given, running))
-        return value
-
-    total = number(
-        manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
-    )
-    pool = settings.pool if settings.pool is not None else now.pool or ""
-    notes.append(_note("POOL", _described_pool(pool), settings.pool, now.pool))
-    of_pool = _shares_of_pool(pool) if pool and settings.resource_nums is None else None
-    if of_pool is not None:
-        shares = of_pool
-        notes.append(f"{manifests.RESOURCE_NUMS}: {shares} (those of the pool, which each node offers)")
-    else:
-        shares = number(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
-    place = token_place(settings, now)
-    notes.append(_note("TOKEN_NAMESPACE", place.namespace, settings.token_namespace, now.token_namespace))
-    if place.namespace != names.KUBE_SYSTEM:
-        notes.append(f"the plugin looks for servers.conf in {names.KUBE_SYSTEM} alone, and so probes no server")
-    allow = settings.allow_namespaces or now.allow_namespaces
-    notes.append(_note("ALLOW_NAMESPACES", allow or "*", settings.allow_namespaces, now.allow_namespaces))
-    client_ca = settings.client_ca if settings.client_ca is not None else now.client_ca or ""
-    notes.append(_note("CLIENT_CA", _described(client_ca), settings.client_ca, now.client_ca))
-    only = settings.api_server_only if settings.api_server_only is not None else bool(now.api_server_only)
-    notes.append(
-        _note("API_SERVER_ONLY", "yes" if only else "no", settings.api_server_only, now.api_server_only or None)
-    )
-    clients, why_clients = _catalogue(settings.clients, now.clients)
-    values = manifests.Values(repo, tag, total, shares, clients, place, allow, client_ca, only, digests=digests)
-    chosen = settings.delivery or now.delivery or delivery.INIT
-    notes.append(_note("DELIVERY", chosen, settings.delivery, now.delivery))
-    values = replace(values, pool=pool, delivery=chosen)
-    values, why_images_are_read = _image_lookup(settings, now, values)
-    return values, [*notes, *why_images_are_read, f"client catalogue: {why_clients}"]
-
-
-def _image_lookup(settings: Settings, now: Running, values: manifests.Values) -> tuple[manifests.Values, list[str]]:
-    """``values`` with what is chosen for the image lookup, and a line for each of it that is not the default."""
-    is_on = settings.image_lookup if settings.image_lookup is not None else bool(now.image_lookup)
-    notes = [_note("IMAGE_LOOKUP", "on" if is_on else "off", settings.image_lookup, now.image_lookup)]
-    allowed = settings.image_registries or now.image_registries
-    insecure = settings.insecure_registries if settings.insecure_registries is not None else now.insecure_registries
-    ca = settings.registry_ca if settings.registry_ca is not None else now.registry_ca
-    for name, value, given, running in (
-        ("IMAGE_REGISTRIES", allowed, settings.image_registries, now.image_registries),
-        ("INSECURE_REGISTRIES", insecure or "none", settings.insecure_registries, now.insecure_registries),
-        ("REGISTRY_CA", _described(ca or ""), settings.registry_ca, now.registry_ca),
-    ):
-        if given is not None or running is not None:
-            notes.append(_note(name, str(value), given, running))
-    chosen = replace(
-        values, image_lookup=is_on, image_registries=allowed, insecure_registries=insecure or "", registry_ca=ca or ""
-    )
-    return chosen, notes
-
-
-def taken_away(settings: Settings, now: Running) -> list[str]:
-    """What somebody else put into the webhook, and a deploy would take away in silence or could not keep."""
-    problems = []
-    if settings.allow_namespaces is None and now.allow_namespaces is not None:
-        try:
-            globs(now.allow_namespaces)
-        except ValueError as error:
-            problems.append(f"ALLOW_NAMESPACES: {now.allow_namespaces!r}, as it runs, is not {error}: give another")
-    if settings.pool == "" and now.pool and settings.resource_nums is None:
-        problems.append(
-            f"POOL=none: give RESOURCE_NUMS too, the shares that each node may hand out; today's {now.resource_nums}"
-            " are those of the pool"
-        )
-    if settings.pool is None and now.pool is None and now.pool_path is not None:
-        problems.append(
-            f"POOL: the webhook runs with --pool {now.pool_path}, which no deploy put there: give POOL=FILE to keep a"
-            " pool, or POOL=none"
-        )
-    if now.tls_cert is not None:
-        problems.append(
-            f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
-            " it does without: apply manifests/tls-cert instead, or take the option off the Deployment first"
-        )
-    if settings.client_ca is None and now.client_ca is None and now.client_ca_path is not None:
-        running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
-        problems.append(f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none")
-    if settings.registry_ca is None and now.registry_ca is None and now.registry_ca_path is not None:
-        running = f"the webhook runs with --registry-ca {now.registry_ca_path}, which no deploy put there"
-        problems.append(
-            f"REGISTRY_CA: {running}: give REGISTRY_CA=FILE to keep a CA of registries, or REGISTRY_CA=none"
-        )
-    return problems
-
-
 def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
     """Of the namespaces in which alone the webhook may write copies those that are not there, or are going."""
     named = values.named or frozenset()
@@ -266,93 +155,3 @@ def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
     )
     kept = set(map(ref, wanted))
     return [what for what in found if what not in kept]
-
-
-def token_place(settings: Settings, now: Running) -> TokenPlace:
-    """Where the tokens are and where they may go, nothing read yet."""
-    namespace = settings.token_namespace or now.token_namespace or names.KUBE_SYSTEM
-    return TokenPlace(namespace, parts(settings.allow_namespaces or now.allow_namespaces or "*"))
-
-
-def _note(name: str, value: str, given: object, running: object) -> str:
-    why = "given" if given is not None else "as it runs" if running is not None else "the default"
-    return f"{name}: {value} ({why})"
-
-
-def _described_pool(text: str) -> str:
-    if not text:
-        return "none, each node counts for itself"
-    try:
-        pool = inventory.parse(load_yaml(text))
-    except ValueError:
-        return "broken in the cluster"  # verify says how
-    return f"{sum(len(each.gpus) for each in pool.servers)} GPUs on {len(pool.servers)} servers"
-
-
-def _shares_of_pool(text: str) -> int | None:
-    """What each node offers of a pool, at most what a kubelet can be told; None for a broken one."""
-    try:
-        return min(inventory.parse(load_yaml(text)).shares, devices.largest_size())
-    except ValueError:
-        return None
-
-
-def _described(client_ca: str) -> str:
-    certificates = pki.certificates_of(client_ca.encode())
-    return ", ".join(each.subject.rfc4514_string() for each in certificates) or "none"
-
-
-def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
-    """The images' repository and tag, and why these.
-
-    An upgrade brings the new images without being told their tag, from where the old ones came.
-    """
-    ours = _OUR_IMAGE.fullmatch(running or "")
-    repo, why = settings.image_repo, "IMAGE_REPO given"
-    if repo is None:
-        repo, why = (ours["repo"], "IMAGE_REPO as it runs") if ours else (DEFAULT_REPO, "IMAGE_REPO the default")
-    tag = settings.image_tag
-    if tag is not None:
-        return repo, tag, f"{why}, IMAGE_TAG given"
-    if ours and ours["tag"] and not _VERSION.fullmatch(ours["tag"]):
-        return repo, ours["tag"], f"{why}, IMAGE_TAG as it runs, since it is not the number of a version"
-    return repo, __version__, f"{why}, IMAGE_TAG the version of this checkout"
-
-
-def _digests(settings: Settings, now: Running, form: str) -> tuple[dict[str, str], str]:
-    """The digests that are known of the images that were chosen, and where from.
-
-    Whoever deploys from where nothing was pushed, or not of late, must not take away the digests that the cluster has.
-    A tag that is given is meant as it is now, not as it was.
-    """
-    given, pushed = settings.digests or {}, settings.pushed or {}
-    running = now.digests if settings.image_tag is None else {}
-    found, told = {}, []
-    for name in _IMAGES:
-        tagged = form.format(name)
-        digest = given.get(tagged) or running.get(tagged) or pushed.get(tagged)
-        if digest is None:
-            told.append(f"{name} none, a node takes what has the tag when it pulls")
-            continue
-        found[tagged] = digest
-        ours = pushed.get(tagged)
-        other = (
-            f", not {ours}, which was pushed from here: to take it, give IMAGE_TAG"
-            if ours not in (None, digest)
-            else ""
-        )
-        told.append(f"{name} {digest} ({'as it was pushed' if digest == ours else 'as it runs'}{other})")
-    return found, f"digests: {'; '.join(told)}"
-
-
-def _catalogue(given: Path | None, running: str | None) -> tuple[str | None, str]:
-    """The text of the catalogue, None = the packaged one, and why this one."""
-    if given is not None:
-        return manifests.catalogue_text(given), f"{given} (given)"
-    if running is None:
-        return None, "the packaged one"
-    try:
-        catalogue.parse(load_yaml(running))
-    except ValueError as error:
-        return None, f"the packaged one, in the place of that in the cluster, which is broken: {error}"
-    return running, "as it runs (from an earlier CLIENTS, or edited in the cluster)"

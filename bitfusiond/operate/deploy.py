@@ -18,6 +18,7 @@ from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import (
     access,
     checks,
+    choices,
     claims,
     current,
     delivery,
@@ -76,7 +77,7 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
 
     ``say`` tells from what they are made: nothing of a cluster that runs is kept.
     """
-    values, notes = current.choose(settings, current.Running())
+    values, notes = choices.choose(settings, current.Running())
     say(f"manifests: no cluster is asked, only what is given counts. K8S_PLATFORM: {settings.platform}")
     if settings.api_server_only:
         say("manifests: API_SERVER_ONLY counts for deploy alone: a cluster knows the addresses of its API servers")
@@ -117,9 +118,9 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
     removals = [each.what for each in leftovers.find(kubectl).removals]
     problems = access.missing(kubectl, access.to_delete(removals), "deploy")
     now = current.read(kubectl)
-    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *current.taken_away(settings, now)]
+    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
     try:
-        values, notes = current.choose(settings, now)
+        values, notes = choices.choose(settings, now)
         problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []
         problems += [*checks.pool(values.pool, version), *checks.delivery(values.delivery, version)]
         addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()

@@ -11,7 +11,7 @@ from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, current, report, tokenfiles
+from bitfusiond.operate import checks, choices, current, report, tokenfiles
 from bitfusiond.operate.kubectl import Kubectl, ref
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
@@ -25,7 +25,7 @@ def run(settings: Settings, directory: Path, say: Say) -> None:
     say(f"{directory}: ca.crt, client.yaml and servers.conf are good; servers: {listed}")
     kubectl = Kubectl(settings.kubectl)
     checks.cluster(kubectl, say)
-    place = current.token_place(settings, current.read(kubectl))
+    place = choices.token_place(settings, current.read(kubectl))
     wanted = [secret(place.namespace, token.secret, token.file, files[token.file]) for token in TOKENS]
     before = kubectl.get_all(wanted)
     # Server-side apply keeps no copy of the content in an annotation, as `kubectl apply` would.

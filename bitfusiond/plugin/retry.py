@@ -30,6 +30,6 @@ class Retry:
         """A failure, and the pause after it."""
         await trio.sleep(self._backoff.failed())
 
-    def worth_saying(self, problem: str) -> bool:
+    def is_due(self, problem: str) -> bool:
         """Whether ``problem`` is news: not what was said last, or said SAY_AGAIN_SECONDS ago. Counts as said."""
         return self._repeats.is_due(trio.current_time(), problem)

@@ -110,7 +110,7 @@ async def _listen(path: Path, retry: Retry) -> socket.socket:
                 raise Failure(
                     f"{path.parent} was deleted under its mount: only a new container gets to see a new one"
                 ) from None
-            if retry.worth_saying("missing"):
+            if retry.is_due("missing"):
                 _log.warning("waiting for the device plugin directory", path=str(path.parent))
             await trio.sleep(sockets.POLL_SECONDS)
 
@@ -121,6 +121,6 @@ async def _listen_again(path: Path, retry: Retry) -> socket.socket:
         try:
             return await _listen(path, retry)
         except OSError as error:
-            if retry.worth_saying(str(error)):
+            if retry.is_due(str(error)):
                 _log.error("cannot serve", socket=str(path), error=str(error))
             await retry.pause()

@@ -104,7 +104,7 @@ class Session:
             if await self._register(retry):
                 await self._expect_stream(retry)
                 problem = "the kubelet does not watch the devices"
-                if retry.worth_saying(problem):
+                if retry.is_due(problem):
                     _log.warning("kubelet does not watch the devices", seconds=UNWATCHED_SECONDS)
                 self._not_registered(problem)
             await retry.pause()
@@ -122,7 +122,7 @@ class Session:
             self.metrics.registration_failures.inc()
             reason = _described(error)
             self._not_registered(f"registration failed: {reason}")
-            if retry.worth_saying(reason):
+            if retry.is_due(reason):
                 _log.warning("registration failed", socket=str(self.kubelet_path), error=reason)
             return False
         self.servicer.note_kubelet()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -154,9 +154,10 @@ class Admission:
             buckets=_BUCKETS,
             registry=metrics,
         )
-        self._broken_http = _Seldom("broken HTTP")
-        self._bad_requests = _Seldom("bad request")
-        self._untrusted = _Seldom("client certificate refused")
+        # Of what a client can make happen as often as it likes.
+        self._broken_http = Repeats(_REPEAT_SECONDS)
+        self._bad_requests = Repeats(_REPEAT_SECONDS)
+        self._untrusted = Repeats(_REPEAT_SECONDS)
 
     async def __call__(self, request: Request) -> Response:
         """The answer to any request."""
@@ -172,19 +173,24 @@ class Admission:
             verdict = "error" if error.status == 500 else "bad_request"
             self._requests.labels(endpoint, verdict, str(error.status)).inc()
             message = cut(str(error), _LONGEST_FIELD)
-            if verdict == "bad_request":  # of a defect its traceback is in the log
-                self._bad_requests.happened(endpoint=endpoint, status=error.status, message=message)
+            # Of a defect its traceback is in the log.
+            if verdict == "bad_request" and self._bad_requests.is_due(trio.current_time()):
+                number = self._bad_requests.number
+                _log.warning("bad request", endpoint=endpoint, status=error.status, message=message, number=number)
             return Response(error.status, f"{message}\n".encode(), headers=error.headers)
 
     def broken_http(self, status: int) -> None:
         """Take note of what was no HTTP and was answered with ``status``."""
         self._requests.labels("none", "bad_request", str(status)).inc()
-        self._broken_http.happened(status=status)
+        if self._broken_http.is_due(trio.current_time()):
+            _log.warning("broken HTTP", status=status, number=self._broken_http.number)
 
     def untrusted(self, reason: str) -> None:
         """Take note of a client whose certificate is not of ``--client-ca``, or is not good any more."""
         self._requests.labels("none", "bad_request", "certificate").inc()
-        self._untrusted.happened(reason=reason, message=_NOT_TRUSTED)
+        if self._untrusted.is_due(trio.current_time()):
+            number = self._untrusted.number
+            _log.warning("client certificate refused", reason=reason, message=_NOT_TRUSTED, number=number)
 
     async def _admit(self, endpoint: str, decide: Callable[[Review, Images], _Answer], request: Request) -> bytes:
         """The answer to a review. Raises HTTPError where it is none."""
@@ -345,18 +351,3 @@ async def _read(request: Request) -> bytes:
     if size > BODY_LIMIT:
         raise HTTPError(413, f"the body is larger than {BODY_LIMIT} bytes")
     return b"".join(parts)
-
-
-class _Seldom:
-    """A line for what a client can make happen as often as it likes: at once, then one for many."""
-
-    def __init__(self, event: str) -> None:
-        self._event = event
-        self._number = 0
-        self._repeats = Repeats(_REPEAT_SECONDS)
-
-    def happened(self, **fields: Any) -> None:
-        self._number += 1
-        if self._repeats.is_due(trio.current_time()):
-            _log.warning(self._event, **fields, number=self._number)
-            self._number = 0

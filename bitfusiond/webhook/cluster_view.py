@@ -122,10 +122,6 @@ class InCluster:
         if self._pool is not None:
             self._pool.take_up()
 
-    def pool_problem(self) -> str | None:
-        """Why the pool is not published as it should be; None where it is, and where there is none."""
-        return None if self._pool is None else self._pool.problem()
-
     def largest_node(self) -> Largest | None:
         return self._nodes.largest()
 

@@ -22,12 +22,12 @@ from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.settings import Webhook
 from bitfusiond.webhook.admission import ENDPOINTS, Admission, ClusterView
-from bitfusiond.webhook.certificates.client_ca import ClientCA
+from bitfusiond.webhook.certificates.client_ca import followed_client_ca
 from bitfusiond.webhook.certificates.files import FileCertificate
 from bitfusiond.webhook.certificates.selfmanaged import EXPIRY, SelfManagedCertificate
 from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
 from bitfusiond.webhook.images.lookup import Lookup
-from bitfusiond.webhook.images.trusted import RegistryCA
+from bitfusiond.webhook.images.trusted import followed_registry_ca
 
 _log = logs.Log("webhook")
 
@@ -89,7 +89,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
     then no new connection, the last answers, and the end. Raises ConfigurationError and Failure at the start only.
     """
     rules = _Files(settings)
-    client_ca = None if settings.client_ca is None else ClientCA(settings.client_ca)
+    client_ca = None if settings.client_ca is None else followed_client_ca(settings.client_ca)
     metrics = observe.registry("webhook")
     async with trio.open_nursery() as background:
         if client_ca is not None:
@@ -140,7 +140,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
 
 async def _open_lookup(settings: Webhook, metrics: CollectorRegistry, background: trio.Nursery) -> Lookup:
     """What looks images up, running in ``background``."""
-    trusted = RegistryCA(settings.registry_ca)
+    trusted = followed_registry_ca(settings.registry_ca)
     if settings.registry_ca is not None:
         background.start_soon(trusted.follow)
     lookup = Lookup(Registries(settings.image_registries, settings.insecure_registries), trusted, metrics)

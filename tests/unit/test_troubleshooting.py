@@ -67,6 +67,7 @@ SILENT = {
     *("bitfusion-client/os, bitfusion-client/version", "exceeded maximum nesting depth", "'AbstractChildWatcher' is"),
     *("\0 (the next pod there gets a new copy; ADOPT=yes just deploy does it for all such)",),
     *("the configuration", "the connection ended before the answer"),  # parts of others
+    *("certificate taken up", "client CA taken up", "registry CA taken up"),  # progress that is logged
     'device.driver == "bitfusion.io"',  # of CEL
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }

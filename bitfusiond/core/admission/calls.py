@@ -90,11 +90,6 @@ class Call:
         """Whether it asks for GPUs."""
         return self.asked is not None
 
-    @property
-    def is_by_path(self) -> bool:
-        """Whether PATH does not matter to it."""
-        return "/" in self.name
-
 
 def is_client(program: str) -> bool:
     """Whether ``program`` is the client, at any path."""

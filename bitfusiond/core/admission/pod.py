@@ -94,9 +94,8 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, ima
     reads_commands = check_length(spec, [container for _, container, _ in found], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
-    gpu_containers = [
-        _gpu_container(*each, mode, chosen, sizes, by_name, images, reads_command=reads_commands) for each in found
-    ]
+    reading = _Reading(mode, chosen, sizes, by_name, images, reads_commands)
+    gpu_containers = [reading.container(*each) for each in found]
     _check_number(spec, len(found), is_sound=len(pod.problems) == before)
     _check_platform(spec)
     return Pod(
@@ -138,39 +137,58 @@ def _check_number(spec: Field, number: int, *, is_sound: bool) -> None:
         )
 
 
-def _gpu_container(
-    pointer: str,
-    container: Field,
-    resources: Resources,
-    mode: Mode | None,
-    chosen: Client | None,
-    sizes: Sizes,
-    volumes: Mapping[str, Json],
-    images: Images,
-    *,
-    reads_command: bool,
-) -> GpuContainer:
-    is_bitfusion = chosen is None or chosen.is_bitfusion
-    # A whole line as the only word, as documented, needs a shell whoever the client is.
-    is_wrapped = chosen is None or bool(chosen.wrap) or command.is_line(strings(container["command"].value))
-    is_ours = mode is not Mode.INJECTION and is_wrapped
-    image = _image(container, images)
-    program = command.read(container, image, knows_bitfusion=is_bitfusion) if reads_command and is_ours else None
-    if reads_command and not is_ours and is_bitfusion:
-        own: Sequence[Call] = calls.anywhere(argv(container))
-    else:
-        own = program.calls if program else ()
-    return GpuContainer(
-        container,
-        pointer,
-        demand.read(resources, sizes),
-        program,
-        own,
-        hooks.read(container) if reads_command and is_bitfusion else (),
-        container["env"].objects(_MOST_VARIABLES),
-        mounts.read(container, volumes),
-        image,
-    )
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What all containers of one pod are read by: ``client`` None = a wrong one, ``volumes`` are the pod's by name.
+
+    ``reads_commands``: they are short enough for that.
+    """
+
+    mode: Mode | None
+    client: Client | None
+    sizes: Sizes
+    volumes: Mapping[str, Json]
+    images: Images
+    reads_commands: bool
+
+    def container(self, pointer: str, container: Field, resources: Resources) -> GpuContainer:
+        image = _image(container, self.images)
+        program = self._program(container, image)
+        return GpuContainer(
+            container,
+            pointer,
+            demand.read(resources, self.sizes),
+            program,
+            program.calls if program else self._calls(container),
+            hooks.read(container) if self.reads_commands and self._is_bitfusion else (),
+            container["env"].objects(_MOST_VARIABLES),
+            mounts.read(container, self.volumes),
+            image,
+        )
+
+    @property
+    def _is_bitfusion(self) -> bool:
+        return self.client is None or self.client.is_bitfusion
+
+    def _is_ours(self, container: Field) -> bool:
+        """Whether its program is ours to touch."""
+        if self.mode is Mode.INJECTION:
+            return False
+        if self.client is None or self.client.wrap:
+            return True
+        # A whole line as the only word, as documented, needs a shell whoever the client is.
+        return command.is_line(strings(container["command"].value))
+
+    def _program(self, container: Field, image: Image | Unreadable | None) -> command.Program | None:
+        if not self.reads_commands or not self._is_ours(container):
+            return None
+        return command.read(container, image, knows_bitfusion=self._is_bitfusion)
+
+    def _calls(self, container: Field) -> Sequence[Call]:
+        """Those in a command that stays as it is."""
+        if not self.reads_commands or self._is_ours(container) or not self._is_bitfusion:
+            return ()
+        return calls.anywhere(argv(container))
 
 
 def _image(container: Field, images: Images) -> Image | Unreadable | None:

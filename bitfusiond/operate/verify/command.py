@@ -9,7 +9,7 @@ from functools import partial
 
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, claims, current, delivery, endpoints, manifests, proof, report
+from bitfusiond.operate import access, checks, choices, claims, current, delivery, endpoints, manifests, proof, report
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
@@ -39,7 +39,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     needed = [*access.to_read(documents), access.Access("create", "Pod", namespace or proof.NAMESPACE)]
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
-    values, _ = current.choose(settings, current.read(kubectl))
+    values, _ = choices.choose(settings, current.read(kubectl))
     holds = not values.pool and version >= checks.ONE_POOL and bool(claims.holders(kubectl))
     values = replace(values, absent=current.absent(kubectl, values), has_claims=holds)
     wanted = manifests.build(documents, values).all

@@ -79,7 +79,7 @@ class Driver:
                 await self._remove_if_gone(uids[-1])
                 uids.pop()
             except (ClusterError, OSError) as error:
-                if retry.worth_saying(str(error)):
+                if retry.is_due(str(error)):
                     _log.warning("cannot look for claims that are gone", error=str(error))
                 await retry.pause()
 

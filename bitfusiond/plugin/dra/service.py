@@ -87,7 +87,7 @@ async def _run_sessions(places: Places, driver: Driver, registration: Registrati
         except OSError as error:
             if not session.was_serving:
                 raise Failure(f"cannot make the sockets of the DRA driver: {error.strerror or error}") from error
-            if retry.worth_saying(str(error)):
+            if retry.is_due(str(error)):
                 _log.error("cannot serve", error=str(error))
             await retry.pause()
         except Exception:  # noqa: BLE001 - whatever it is, this node's pods need the driver: log it and begin again

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ssl
 import time
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 
 from bitfusiond import logs
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.files import watch
+from bitfusiond.files import read
+from bitfusiond.files.watch import Followed
 from bitfusiond.http import tls
 
 _log = logs.Log("certificates")
@@ -26,18 +29,22 @@ class FileCertificate:
     def __init__(self, cert: Path, key: Path, client_ca: tls.ClientCAs = tls.no_client_ca) -> None:
         """Raises ConfigurationError that names the option and what is wrong with the file."""
         self._cert = cert
-        self._key = key
-        self._client_ca = client_ca
-        self._watch = watch.Watch(cert, key)
-        self._tls = self._load()
+        self._pair = Followed(
+            _log,
+            partial(_load, cert, key, client_ca),
+            cert,
+            key,
+            taken_up="certificate taken up",
+            not_taken_up="certificate not taken up, keeping the last good one",
+        )
 
     @property
     def context(self) -> ssl.SSLContext:
-        return self._tls.context
+        return self._pair().tls.context
 
     def seconds_left(self) -> float:
         """Until the certificate in force expires, by this machine's clock; below zero when it has."""
-        return self._not_after - time.time()
+        return self._pair().not_after - time.time()
 
     def ready_reason(self) -> str | None:
         """An expired certificate fails every handshake of the API server."""
@@ -45,40 +52,31 @@ class FileCertificate:
 
     async def follow(self) -> None:
         """Take up changed files, for ever. Connections that are open keep what they agreed on."""
-        await self._watch.follow(self._reload, self._not_reloaded)
-
-    def _reload(self) -> None:
-        self._tls = self._load()
-        _log.info("certificate taken up", path=str(self._cert))
-
-    def _not_reloaded(self, error: Exception) -> None:
-        _log.error("certificate not taken up, keeping the last good one", message=str(error))
-
-    def _load(self) -> tls.ServerTLS:
-        cert, key = _read("--tls-cert", self._cert), _read("--tls-key", self._key)
-        try:
-            loaded = tls.ServerTLS(cert, key, self._client_ca)
-            leaf = x509.load_pem_x509_certificate(cert)
-        except tls.EncryptedKeyError:
-            raise ConfigurationError(f"--tls-key: {self._key} is encrypted: give one without a password") from None
-        except ssl.SSLError as error:
-            reason = getattr(error, "reason", None)
-            if reason == "KEY_VALUES_MISMATCH":
-                raise ConfigurationError(f"--tls-key: {self._key} is not the key of {self._cert}") from None
-            raise ConfigurationError(
-                f"--tls-cert, --tls-key: {self._cert} and {self._key} must be a certificate chain and its"
-                f" unencrypted key, both PEM{f' ({reason})' if reason else ''}"
-            ) from None
-        except ValueError as error:
-            raise ConfigurationError(
-                f"--tls-cert: {self._cert} cannot be read: {' '.join(str(error).split())}"
-            ) from None
-        self._not_after = leaf.not_valid_after_utc.timestamp()
-        return loaded
+        await self._pair.follow()
 
 
-def _read(option: str, path: Path) -> bytes:
+class _Pair(NamedTuple):
+    """A certificate and its key; ``not_after`` in seconds of the epoch."""
+
+    tls: tls.ServerTLS
+    not_after: float
+
+
+def _load(cert: Path, key: Path, client_ca: tls.ClientCAs) -> _Pair:
+    chain, private = read.read_bytes(cert, "--tls-cert"), read.read_bytes(key, "--tls-key")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror}") from None
+        loaded = tls.ServerTLS(chain, private, client_ca)
+        leaf = x509.load_pem_x509_certificate(chain)
+    except tls.EncryptedKeyError:
+        raise ConfigurationError(f"--tls-key: {key} is encrypted: give one without a password") from None
+    except ssl.SSLError as error:
+        reason = getattr(error, "reason", None)
+        if reason == "KEY_VALUES_MISMATCH":
+            raise ConfigurationError(f"--tls-key: {key} is not the key of {cert}") from None
+        raise ConfigurationError(
+            f"--tls-cert, --tls-key: {cert} and {key} must be a certificate chain and its unencrypted key, both"
+            f" PEM{f' ({reason})' if reason else ''}"
+        ) from None
+    except ValueError as error:
+        raise ConfigurationError(f"--tls-cert: {cert} cannot be read: {' '.join(str(error).split())}") from None
+    return _Pair(loaded, leaf.not_valid_after_utc.timestamp())

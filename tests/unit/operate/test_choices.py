@@ -19,7 +19,7 @@ from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import access, current, deploy, manifests, settings
+from bitfusiond.operate import access, choices, current, deploy, manifests, settings
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, ref
 
 MANIFESTS = manifests.OVERLAYS.parent
@@ -73,7 +73,7 @@ def test_a_kind_is_called_as_the_paths_of_the_api_have_it(kind: str, resource: s
 def test_images_come_from_where_they_came_from_in_the_version_of_the_checkout(
     given: dict[str, str], image: str | None, chosen: str
 ) -> None:
-    repo, tag, why = current.images(settings.resolve(given), image)
+    repo, tag, why = choices.images(settings.resolve(given), image)
     assert f"{repo}:{tag}" == chosen
     assert "IMAGE_REPO" in why
     assert "IMAGE_TAG" in why
@@ -111,14 +111,14 @@ def test_what_was_pushed_is_applied_by_its_digest(tmp_path: Path) -> None:
         {"IMAGE_REPO": "r/x", "IMAGE_TAG": "7"}
         | pushed(tmp_path, f"r/x/bitfusiond:7@{A}", f"r/x/bitfusion-client:7@{B}", f"r/x/bitfusiond:8@{C}")
     )
-    values, notes = current.choose(chosen, current.Running())
+    values, notes = choices.choose(chosen, current.Running())
     assert applied(values) == {f"r/x/bitfusiond:7@{A}", f"r/x/bitfusion-client:7@{B}"}
     assert notes[1] == f"digests: bitfusiond {A} (as it was pushed); bitfusion-client {B} (as it was pushed)"
 
 
 def test_an_image_that_was_not_pushed_from_here_is_applied_by_its_tag(tmp_path: Path) -> None:
     given = {"IMAGE_REPO": "r/x", "IMAGE_TAG": "7"} | pushed(tmp_path, f"r/x/bitfusiond:8@{A}", f"r/bitfusiond:7@{A}")
-    values, notes = current.choose(settings.resolve(given), current.Running())
+    values, notes = choices.choose(settings.resolve(given), current.Running())
     assert applied(values) == {"r/x/bitfusiond:7", "r/x/bitfusion-client:7"}
     assert notes[1].count("none, a node takes what has the tag") == 2
 
@@ -127,19 +127,19 @@ def test_an_image_that_was_not_pushed_from_here_is_applied_by_its_tag(tmp_path: 
 def test_digests_that_run_stay_for_whoever_deploys_from_elsewhere(tag: str) -> None:
     now = running(f"r/bitfusiond:{tag}@{A}", f"r/bitfusion-client:{tag}@{B}")
     for given in ({}, {"IMAGE_REPO": "r"}):
-        values, notes = current.choose(settings.resolve(given), now)
+        values, notes = choices.choose(settings.resolve(given), now)
         assert applied(values) == {f"r/bitfusiond:{tag}@{A}", f"r/bitfusion-client:{tag}@{B}"}
         assert notes[1] == f"digests: bitfusiond {A} (as it runs); bitfusion-client {B} (as it runs)"
 
 
 @pytest.mark.parametrize("given", [{"IMAGE_TAG": "test"}, {"IMAGE_TAG": "9"}, {"IMAGE_REPO": "s"}])
 def test_a_tag_or_a_repository_that_is_given_is_not_what_ran_under_it(given: dict[str, str]) -> None:
-    values, _ = current.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
+    values, _ = choices.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
     assert not values.digests
 
 
 def test_an_upgrade_leaves_the_digest_of_the_version_before_behind() -> None:
-    values, _ = current.choose(
+    values, _ = choices.choose(
         settings.resolve({}), running(f"r/bitfusiond:0.4.9@{A}", f"r/bitfusion-client:0.4.9@{B}")
     )
     assert applied(values) == {f"r/bitfusiond:{__version__}", f"r/bitfusion-client:{__version__}"}
@@ -160,14 +160,14 @@ def test_what_was_pushed_from_here_once_does_not_go_before_what_runs_unless_the_
     default = settings.VARIABLES["pushed"]._replace(default=file)
     monkeypatch.setitem(settings.VARIABLES, "pushed", default)
     given = {} if tag is None else {"IMAGE_REPO": "r", "IMAGE_TAG": tag}
-    values, notes = current.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
+    values, notes = choices.choose(settings.resolve(given), running(f"r/bitfusiond:test@{A}"))
     assert applied(values) == {f"r/bitfusiond:test@{digest}", f"r/bitfusion-client:test@{B}"}
     assert f"bitfusiond {why}; bitfusion-client {B} (as it was pushed)" in notes[1]
 
 
 def test_digests_that_are_given_go_before_those_that_run(tmp_path: Path) -> None:
     given = pushed(tmp_path, f"r/bitfusiond:test@{C}")
-    values, _ = current.choose(
+    values, _ = choices.choose(
         settings.resolve(given), running(f"r/bitfusiond:test@{A}", f"r/bitfusion-client:test@{B}")
     )
     assert applied(values) == {f"r/bitfusiond:test@{C}", f"r/bitfusion-client:test@{B}"}
@@ -201,13 +201,13 @@ def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_ve
     now = current.from_objects(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
     assert now.clients == kept
     assert current.from_objects(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
-    values, notes = current.choose(settings.resolve({}), now)
+    values, notes = choices.choose(settings.resolve({}), now)
     assert values.clients == kept
     assert ("edited in the cluster" in notes[-1]) is (kept is not None)
 
 
 def test_a_broken_catalogue_is_replaced_and_that_is_told() -> None:
-    values, notes = current.choose(settings.resolve({}), current.Running(clients="BitfusionClients: 1"))
+    values, notes = choices.choose(settings.resolve({}), current.Running(clients="BitfusionClients: 1"))
     assert values.clients is None
     assert "in the place of that in the cluster, which is broken: BitfusionClients" in notes[-1]
 
@@ -291,7 +291,7 @@ def deployment() -> dict[str, Any]:
 
 
 def chosen(given: dict[str, str], running: dict[str, Any] | None) -> tuple[manifests.Values, list[str]]:
-    return current.choose(settings.resolve(given), current.from_objects(running, None, None))
+    return choices.choose(settings.resolve(given), current.from_objects(running, None, None))
 
 
 @pytest.mark.parametrize(
@@ -327,10 +327,10 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(given)") for each in notes)
     running = current.from_objects(None, None, None, {"data": {manifests.CLIENT_CA_KEY: PEM}})
-    values, notes = current.choose(settings.resolve({}), running)
+    values, notes = choices.choose(settings.resolve({}), running)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(as it runs)") for each in notes)
-    values, notes = current.choose(settings.resolve({"CLIENT_CA": "none"}), running)
+    values, notes = choices.choose(settings.resolve({"CLIENT_CA": "none"}), running)
     assert values.client_ca == ""
     assert "CLIENT_CA: none (given)" in notes
 
@@ -378,19 +378,19 @@ def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: 
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
 def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
     now = current.from_objects(running, None, None)
-    (problem,) = current.taken_away(settings.resolve({}), now)
+    (problem,) = choices.taken_away(settings.resolve({}), now)
     assert problem.startswith(
         "CLIENT_CA: the webhook runs with --client-ca /x, which no deploy put there: give CLIENT_CA="
     )
-    assert current.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
+    assert choices.taken_away(settings.resolve({"CLIENT_CA": "none"}), now) == []
 
 
 @pytest.mark.parametrize("running", [webhook(["--registry-ca=/x"]), webhook(REGISTRY_CA="/x")])
 def test_a_ca_of_registries_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
     now = current.from_objects(running, None, None)
-    (problem,) = current.taken_away(settings.resolve({}), now)
+    (problem,) = choices.taken_away(settings.resolve({}), now)
     assert problem.startswith("REGISTRY_CA: the webhook runs with --registry-ca /x, which no deploy put there: give")
-    assert current.taken_away(settings.resolve({"REGISTRY_CA": "none"}), now) == []
+    assert choices.taken_away(settings.resolve({"REGISTRY_CA": "none"}), now) == []
 
 
 @pytest.mark.parametrize(
@@ -433,11 +433,11 @@ def test_whom_the_image_lookup_asks_stays_as_it_runs(tmp_path: Path) -> None:
     assert configmap["data"] == {"registry-ca.crt": PEM}
     assert manifests.variable(applied_webhook, "BITFUSIOND_REGISTRY_CA") == "/etc/bitfusiond/registry-ca.crt"
     now = current.from_objects(applied_webhook, None, None, registry_ca=configmap)
-    again, notes = current.choose(settings.resolve({}), now)
+    again, notes = choices.choose(settings.resolve({}), now)
     assert manifests.build([deployment()], again).all == made
     assert sum(each.endswith("(as it runs)") for each in notes) == 3 + 1  # and TOTAL_GPU_MEMORY
     off = {"IMAGE_REGISTRIES": "*", "INSECURE_REGISTRIES": "none", "REGISTRY_CA": "none"}
-    values, notes = current.choose(settings.resolve(off), now)
+    values, notes = choices.choose(settings.resolve(off), now)
     assert (values.image_registries, values.insecure_registries, values.registry_ca) == ("*", "", "")
     assert "REGISTRY_CA: none (given)" in notes
     broken = webhook(IMAGE_REGISTRIES="a/b", INSECURE_REGISTRIES="r.example")
@@ -467,15 +467,15 @@ def test_a_broken_glob_of_a_version_that_took_it_is_told_and_not_widened_to_all(
     given: dict[str, str], running: dict[str, Any], problems: int
 ) -> None:
     now = current.from_objects(running, None, None)
-    told = current.taken_away(settings.resolve(given), now)
+    told = choices.taken_away(settings.resolve(given), now)
     assert len(told) == problems
     assert all(each.startswith("ALLOW_NAMESPACES: 'team,[a-', as it runs, is not comma-separated") for each in told)
-    assert current.token_place(settings.resolve(given), now).allowed != ("*",)
+    assert choices.token_place(settings.resolve(given), now).allowed != ("*",)
 
 
 @pytest.mark.parametrize("running", [webhook(["--tls-cert=/x"]), webhook(TLS_CERT="/x")])
 def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
-    (problem,) = current.taken_away(settings.resolve({}), current.from_objects(running, None, None))
+    (problem,) = choices.taken_away(settings.resolve({}), current.from_objects(running, None, None))
     assert problem.startswith("the webhook runs with --tls-cert /x, which deploy would take away")
     assert "apply manifests/tls-cert instead" in problem
 
@@ -523,9 +523,9 @@ def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_st
     assert observe == {"ports": [{"protocol": "TCP", "port": "observe"}]}
     assert manifests.substituted(policy, manifests.Values("r", "1", 0, 1)) == policy
     now = current.from_objects(None, None, None, None, {"spec": {"ingress": [https, observe]}})
-    assert current.choose(settings.resolve({}), now)[0].api_server_only
-    assert not current.choose(settings.resolve({"API_SERVER_ONLY": "no"}), now)[0].api_server_only
-    assert not current.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
+    assert choices.choose(settings.resolve({}), now)[0].api_server_only
+    assert not choices.choose(settings.resolve({"API_SERVER_ONLY": "no"}), now)[0].api_server_only
+    assert not choices.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
         0
     ].api_server_only
 

@@ -10,7 +10,7 @@ import pytest
 
 from bitfusiond.core import names
 from bitfusiond.errors import Failure
-from bitfusiond.operate import checks, current, delivery, deploy, manifests, settings
+from bitfusiond.operate import checks, choices, current, delivery, deploy, manifests, settings
 from bitfusiond.operate.kubectl import Kubectl
 
 
@@ -66,7 +66,7 @@ def test_many_nodes_are_cut() -> None:
     ],
 )
 def test_the_choice_stays_as_it_runs(given: dict[str, str], running: str | None, chosen: str, note: str) -> None:
-    values, notes = current.choose(settings.resolve(given), current.Running(delivery=running))
+    values, notes = choices.choose(settings.resolve(given), current.Running(delivery=running))
     assert values.delivery == chosen
     assert note in notes
 

@@ -13,7 +13,7 @@ from bitfusiond.core.pool import inventory, slices
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import load_yaml
-from bitfusiond.operate import checks, claims, current, manifests, poolfile, settings
+from bitfusiond.operate import checks, choices, claims, current, manifests, poolfile, settings
 from bitfusiond.operate.kubectl import Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG
 from bitfusiond.operate.verify import pool as verified
@@ -31,7 +31,7 @@ def _given(tmp_path: Path, text: str = _POOL) -> dict[str, str]:
 
 
 def _chosen(given: dict[str, str], now: current.Running | None = None) -> tuple[manifests.Values, list[str]]:
-    return current.choose(settings.resolve(given), now or current.Running())
+    return choices.choose(settings.resolve(given), now or current.Running())
 
 
 def _built(values: manifests.Values) -> dict[Ref, dict[str, Any]]:
@@ -67,14 +67,14 @@ def test_a_pool_that_was_broken_in_the_cluster_stops_no_deploy() -> None:
 
 def test_who_takes_the_pool_away_says_what_each_node_may_hand_out() -> None:
     now = current.Running(pool=_POOL, resource_nums=200)
-    (problem,) = current.taken_away(settings.resolve({"POOL": "none"}), now)
+    (problem,) = choices.taken_away(settings.resolve({"POOL": "none"}), now)
     assert problem.startswith("POOL=none: give RESOURCE_NUMS too")
-    assert current.taken_away(settings.resolve({"POOL": "none", "RESOURCE_NUMS": "1000"}), now) == []
+    assert choices.taken_away(settings.resolve({"POOL": "none", "RESOURCE_NUMS": "1000"}), now) == []
     assert _chosen({"POOL": "none", "RESOURCE_NUMS": "1000"}, now)[0].pool == ""
 
 
 def test_a_pool_that_no_deploy_put_there_is_not_taken_away_in_silence() -> None:
-    (problem,) = current.taken_away(settings.resolve({}), current.Running(pool_path="/x"))
+    (problem,) = choices.taken_away(settings.resolve({}), current.Running(pool_path="/x"))
     assert "--pool /x, which no deploy put there" in problem
 
 

@@ -34,8 +34,8 @@ async def test_after_a_reset_the_pause_is_the_shortest_again(autojump_clock: tri
 
 async def test_the_same_problem_is_said_once_and_then_seldom(autojump_clock: trio.testing.MockClock) -> None:
     retry = Retry()
-    assert [retry.worth_saying(each) for each in "aabba"] == [True, False, True, False, True]
+    assert [retry.is_due(each) for each in "aabba"] == [True, False, True, False, True]
     await trio.sleep(SAY_AGAIN_SECONDS)
-    assert [retry.worth_saying(each) for each in "aa"] == [True, False]
+    assert [retry.is_due(each) for each in "aa"] == [True, False]
     retry.reset()
-    assert retry.worth_saying("a")
+    assert retry.is_due("a")

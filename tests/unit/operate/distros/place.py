@@ -22,12 +22,12 @@ NOBODY = 65534
 # Another user may not be able to read this interpreter: the privileges go once everything is imported.
 UNPRIVILEGED = f"""
 import os, sys
-from bitfusiond.operate import distros
+from bitfusiond.operate.distros.__main__ import main
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
     os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-sys.exit(distros.main(sys.argv[1:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 

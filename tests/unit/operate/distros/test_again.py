@@ -27,8 +27,8 @@ def hook(happens, arguments):
         if count == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-from bitfusiond.operate import distros
-sys.exit(distros.main(sys.argv[4:]))
+from bitfusiond.operate.distros.__main__ import main
+sys.exit(main(sys.argv[4:]))
 """
 MOMENTS = [
     ("os.mkdir", f".{DEB}.partial", 1),

@@ -106,9 +106,8 @@ def test_a_private_umask_and_a_private_top_directory_of_a_package_bar_nobody(pla
     packages.deb(tree, place.packages, DEB)
     if shutil.which("rpmbuild"):
         packages.rpm(tree, place.packages, RPM)
-    code = (
-        "import os, sys; os.umask(0o077); from bitfusiond.operate import distros; sys.exit(distros.main(sys.argv[1:]))"
-    )
+    start = "from bitfusiond.operate.distros.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import os, sys; os.umask(0o077); {start}"
 
     assert place.run(program=("-c", code)).status == 0
 

@@ -21,7 +21,7 @@ from bitfusiond.http import tls
 from bitfusiond.operate import settings as operate
 from bitfusiond.pki import make_ca, sign_leaf
 from bitfusiond.webhook import service
-from bitfusiond.webhook.certificates.client_ca import ClientCA
+from bitfusiond.webhook.certificates.client_ca import followed_client_ca
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from tests import pods
 from tests.fakes.cluster import FakeCluster
@@ -189,7 +189,7 @@ def test_a_certificate_that_is_no_ca_will_do_for_neither(ca: trustme.CA, tmp_pat
     """It signs nothing: whoever names it means its CA."""
     (tmp_path / "leaf.crt").write_bytes(ca.issue_cert("kube-apiserver").cert_chain_pems[0].bytes())
     with pytest.raises(ConfigurationError, match="holds no certificate of a CA"):
-        ClientCA(tmp_path / "leaf.crt")
+        followed_client_ca(tmp_path / "leaf.crt")
     with pytest.raises(ConfigurationError, match="is not a PEM file with the CA of the API server"):
         operate.resolve({"CLIENT_CA": str(tmp_path / "leaf.crt")})
 
@@ -197,7 +197,7 @@ def test_a_certificate_that_is_no_ca_will_do_for_neither(ca: trustme.CA, tmp_pat
 def test_what_stands_beside_the_ca_in_its_file_is_no_matter(tmp_path: Path, pki: Pki) -> None:
     path = tmp_path / "clients.crt"
     path.write_text("\ufeff# CA der Firma Müller\n" + pki.ca.cert_pem.bytes().decode() + "# Ende\n")
-    assert ClientCA(path)().count("BEGIN CERTIFICATE") == 1
+    assert followed_client_ca(path)().count("BEGIN CERTIFICATE") == 1
 
 
 async def test_a_self_managed_certificate_asks_for_a_clients_as_the_file_says_now(
@@ -205,7 +205,7 @@ async def test_a_self_managed_certificate_asks_for_a_clients_as_the_file_says_no
 ) -> None:
     file = tmp_path / "clients.crt"
     file.write_bytes(ca.cert_pem.bytes())
-    trusted = ClientCA(file)
+    trusted = followed_client_ca(file)
     cluster = FakeCluster("bwki")
     managed = SelfManagedCertificate(cluster, CollectorRegistry(), namespace="bwki", client_ca=trusted)
     async with trio.open_nursery() as nursery:

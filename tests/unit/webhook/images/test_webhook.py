@@ -16,7 +16,7 @@ from bitfusiond.errors import ConfigurationError
 from bitfusiond.kube import SECRETS
 from bitfusiond.webhook import admission
 from bitfusiond.webhook.cluster_view import InCluster, NoCluster
-from bitfusiond.webhook.images.trusted import RegistryCA
+from bitfusiond.webhook.images.trusted import followed_registry_ca
 from tests import pods
 from tests.fakes import images
 from tests.fakes.cluster import FakeCluster
@@ -186,7 +186,7 @@ async def test_the_ca_of_registries_is_taken_up_when_it_changes_and_a_broken_one
     one, other = (Pki(tmp_path).ca.cert_pem.bytes() for _ in range(2))
     file = tmp_path / "registries.crt"
     file.write_bytes(one)
-    trusted = RegistryCA(file)
+    trusted = followed_registry_ca(file)
 
     def subjects() -> int:
         return len(trusted().checked.get_ca_certs())
@@ -208,6 +208,6 @@ def test_a_file_without_a_certificate_is_refused(tmp_path: Path, content: str) -
     file = tmp_path / "registries.crt"
     file.write_text(content)
     with pytest.raises(ConfigurationError, match=r"--registry-ca: .*registries.crt holds no certificate: give the PEM"):
-        RegistryCA(file)
+        followed_registry_ca(file)
     with pytest.raises(ConfigurationError, match="--registry-ca"):
-        RegistryCA(tmp_path / "none")
+        followed_registry_ca(tmp_path / "none")
