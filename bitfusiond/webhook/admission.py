@@ -46,8 +46,8 @@ _NOT_TRUSTED = (
 )
 
 _GONE = (
-    "spec.resourceClaims: there is no ResourceClaimTemplate {} any more, as nobody asked for it for a day: create the"
-    " pod from its own manifest, not from a copy of an earlier pod"
+    "spec.resourceClaims: there is no ResourceClaimTemplate {} any more: one goes a day after the last pod that was"
+    " made with it. Create the pod from its own manifest, not from a copy of an earlier pod"
 )
 
 _log = logs.Log("webhook")

@@ -14,6 +14,7 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Rules
 from bitfusiond.core.admission.template import Delivery
 from bitfusiond.core.images.registries import Registries
+from bitfusiond.core.pool import matching
 from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import config, watch
@@ -59,6 +60,7 @@ class _Files:
 
     def _reload(self) -> None:
         self._current = self._load()
+        matching.forget()
         self.taken_up()
         _log.info("configuration taken up", files=[str(path) for path in self._files])
 

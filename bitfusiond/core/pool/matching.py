@@ -78,6 +78,12 @@ def select(pool: Pool, filters: tuple[str, ...] = (), servers: tuple[str, ...] =
     return Selection(expression, dict(sorted(sizes.items())), tuple(problems))
 
 
+def forget() -> None:
+    """Keep nothing of the pools of before: one may be large."""
+    select.cache_clear()
+    _known.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _known(pool: Pool) -> list[tuple[dict[str, str], int]]:
     """What the filter sees of each GPU, in its own words, and its megabytes."""

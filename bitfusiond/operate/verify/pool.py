@@ -24,7 +24,13 @@ def without(version: Version) -> list[Row]:
     since = ".".join(map(str, checks.ONE_POOL))
     if version < checks.ONE_POOL:
         return [Row(_WHAT, NOTE, f"each node counts for itself: Kubernetes counts a pool once from {since} on")]
-    return [Row(_WHAT, NOTE, "each node counts for itself; `POOL=pool.yaml just deploy` lets this cluster count once")]
+    return [
+        Row(
+            _WHAT,
+            NOTE,
+            "each node counts for itself; `POOL=pool.yaml just deploy` lets it be counted once",
+        )
+    ]
 
 
 def check(text: str, found: Sequence[Object], device_class: Object | None, nodes: Iterable[Node]) -> list[Row]:

@@ -104,10 +104,18 @@ class Driver:
     async def _prepare(self, ref: ClaimRef) -> Prepared:
         """Raises ClusterError, AllocationError, OSError."""
         there = self._files.read(ref.uid)
-        if there is not None and there.claim == ref:
+        is_there = there is not None and there.claim == ref
+        try:
+            claim = await self._claim(ref)
+        except ClusterError:
+            if there is not None and is_there:  # the API server is away: what was true when we were asked before
+                _log.info("claim is prepared already", namespace=ref.namespace, claim=ref.name, uid=ref.uid)
+                return there
+            raise
+        # One that a user made outlives its pods, and may have been allocated anew.
+        if there is not None and is_there and there.results == allocation.results(claim):
             _log.info("claim is prepared already", namespace=ref.namespace, claim=ref.name, uid=ref.uid)
             return there
-        claim = await self._claim(ref)
         pools = dict.fromkeys(result.pool for result in allocation.results(claim))
         prepared = cdi.prepared(ref, claim, {pool: await self._slice(pool) for pool in pools})
         self._files.write(prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 
 import pytest
@@ -88,7 +89,7 @@ async def test_the_clients_variables_name_the_servers_that_were_allocated(world:
     }
 
 
-async def test_what_is_prepared_is_answered_without_the_api_server_and_each_server_is_asked_for_once(
+async def test_what_is_prepared_stays_so_while_the_api_server_is_away_and_each_server_is_asked_for_once(
     world: World, run_driver: RunDriver
 ) -> None:
     claim = world.put("train", result("gpu-a", "gpu-0"), result("gpu-a", "gpu-1"))
@@ -98,8 +99,22 @@ async def test_what_is_prepared_is_answered_without_the_api_server_and_each_serv
         before = world.file(claim).stat()
         with world.cluster.failing(UnavailableError("away")):
             assert await kubelet.prepare(claim) == first
+        assert await kubelet.prepare(claim) == first
         assert world.file(claim).stat() == before
-        assert len(world.asked()) == 2
+        assert [each for each in world.asked() if each.startswith("resourceslices")] == world.asked()[1:2]
+
+
+async def test_a_claim_that_was_allocated_anew_is_prepared_anew(world: World, run_driver: RunDriver) -> None:
+    """One that a user made outlives its pods; its file of a node that was away does too."""
+    claim = world.put("mine", result("gpu-a", "gpu-0"))
+    async with running(world.registry) as kubelet, run_driver():
+        await kubelet.prepare(claim)
+        stored = await world.cluster.get(CLAIMS, "team", "mine")
+        stored["status"]["allocation"]["devices"]["results"] = [result("gpu-b", "gpu-0")]
+        world.cluster.put(CLAIMS, stored)
+        assert (await kubelet.prepare(claim)).claims[claim[2]].error == ""
+        (gpu,) = json.loads(world.env(claim)["BITFUSIOND_ALLOCATION"])["gpus"]
+        assert gpu["server"] == "gpu-b"
 
 
 async def test_unprepare_of_what_was_never_prepared_is_no_error(world: World, run_driver: RunDriver) -> None:
