@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shlex
-import signal
-import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,40 +193,6 @@ def test_a_server_that_is_gone_gets_no_more_pods_until_it_is_back(deployed: Clus
     deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=1")
     deployed.wait(lambda: _phase(deployed, "waits") == "Running", "the pod that waited runs", 180)
     assert _taints(deployed, "gpu-b") == []
-
-
-def _kill(is_meant: Callable[[Path], bool]) -> None:
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if is_meant(process):
-                os.kill(int(process.name), signal.SIGKILL)
-
-
-@pytest.mark.skipif(
-    "BITFUSIOND_TEST_RESTART_KUBELET" not in os.environ,
-    reason="let BITFUSIOND_TEST_RESTART_KUBELET be a command that restarts the kubelet",
-)
-def test_after_a_reboot_a_pod_gets_what_it_had(deployed: Cluster, namespace: str) -> None:
-    """As a reboot leaves it: no process of the pod, and nothing in /var/run."""
-    given = _asking("booted", deployed.pod_image, 10, "bitfusion")
-    given["spec"]["restartPolicy"] = "Always"
-    deployed.started(given)
-    before, uid = _server(deployed, "booted"), deployed.get("pod", "booted", namespace)["metadata"]["uid"]
-    (status,) = deployed.get("pod", "booted", namespace)["status"]["resourceClaimStatuses"]
-    claim = deployed.get("resourceclaim", status["resourceClaimName"], namespace)["metadata"]["uid"]
-    file = Path(f"/var/run/cdi/bitfusion.io-claim_{claim}.json")
-    content = file.read_text()
-    # The kubelet first: one that goes on would make a sandbox, and not ask again for a claim that it knows as prepared.
-    _kill(lambda process: (process / "comm").read_text().strip() == "kubelet")
-    _kill(lambda process: uid in (process / "cgroup").read_text())
-    file.unlink()
-    subprocess.run(
-        shlex.split(os.environ["BITFUSIOND_TEST_RESTART_KUBELET"]), check=True, capture_output=True, timeout=60
-    )
-    seen = ("exec", "booted", "-n", namespace, "-c", "main", "--", "printenv", "BITFUSIOND_ALLOCATION")
-    deployed.wait(lambda: file.exists() and deployed.run(*seen).status == 0, "the pod runs again", 150)
-    assert (file.read_text(), _server(deployed, "booted")) == (content, before)
-    assert json.loads(deployed.kubectl(*seen))["gpus"][0]["server"] == before
 
 
 def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_path: Path) -> None:
