@@ -44,7 +44,7 @@ def run(settings: Settings, say: Say) -> None:
     """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
     kubectl = Kubectl(settings.kubectl)
     documents, values = _checked(kubectl, settings, say)
-    if settings.delivery in {delivery.AUTO, delivery.IMAGE}:
+    if settings.delivery is not None and values.delivery != delivery.INIT:
         kubectl.apply([each for each in manifests.build(documents, values).base if each["kind"] == "Namespace"])
         values = delivered(kubectl, values, settings.timeout, say)
     stages = manifests.build(documents, values)
