@@ -86,14 +86,13 @@ class DraKubelet:
         stub = registration_grpc.RegistrationStub(channel)
         try:
             info = await self._aio(stub.GetInfo, registration.InfoRequest(), INFO_SECONDS)
-            refusal = self.refuse_with
             service = next((each for each in self._versions if each in info.supported_versions), None)
-            if service is None:
-                refusal = "no service of it is known"
-            elif refusal is None:
-                self._endpoint, self._service = Channel(path=info.endpoint), service
+            refusal = "no service of it is known" if service is None else self.refuse_with
             status = registration.RegistrationStatus(plugin_registered=refusal is None, error=refusal or "")
             await self._aio(stub.NotifyRegistrationStatus, status, INFO_SECONDS)
+            # Only now, so that who waits for it finds a driver that knows.
+            if service is not None and refusal is None:
+                self._endpoint, self._service = Channel(path=info.endpoint), service
         except (OSError, TimeoutError):
             return False
         finally:
