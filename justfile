@@ -108,21 +108,25 @@ lock *ARGS: setup
     lock requirements-dev.txt pyproject.toml --extra dev --group image \
         --constraint image/requirements.txt --constraint image/build-requirements.txt "$@"
 
-# Make dist/bitfusiond: one executable file that needs only Python, of the minor version that made it.
+# Make dist/bitfusiond, and dist/kubectl-bitfusion: executable files that need only Python, of the minor version that made them.
 build: setup
     #!/usr/bin/env bash
     set -euo pipefail
     # The file carries compiled modules: another minor version of Python could not load them.
     interpreter=$("{{ bin }}/python" -c 'import sys; print("python{}.{}".format(*sys.version_info))')
-    rm -rf build dist/bitfusiond # what an earlier build left in build/ would go into the package
+    rm -rf build dist/bitfusiond dist/kubectl-bitfusion # what an earlier build left in build/ would go into the package
     mkdir -p dist
     site=$(mktemp -d)
     trap 'rm -rf build "$site"' EXIT
     {{ install }} --target "$site" --no-compile --require-hashes --requirement image/requirements.txt
-    "{{ bin }}/shiv" -qq --reproducible --compressed --python "/usr/bin/env $interpreter" \
-        --site-packages "$site" --console-script bitfusiond --output-file dist/bitfusiond \
-        --no-index --no-deps --no-build-isolation .
-    echo "dist/bitfusiond: $(du -h --apparent-size dist/bitfusiond | cut -f1), for $interpreter"
+    for program in bitfusiond kubectl-bitfusion; do
+        "{{ bin }}/shiv" -qq --reproducible --compressed --python "/usr/bin/env $interpreter" \
+            --site-packages "$site" --console-script $program --output-file dist/$program \
+            --no-index --no-deps --no-build-isolation .
+        rm -rf build
+        echo "dist/$program: $(du -h --apparent-size dist/$program | cut -f1), for $interpreter"
+    done
+    ln -sf kubectl-bitfusion dist/kubectl_complete-bitfusion
 
 # Unpack the client packages (.deb, .rpm) in DIR into OUT, and write the catalogue that matches.
 distros DIR OUT="distros": setup

@@ -77,12 +77,17 @@ MUTATING_WEBHOOKS = ("bwkimua.bitfusion.io", "bwkimua-labelled.bitfusion.io")  #
 VALIDATING_WEBHOOKS = ("bwkival.bitfusion.io", "bwkival-labelled.bitfusion.io")
 ADMISSION_LABEL = "bitfusion.io/admission"
 
+# Reasons of the Events that we write
+EVENT_REFUSED = "BitfusionRefused"
+EVENT_SERVER_GONE = "BitfusionServerGone"
+
 # The environment
 LD_LIBRARY_PATH = "LD_LIBRARY_PATH"
 SHARES_VARIABLE = "BITFUSION_GPU_SHARES"
 ALLOCATION_VARIABLE = "BITFUSIOND_ALLOCATION"  # what a claim was given; with _BITFUSION_0 the pod's claim bitfusion-0
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_NAMESPACE = re.compile(LABEL)
 _EXTENDED_RESOURCE = re.compile(rf"(?=.{{1,253}}/){LABEL}(\.{LABEL})+/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
 
 
@@ -95,3 +100,8 @@ def is_extended_resource(name: str) -> bool:
         return False
     domain = name.partition("/")[0]
     return not (domain == "kubernetes.io" or domain.endswith(".kubernetes.io"))
+
+
+def is_namespace(name: str) -> bool:
+    """Whether a namespace can be called so."""
+    return _NAMESPACE.fullmatch(name) is not None

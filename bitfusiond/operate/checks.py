@@ -77,6 +77,9 @@ def delivery(chosen: str, version: Version) -> list[str]:
 
 def context(kubectl: Kubectl) -> str:
     """The name of the context that kubectl uses now; ``none`` without one."""
+    for option in kubectl.options:
+        if option.startswith("--context="):
+            return option.partition("=")[2]
     try:
         return kubectl.run("config", "current-context").strip()
     except KubectlError:

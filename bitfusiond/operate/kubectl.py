@@ -10,24 +10,30 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
+from bitfusiond.core import fields
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError, Failure
 
 FIELD_MANAGER = "bitfusiond-deploy"
 REQUEST_SECONDS = 30
-# Above kubectl's own deadline for each request: it may ask several times, and for the API's groups first.
-_PROCESS_SECONDS = 180
+# Kubectl's own deadline is for each request: it may ask several times, and for the API's groups first.
+_REQUESTS = 6
+PAGE = 500  # objects of a list that come at once
+MOST_PAGES = 100
 
 _SERVER_ERROR = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: ")
 _NOISE = re.compile(r"^(Warning:|W\d{4} |[EI]\d{4} )")
 
 
 class KubectlError(Failure):
-    """kubectl, or the API server behind it, said no; ``reason`` is the API server's word for it (``NotFound``)."""
+    """kubectl, or the API server behind it, said no; ``reason`` is the API server's word for it (``NotFound``), empty
+    where there was none.
+    """
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -58,14 +64,18 @@ def ref(document: Object) -> Ref:
 
 
 class Kubectl:
-    """``program`` is KUBECTL; which cluster is meant is kubectl's affair (KUBECONFIG, current context)."""
+    """``program`` is KUBECTL; which cluster is meant is kubectl's affair (KUBECONFIG, current context), unless
+    ``options`` say it (``--context=NAME``). ``seconds`` is the deadline of one request.
+    """
 
-    def __init__(self, program: str = "kubectl") -> None:
+    def __init__(self, program: str = "kubectl", options: Sequence[str] = (), seconds: int = REQUEST_SECONDS) -> None:
         self.program = program
+        self.options = tuple(options)
+        self.seconds = seconds
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints. Raises KubectlError; ConfigurationError where there is no such program."""
-        command = [self.program, f"--request-timeout={REQUEST_SECONDS}s", *arguments]
+        command = [self.program, f"--request-timeout={self.seconds}s", *self.options, *arguments]
         try:
             done = subprocess.run(  # noqa: S603 - what the operator named, without a shell
                 command,
@@ -74,7 +84,7 @@ class Kubectl:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=_PROCESS_SECONDS,
+                timeout=_REQUESTS * self.seconds,
             )
         except FileNotFoundError:
             raise ConfigurationError(
@@ -84,7 +94,7 @@ class Kubectl:
             raise ConfigurationError(f"KUBECTL: {self.program!r} cannot be run: {error.strerror}") from None
         except subprocess.TimeoutExpired:
             raise KubectlError(
-                f"kubectl {arguments[0]}: no answer within {_PROCESS_SECONDS} s: does the API server answer"
+                f"kubectl {arguments[0]}: no answer within {_REQUESTS * self.seconds} s: does the API server answer"
                 " `kubectl get --raw /readyz`?"
             ) from None
         if done.returncode != 0:
@@ -167,6 +177,28 @@ class Kubectl:
     def raw(self, path: str) -> str:
         return self.run("get", "--raw", path)
 
+    def document(self, path: str) -> Object:
+        """The object at a path of the API. Raises KubectlError."""
+        try:
+            return fields.mapping(json.loads(self.raw(path)))
+        except ValueError:
+            raise KubectlError(f"{path}: the answer is not JSON: is it a Kubernetes API server?", "NotJson") from None
+
+    def pages(self, path: str, **selectors: str) -> Iterator[list[Object]]:
+        """A list of the API's, page by page: who keeps little of each object needs no memory for all of them.
+
+        ``selectors`` are labelSelector and fieldSelector. Raises KubectlError, also for more pages than anybody needs.
+        """
+        following = ""
+        for _ in range(MOST_PAGES):
+            query = {**selectors, "limit": str(PAGE), **({"continue": following} if following else {})}
+            answer = self.document(f"{path}?{urlencode(query)}")
+            yield fields.objects(answer.get("items"))
+            following = str(fields.mapping(answer, "metadata").get("continue") or "")
+            if not following:
+                return
+        raise KubectlError(f"{path} has more than {MOST_PAGES * PAGE} objects: ask for one namespace", "TooMany")
+
 
 def objects_in(text: str) -> list[Object]:
     """The objects in what kubectl printed: one, a List, or several one after the other."""
@@ -193,7 +225,7 @@ def _error(arguments: Sequence[str], stderr: str) -> KubectlError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _NOISE.match(line)]
     text = "; ".join(dict.fromkeys(lines)) or stderr.strip() or "it failed without a word"
     server_error = _SERVER_ERROR.search(text)
-    reason = (server_error["reason"] or "") if server_error else ""
+    reason = (server_error["reason"] or "Unknown") if server_error else ""
     if not server_error and re.search(r"no matches for kind|the server doesn't have a resource type", text):
         reason = "NoKind"
     return KubectlError(f"kubectl {arguments[0]}: {_SERVER_ERROR.sub('', text).removeprefix('error: ')}", reason)

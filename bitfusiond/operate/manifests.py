@@ -23,7 +23,9 @@ from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 
-OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
+# A link to the directory of the checkout; what pip installs has a copy there.
+OVERLAYS = Path(__file__).parents[1] / "manifests" / "overlays"
+IN_CHECKOUT = (Path(__file__).parents[2] / "justfile").is_file()
 GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
 # What a webhook needs that looks images up.
 IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
@@ -164,7 +166,7 @@ def overlay(kubectl: Kubectl, platform: str) -> list[Object]:
     """
     directory = OVERLAYS / platform
     if not directory.is_dir():
-        raise ConfigurationError(f"{directory} is not there: run this from a checkout of bitfusiond")
+        raise ConfigurationError(f"{directory} is not there: install bitfusiond by pip, or run this from a checkout")
     try:
         return yaml_documents.load(kubectl.run("kustomize", str(directory)))
     except KubectlError as error:

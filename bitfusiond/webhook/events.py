@@ -14,12 +14,13 @@ from typing import Protocol
 import trio
 
 from bitfusiond import logs
+from bitfusiond.core import names
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.text import cut
 from bitfusiond.kube import EVENTS, Cluster, ClusterError, ConflictError, Object, UnavailableError
 
-REASON = "BitfusionRefused"
-SERVER_GONE = "BitfusionServerGone"
+REASON = names.EVENT_REFUSED
+SERVER_GONE = names.EVENT_SERVER_GONE
 # A controller tries again for ever, every time with the same answer: one Event in so many seconds is enough.
 QUIET_SECONDS = 600.0
 # Events beyond are dropped: an admission never waits for one.

@@ -31,9 +31,13 @@ SILENT_CALLS = {
     *("add_argument", "ArgumentParser", "_Parser", "option", "compile", "split", "search", "simplefilter"),
     *("Gauge", "Counter", "Histogram", "GaugeMetricFamily", "CounterMetricFamily"),
     *("info", "debug", "print", "say", "_say", "run"),
+    "good",  # what a diagnosis finds in order
 }
 # Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md.
-SILENT_MODULES = {"bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"}
+SILENT_MODULES = {
+    *("bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"),
+    "bitfusiond.kubectl_bitfusion.options",
+}
 # No messages by themselves: parts of others, headings of ``just verify``, names.
 SILENT = {
     *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),
@@ -69,6 +73,18 @@ SILENT = {
     *("the configuration", "the connection ended before the answer"),  # parts of others
     *("certificate taken up", "client CA taken up", "registry CA taken up"),  # progress that is logged
     'device.driver == "bitfusion.io"',  # of CEL
+    # Of `kubectl bitfusion`: what it says where all is well, parts of lines, others' words, what to do about a line.
+    *("\0 of \0 shares free (100 = one GPU), counted by \0", "each node for itself", "in all namespaces"),
+    *("an unknown number", "does not answer since \0", "\0 shares of GPU \0 of \0", "it runs on its GPUs"),
+    *("\0 wrong: begin with the first", "which cluster, before the command or behind it", "what a dry run says"),
+    *("endpointslices in bwki", "resourceclaims in \0", "resourcequotas in \0", 'cannot create resource "pods"'),
+    *("secrets in \0, so not whether its token is the right one", "Insufficient bitfusion.io/gpu"),
+    *("connection refused", "context deadline exceeded", "error while loading shared libraries"),
+    *("an operator runs: kubectl bitfusion check", "create the pod again", "ask the operator whether it runs"),
+    *("create the pod again; if it lasts, an operator runs: kubectl bitfusion check", "write the command as a list"),
+    *("an operator downloads a new one and runs: just tokens DIR", "take another bitfusion-client/os"),
+    *("an operator downloads a new token and runs: just tokens DIR; or the network is in the way",),
+    *("look for a firewall, or a NetworkPolicy for outgoing traffic",),
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }
 # What begins so is a command that a message advises or that is run, a form of names, a file's head.
@@ -95,6 +111,9 @@ def said(tree: ast.AST) -> Iterator[ast.expr]:
         case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called in SILENT_CALLS:
             return
         case ast.Assign(targets=[ast.Name(id="SUMMARIES")]):  # of --help
+            return
+        case ast.Call(func=ast.Name(id="bad" | "unknown"), args=[line, *_]):  # what stands behind it is the advice
+            yield from said(line)
             return
         case ast.JoinedStr() | ast.Constant(value=str()):
             yield tree

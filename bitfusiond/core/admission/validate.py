@@ -8,15 +8,15 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
-from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import calls, claims, command, hooks, optin, pod, shell
+from bitfusiond.core import names
+from bitfusiond.core.admission import calls, claims, command, effective, hooks, optin, pod, shell
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
-from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
+from bitfusiond.core.fields import Field, Json, names_of, objects
 from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.core.text import shown
 
@@ -98,7 +98,7 @@ def _lost_parts(
 
 def _counted(container: Field) -> int:
     """The shares that Kubernetes counts for it."""
-    return int(_amount(_limits(container).get(names.GPU, 0)))
+    return int(effective.amount(effective.limits(container).get(names.GPU, 0)))
 
 
 def _check_calls(container: Field, sizes: Sizes) -> None:
@@ -119,7 +119,7 @@ def _missing_in_containers(asked: optin.OptIn, groups: _Groups, template: Templa
     paths = sorted({mount["mountPath"] for mount in template.volume_mounts})
     served = False
     for container in (each for containers in groups.values() for each in containers):
-        limits = _limits(container)
+        limits = effective.limits(container)
         for key in limits:
             if key in names.REQUEST_RESOURCES:
                 yield f"{container.path}.resources still asks for {key}"
@@ -188,12 +188,8 @@ def _is_torn(call: calls.Call) -> bool:
     return len(words) > index + 1 or not call.comes_last or not shell.is_plain(words[index])
 
 
-def _limits(container: Field) -> Json:
-    return mapping(container.value, "resources", "limits")
-
-
 def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
-    for resource, amount in sorted(_effective(groups).items()):
+    for resource, amount in sorted(effective.resources(groups).items()):
         if resource not in largest:
             yield f"Resource validation failed: no node has {shown(resource)}: its device plugin must run on one"
         elif amount > largest[resource] > 0:
@@ -205,7 +201,7 @@ def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
 
 def _more_than_pool(groups: _Groups, pool: Pool) -> Iterator[str]:
     """A node may offer more than the pool has, and then it would be a pod that waits for ever."""
-    amount = _effective(groups).get(names.GPU, Fraction(0))
+    amount = effective.resources(groups).get(names.GPU, Fraction(0))
     if amount > pool.shares:
         yield (
             f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has"
@@ -215,36 +211,3 @@ def _more_than_pool(groups: _Groups, pool: Pool) -> Iterator[str]:
 
 def _number(value: Fraction) -> str:
     return str(value.numerator) if value.denominator == 1 else str(float(value))
-
-
-def _effective(groups: _Groups) -> dict[str, Fraction]:
-    """What the scheduler counts of each of our resources: containers and sidecars together, or one initContainer with
-    the sidecars before it where that is more.
-
-    Source: Kubernetes' documentation of init containers, "Resource sharing within containers", and KEP-753.
-    """
-    together: dict[str, Fraction] = {}
-    largest: dict[str, Fraction] = {}
-    for container in groups["initContainers"]:
-        for resource, amount in _ours(container):
-            before = together.get(resource, Fraction(0))
-            if container["restartPolicy"].value == "Always":  # a sidecar
-                together[resource] = before + amount
-            largest[resource] = max(largest.get(resource, Fraction(0)), before + amount)
-    for container in groups["containers"]:
-        for resource, amount in _ours(container):
-            together[resource] = together.get(resource, Fraction(0)) + amount
-    return {key: max(together.get(key, Fraction(0)), largest.get(key, Fraction(0))) for key in together | largest}
-
-
-def _ours(container: Field) -> Iterator[tuple[str, Fraction]]:
-    for resource, amount in _limits(container).items():
-        if resource.startswith(names.DOMAIN):
-            yield resource, _amount(amount)
-
-
-def _amount(value: object) -> Fraction:
-    try:
-        return quantity.parse(value)
-    except ValueError:  # the API server refuses it with a better message than ours
-        return Fraction(0)

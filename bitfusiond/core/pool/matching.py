@@ -18,7 +18,7 @@ LONGEST_EXPRESSION = 10 * 1024  # source: CELSelectorExpressionMaxLength of k8s.
 _MOST_CHOICES = 20  # in a message
 ADDRESS = "address"  # the condition of the annotation bitfusion-client/servers: no key of the filter is called so
 _MEMORY = "device.phy-memory"
-_NAME = "device.name"
+NAME = "device.name"
 _NAME_ENDS = (" ", "-")  # Tesla means Tesla V100, and Tesla V100 means Tesla V100-SXM2-16GB
 
 
@@ -44,7 +44,7 @@ def values_of(server: Server, gpu: Gpu) -> dict[str, str | bool | int]:
         "server.cuda-version": server.cuda_version,
         "server.driver-version": server.driver_version,
         "device.id": gpu.id,
-        _NAME: gpu.name,
+        NAME: gpu.name,
         _MEMORY: gpu.megabytes,
     }
     return {key: value for key, value in known.items() if value is not None}
@@ -113,7 +113,7 @@ def _written(value: str | bool | int) -> str:
 
 def _meeting(key: str, wanted: str, known: Mapping[str, None]) -> Set[str]:
     """What of ``known`` meets the word of a filter. There may be thousands of it, and hundreds of words."""
-    if key != _NAME:
+    if key != NAME:
         return {wanted} & known.keys()
     return {text for text in known if text == wanted or text.startswith(tuple(wanted + end for end in _NAME_ENDS))}
 
@@ -133,7 +133,7 @@ def _condition(key: str, values: Sequence[str]) -> str:
     literal = _LITERALS.get(key, _string)
     choices = list(dict.fromkeys(literal(value) for value in values))
     tests = [f"{name} in [{', '.join(choices)}]"] if len(choices) > 1 else [f"{name} == {each}" for each in choices]
-    if key == _NAME:
+    if key == NAME:
         tests += [f"{name}.startsWith({_string(value + end)})" for value in dict.fromkeys(values) for end in _NAME_ENDS]
     return f"has({name}) && " + (f"({' || '.join(tests)})" if len(tests) > 1 else tests[0])
 

@@ -80,7 +80,7 @@ def summarize(document: Json) -> Stored:
     """A slice out of a list, a watch or an answer."""
     metadata, spec = document["metadata"], mapping(document, "spec")
     devices = objects(spec.get("devices"))
-    tainted = _tainted(devices)
+    tainted = unreachable_since(devices)
     if tainted is not None:
         devices = [_without_our_taint(device) for device in devices]
     generation = mapping(spec, "pool").get("generation")
@@ -149,7 +149,7 @@ def _attribute(value: str | int | bool) -> Json:
     return {kind: value}
 
 
-def _tainted(devices: list[Json]) -> str | None:
+def unreachable_since(devices: list[Json]) -> str | None:
     """Since when all of them have our taint; None where one has not: then the slice is not as we wrote it."""
     times = {_our_taint(device) for device in devices}
     return times.pop() if len(times) == 1 else None

@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, choices, claims, current, delivery, endpoints, manifests, proof, report
 from bitfusiond.operate.kubectl import Kubectl, Ref
-from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 from bitfusiond.operate.verify import installation, nodes, pods, pool, tokens, trust, webhooks
 
 
-def run(settings: Settings, namespace: str | None, say: Say) -> bool:
+def run(settings: Settings, namespace: str | None, say: Say, kubectl: Kubectl | None = None) -> bool:
     """Whether all is right. ``namespace``: whose pods to ask about; None = ``default``. Raises KubectlError where the
-    cluster does not answer.
+    cluster does not answer. ``kubectl`` is for a cluster that is not the current context's.
     """
-    kubectl = Kubectl(settings.kubectl)
+    kubectl = kubectl or Kubectl(settings.kubectl)
     rows = _rows(kubectl, settings, namespace)
     for line in report.table(rows):
         say(line)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bitfusiond.core import names, quantity
+from bitfusiond.core import names
 from bitfusiond.core.objects import Pod, ResourceQuota
+from bitfusiond.core.usage.quotas import KEY, of
 from bitfusiond.operate.kubectl import ref
 from bitfusiond.operate.report import OK, WRONG, Row
 
-_SHARES = f"requests.{names.GPU}"
 _USELESS = f"limits.{names.GPU}"
 
 
@@ -36,27 +36,18 @@ def _resources(pod: Pod) -> Iterable[str]:
 def quotas(found: Iterable[ResourceQuota]) -> list[Row]:
     """Quotas on GPU shares that are used up or cannot work, and a note for each of the others."""
     rows = []
-    for quota in found:
-        hard = quota["spec"].get("hard") or {}
-        words = ref(quota).words
+    for document in found:
+        what = ref(document)
+        hard = document["spec"].get("hard") or {}
         useless = [key for key in hard if key == _USELESS or key.removeprefix("requests.") in names.REQUEST_RESOURCES]
         if useless:
-            detail = f"{', '.join(useless)} counts nothing: {_SHARES} is the key (100 = one GPU)"
-            rows.append(Row(str(ref(quota)), WRONG, detail, f"kubectl edit {words}"))
-        if _SHARES not in hard:
-            continue
-        used = ((quota.get("status") or {}).get("used") or {}).get(_SHARES, "0")
-        detail = f"{used} of {hard[_SHARES]} shares used"
-        if _number(used) >= _number(hard[_SHARES]):
-            why = f"{detail}: no further pod of {quota['metadata']['namespace']} gets a GPU"
-            rows.append(Row(str(ref(quota)), WRONG, why, f"kubectl edit {words}, or wait until pods end"))
-        else:
-            rows.append(Row(str(ref(quota)), OK, detail))
+            detail = f"{', '.join(useless)} counts nothing: {KEY} is the key (100 = one GPU)"
+            rows.append(Row(str(what), WRONG, detail, f"kubectl edit {what.words}"))
+        for quota in of([document]):
+            detail = f"{quota.used} of {quota.hard} shares used"
+            if quota.left:
+                rows.append(Row(str(what), OK, detail))
+            else:
+                why = f"{detail}: no further pod of {quota.namespace} gets a GPU"
+                rows.append(Row(str(what), WRONG, why, f"kubectl edit {what.words}, or wait until pods end"))
     return rows
-
-
-def _number(text: object) -> float:
-    try:
-        return float(quantity.parse(str(text)))
-    except ValueError:
-        return 0.0

@@ -1,0 +1,77 @@
+"""Why what makes pods (a Deployment, a Job, anything) has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitfusiond.core import names
+from bitfusiond.core.admission import trial
+from bitfusiond.core.admission.optin import Mode
+from bitfusiond.core.admission.trial import Outcome, Proof
+from bitfusiond.core.diagnosis import asked, placing, webhook
+from bitfusiond.core.diagnosis.facts import MakerFacts, said, template
+from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, is_bad, unknown
+from bitfusiond.core.fields import mapping
+
+# Reasons of Events about what makes pods: its controller's, and ours.
+REFUSALS = ("FailedCreate", names.EVENT_REFUSED)
+
+
+def diagnose(facts: MakerFacts) -> list[Finding]:
+    """Findings, one of them bad at least: it has no pod."""
+    found = list(_walk(facts))
+    if not is_bad(found):
+        found.append(bad("it has made no pod, and nothing says why", f"kubectl describe {facts.words}"))
+    return found
+
+
+def _walk(facts: MakerFacts) -> Iterator[Finding]:
+    if idle := _idle(facts):
+        yield bad(f"it wants no pods: {idle}", f"kubectl edit {facts.words}")
+        return
+    around, pod = facts.around, template(facts.document)
+    yield from asked.annotation(pod, around, facts.document)
+    if asked.read(pod, around.namespace).mode not in {None, Mode.NONE}:
+        yield from asked.values(pod, around)
+        yield from asked.namespace(around)
+        yield from webhook.configured(around)
+    yield from _refused(facts)
+    yield from placing.by_quota(around)
+
+
+def _idle(facts: MakerFacts) -> str:
+    spec = mapping(facts.document, "spec")
+    if spec.get("replicas") == 0 and isinstance(spec.get("replicas"), int):
+        return "spec.replicas is 0"
+    if spec.get("suspend") is True:
+        return "spec.suspend is true"
+    if spec.get("parallelism") == 0 and isinstance(spec.get("parallelism"), int):
+        return "spec.parallelism is 0"
+    return ""
+
+
+def refusal(message: str, words: str) -> Finding:
+    """From the message of an Event FailedCreate, or of ours."""
+    proof = trial.judge_error(message)
+    if proof.outcome is Outcome.OTHER and "exceeded quota" not in message:
+        return bad(f"its pods are refused: {message}", f"kubectl describe {words}")
+    return webhook.judged(proof, "its pods")
+
+
+def _refused(facts: MakerFacts) -> Iterator[Finding]:
+    """What the API server said when a pod was to be made: by the last Event, else by a dry run now."""
+    told = said(facts.events, *REFUSALS)
+    if isinstance(facts.events, Unread):
+        yield facts.events.finding
+    if told:
+        yield refusal(told[0], facts.words)
+        return
+    match facts.trial:
+        case Unread():
+            yield facts.trial.finding
+        case Proof(Outcome.ADMITTED):
+            yield good("a pod of it would be admitted now (dry run)")
+        case Proof(Outcome.NOT_ASKED):
+            yield unknown("a pod of it would be stored as it is (dry run)")
+        case proof:
+            yield webhook.judged(proof, "its pods (dry run)")

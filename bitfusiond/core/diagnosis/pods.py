@@ -1,0 +1,100 @@
+"""Why a pod does not run on its GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitfusiond.core import names
+from bitfusiond.core.admission import effective
+from bitfusiond.core.admission.optin import Mode
+from bitfusiond.core.diagnosis import asked, filling, placing, running, webhook
+from bitfusiond.core.diagnosis.facts import PodFacts, said
+from bitfusiond.core.diagnosis.finding import Finding, bad, good, is_bad
+from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.objects import Pod
+
+
+def diagnose(facts: PodFacts) -> list[Finding]:
+    """Findings in the order of the pod's way. None of them is bad where it runs on its GPUs, or has done so."""
+    found = list(_walk(facts))
+    if not is_bad(found) and not running.is_running(facts):
+        message = next(iter(said(facts.events)), "nothing says why")
+        found.append(bad(f"it does not run yet; the last word about it: {message}", facts.describe))
+    return found
+
+
+def is_injected(pod: Pod) -> bool:
+    """Whether it carries what the webhook adds: our status alone can be written by anybody."""
+    status = mapping(pod, "metadata", "annotations").get(names.STATUS)
+    return bool(status == names.STATUS_INJECTED) and not asked.left_over(pod) and effective.shares(pod) > 0
+
+
+def _walk(facts: PodFacts) -> Iterator[Finding]:
+    pod, around = facts.pod, facts.around
+    yield from asked.annotation(pod, around, facts.maker)
+    if not is_injected(pod):
+        yield from _uninjected(facts)
+        return
+    yield good(f"it was injected, and has {effective.shares(pod)} shares ({names.STATUS} is {names.STATUS_INJECTED})")
+    if mapping(pod, "metadata").get("deletionTimestamp"):
+        yield bad("it is being deleted", facts.describe)
+    if _is_evicted(pod):
+        yield bad(f"its node evicted it: {facts.status.get('message') or 'it gives no reason'}", facts.describe)
+        return
+    yield from placing.by_quota(around)
+    yield from placing.placed(facts)
+    yield from placing.claimed(facts)
+    if not mapping(pod, "spec").get("nodeName"):
+        return
+    yield from filling.mounted(facts)
+    yield from filling.pulled(facts)
+    yield from filling.populated(facts)
+    yield from filling.tokens(facts)
+    yield from running.programs(facts)
+    yield from running.servers(facts)
+    yield from filling.plugin(facts)
+
+
+def _is_evicted(pod: Pod) -> bool:
+    return mapping(pod, "status").get("reason") == "Evicted"
+
+
+def _uninjected(facts: PodFacts) -> Iterator[Finding]:
+    pod, around = facts.pod, facts.around
+    asks = asked.read(pod, around.namespace)
+    if asks.mode is Mode.NONE and asks.is_injected:
+        yield bad(
+            f"it has the annotation {names.STATUS} without what the webhook adds",
+            "create it from its own manifest, not from a copy of a pod that ran",
+        )
+    if asks.is_mirror or asks.mode in {None, Mode.NONE}:
+        return
+    if asks.is_injected:
+        yield bad(
+            f"{names.STATUS} is there, but not what the webhook adds: somebody wrote it, or took the rest away",
+            "create it from its own manifest, not from a copy of a pod that ran",
+        )
+        return
+    yield from asked.values(pod, around)
+    before = list(asked.namespace(around))
+    yield from before
+    if is_bad(before):
+        return
+    yield from webhook.configured(around)
+    yield from webhook.answering(around)
+    yield from webhook.not_injected(facts)
+
+
+def worst(pods: list[Pod]) -> Pod:
+    """The one to look at: one that does not run if there is one, and of these the newest."""
+    return max(pods, key=lambda pod: (not _runs(pod), str(mapping(pod, "metadata").get("creationTimestamp") or "")))
+
+
+def _runs(pod: Pod) -> bool:
+    status = mapping(pod, "status")
+    if status.get("phase") == "Succeeded":
+        return True
+    ready = any(
+        each.get("type") == "Ready" and each.get("status") == "True" for each in objects(status.get("conditions"))
+    )
+    return bool(status.get("phase") == "Running") and ready

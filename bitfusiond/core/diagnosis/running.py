@@ -1,0 +1,119 @@
+"""How the programs of a pod do, by their state and their last words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from bitfusiond.core import names
+from bitfusiond.core.diagnosis import filling
+from bitfusiond.core.diagnosis.facts import PodFacts, said
+from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
+from bitfusiond.core.diagnosis.placing import gone
+from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.text import one_line
+from bitfusiond.core.usage import holdings
+
+_LONGEST_WORDS = 200  # characters of a program's log that are repeated
+
+
+class _Words(NamedTuple):
+    """What a client or the loader says: all of ``words`` in a line, what that means, and what to do."""
+
+    words: tuple[str, ...]
+    meaning: str
+    next: str
+
+
+_ANOTHER_OS = "take another bitfusion-client/os"
+_KNOWN = (
+    _Words(
+        ("none of the servers responded",),
+        "no Bitfusion server took the token",
+        "an operator downloads a new one and runs: just tokens DIR",
+    ),
+    _Words(
+        ("context deadline exceeded",),
+        "the Bitfusion server did not answer",
+        "an operator downloads a new token and runs: just tokens DIR; or the network is in the way",
+    ),
+    _Words(
+        ("dial tcp", "i/o timeout"),
+        "the network does not reach the server",
+        "look for a firewall, or a NetworkPolicy for outgoing traffic",
+    ),
+    _Words(
+        ("dial tcp", "connection refused"), "nothing listens at the server's port", "ask the operator whether it runs"
+    ),
+    _Words(
+        ("Failed to parse", names.SERVERS_CONF), "the client cannot read its list of servers", "create the pod again"
+    ),
+    _Words(("error while loading shared libraries",), "the client is for another system than the image", _ANOTHER_OS),
+    _Words(("GLIBC_", "not found"), "the client is for another system than the image", _ANOTHER_OS),
+    _Words(
+        ("/bin/bash", "no such file"),
+        "a command of one string runs under bash, which the image lacks",
+        "write the command as a list",
+    ),
+)
+
+
+def programs(facts: PodFacts) -> Iterator[Finding]:
+    """Each container that stays."""
+    for each in facts.containers:
+        yield from _container(facts, str(each.get("name")))
+
+
+def _container(facts: PodFacts, name: str) -> Iterator[Finding]:
+    status, logs = facts.status, f"kubectl logs {facts.words} -c {name}"
+    log = facts.logs.get(name)
+    end = filling.last_end(status, name)
+    waiting = filling.state_of(status, name, "waiting")
+    if waiting is not None and not end:
+        yield from filling.stuck(facts, name, waiting)
+    elif end and (waiting is not None or end.get("exitCode") != 0):
+        yield bad(f"{name} ended: {_end(end)}", logs if waiting is None else f"{logs} --previous")
+    elif end:
+        yield good(f"{name} has ended well")
+    elif filling.state_of(status, name, "running") is not None:
+        yield good(f"{name} runs")
+    if isinstance(log, Unread):
+        yield log.finding
+    elif log:
+        # What runs on may have said so for a reason of its own.
+        runs = waiting is None and not end
+        yield from _told(log, f"{name} says", logs, unknown if runs else bad)
+
+
+def _end(end: dict[str, object]) -> str:
+    message = f": {end['message']}" if end.get("message") else ""
+    return f"exit status {end.get('exitCode')}, {end.get('reason') or 'no reason given'}{message}"
+
+
+def _told(log: str, who: str, logs: str, finding: Callable[[str, str], Finding]) -> Iterator[Finding]:
+    """What the last lines of a program say about the client."""
+    for line in reversed(log.splitlines()):
+        for known in _KNOWN:
+            if all(words in line for words in known.words):
+                yield finding(f"{who}: {one_line(line, _LONGEST_WORDS)} ({known.meaning})", f"{known.next}; {logs}")
+                return
+
+
+def servers(facts: PodFacts) -> Iterator[Finding]:
+    """Whether the servers whose GPUs the pod has still answer."""
+    told = said(facts.events, names.EVENT_SERVER_GONE)[:1]
+    yield from (bad(message, f"kubectl delete pod {facts.words}") for message in told)
+    if told or isinstance(facts.slices, Unread):
+        return
+    given = {
+        each.pool for claim in facts.claims.values() if isinstance(claim, dict) for each in holdings.results(claim)
+    }
+    yield from gone([each for each in holdings.servers(facts.slices, ()) if each.name in given])
+
+
+def is_running(facts: PodFacts) -> bool:
+    """Whether the pod has done its work, or all its containers do it."""
+    phase = facts.status.get("phase")
+    states = [mapping(each, "state") for each in objects(facts.status.get("containerStatuses"))]
+    started = bool(states) and all("running" in each or "terminated" in each for each in states)
+    return phase == "Succeeded" or (phase == "Running" and started)

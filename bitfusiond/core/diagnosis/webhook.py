@@ -1,0 +1,87 @@
+"""Whether the webhook was asked about a pod, is there, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitfusiond.core import names
+from bitfusiond.core.admission.trial import Outcome, Proof
+from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings
+from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
+from bitfusiond.core.fields import mapping, objects
+
+_OPERATOR = "an operator runs: kubectl bitfusion check"
+_LOOK = f"kubectl get endpointslices -n {names.NAMESPACE} -l kubernetes.io/service-name={names.WEBHOOK_SERVICE}"
+
+
+def configured(around: Surroundings) -> Iterator[Finding]:
+    """Whether the API server is told to ask."""
+    if isinstance(around.configuration, Unread):
+        yield around.configuration.finding
+    elif around.configuration is None:
+        yield bad(
+            f"the API server is not told to ask the webhook: there is no {names.MUTATING_KIND}"
+            f" {names.MUTATING_CONFIGURATION}",
+            _OPERATOR,
+        )
+    else:
+        yield good(f"the API server is told to ask the webhook ({names.MUTATING_KIND} {names.MUTATING_CONFIGURATION})")
+
+
+def answering(around: Surroundings) -> Iterator[Finding]:
+    """Whether the webhook answers: by its endpoints, and by what a dry run said."""
+    if isinstance(around.endpoints, Unread):
+        yield around.endpoints.finding
+    elif isinstance(around.configuration, dict):
+        if ready := ready_endpoints(around):
+            yield good(f"the webhook runs: {ready} ready endpoint{'s' if ready > 1 else ''}")
+        else:
+            yield bad("no replica of the webhook is ready: the API server cannot ask it", _LOOK)
+    yield from tried(around)
+
+
+def ready_endpoints(around: Surroundings) -> int:
+    found = () if isinstance(around.endpoints, Unread) else around.endpoints
+    ends = [end for each in found for end in objects(each.get("endpoints"))]
+    return sum(mapping(end, "conditions").get("ready") is not False for end in ends)
+
+
+def tried(around: Surroundings) -> Iterator[Finding]:
+    """What became of a pod that was created by dry run."""
+    match around.trial:
+        case Unread():
+            yield around.trial.finding
+        case Proof(Outcome.ADMITTED):
+            yield good(f"a pod that asks for a GPU in {around.namespace} would be injected now (dry run)")
+        case proof:
+            yield judged(proof, "a pod that asks for a GPU (dry run)")
+
+
+def judged(proof: Proof, what: str) -> Finding:
+    """``proof`` of an answer that was no patch."""
+    if proof.outcome is Outcome.NOT_ASKED:
+        return bad(f"{what} comes back as it went: the API server does not ask the webhook", _OPERATOR)
+    if proof.outcome is Outcome.UNREACHABLE:
+        return bad(f"{what}: {proof.detail}", _LOOK)
+    if proof.outcome is Outcome.REFUSED:
+        return bad(f"{what}: {proof.detail}", "mend what the message names, and create it again")
+    if "exceeded quota" in proof.detail:
+        return bad(f"{what}: {proof.detail}", "wait until pods end, ask for less, or have the quota raised")
+    return unknown(f"{what}: {proof.detail}")
+
+
+def not_injected(facts: PodFacts) -> Iterator[Finding]:
+    """Why a pod that asks for a GPU has none of what the webhook adds."""
+    around = facts.around
+    again = f"kubectl delete pod {facts.words}, and create it again (what made it does so by itself)"
+    made = str(mapping(facts.pod, "metadata").get("creationTimestamp") or "")
+    if isinstance(around.configuration, dict):
+        since = str(mapping(around.configuration, "metadata").get("creationTimestamp") or "")
+        if made and since and made < since:
+            yield bad(f"it was created ({made}) before the webhook was there ({since})", again)
+            return
+    answers = isinstance(around.trial, Proof) and around.trial.outcome is Outcome.ADMITTED
+    if answers or (isinstance(around.trial, Unread) and ready_endpoints(around)):
+        yield bad(f"the webhook was not asked when it was created ({made or 'at an unknown time'})", again)
+    else:
+        yield bad("it was not injected, and will not run on a GPU", again)

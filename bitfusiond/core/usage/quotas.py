@@ -1,0 +1,48 @@
+"""A ResourceQuota, as far as it counts GPU shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bitfusiond.core import names, quantity
+from bitfusiond.core.fields import mapping
+from bitfusiond.core.objects import ResourceQuota
+
+KEY = f"requests.{names.GPU}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """In shares; 100 = one GPU."""
+
+    namespace: str
+    name: str
+    hard: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        return max(0, self.hard - self.used)
+
+
+def of(found: Iterable[ResourceQuota]) -> list[Quota]:
+    """Those that count shares, as they were counted last."""
+    return [
+        Quota(
+            str(mapping(each, "metadata").get("namespace")),
+            str(mapping(each, "metadata").get("name")),
+            number(mapping(each, "spec", "hard")[KEY]),
+            number(mapping(each, "status", "used").get(KEY)),
+        )
+        for each in found
+        if KEY in mapping(each, "spec", "hard")
+    ]
+
+
+def number(value: object) -> int:
+    """A quantity that the API server has taken; 0 for what is none."""
+    try:
+        return int(quantity.parse(value))
+    except ValueError:
+        return 0

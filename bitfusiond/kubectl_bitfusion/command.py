@@ -1,0 +1,172 @@
+"""``kubectl-bitfusion``: what kubectl runs for ``kubectl bitfusion``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import sleep
+from typing import NoReturn
+
+import yaml
+
+from bitfusiond import __version__, cli
+from bitfusiond.core.diagnosis.finding import State
+from bitfusiond.core.fields import Json
+from bitfusiond.core.text import one_line
+from bitfusiond.core.usage import usage
+from bitfusiond.errors import ConfigurationError, Failure
+from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, usage_tables, why
+from bitfusiond.kubectl_bitfusion.reader import Reader
+from bitfusiond.kubectl_bitfusion.tables import printable
+from bitfusiond.operate import manifests, settings
+from bitfusiond.operate.report import NOTE, OK, WRONG
+from bitfusiond.operate.verify import command as verify
+
+WATCH_SECONDS = 3.0
+_STATES = {State.GOOD: OK, State.BAD: WRONG, State.UNKNOWN: NOTE}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}; `{self.prog} --help` lists what is allowed")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 = done, or it runs; 1 = it does not, or failed; 2 = wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The one file that `just build` makes has a link to it.
+    if arguments is None and Path(sys.argv[0]).name == completion.PROGRAM:
+        return completion.main(words)
+    try:
+        return _run(words)
+    except Failure as error:
+        sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    given = options.split(words)
+    match given.command:
+        case "status":
+            return _status(given)
+        case "why":
+            return _why(given)
+        case "check":
+            return _check(given)
+        case "render":
+            return cli.main(["--role", "render", *given.rest])
+    parser = _parser("", "")
+    parser.add_argument("--version", action="version", version=f"kubectl-bitfusion {__version__}")
+    parser.add_argument("command", choices=list(options.COMMANDS), metavar="COMMAND")
+    parser.parse_args(given.rest)
+    raise ConfigurationError("name a command")
+
+
+def _parser(command: str, words: str) -> _Parser:
+    """With what :func:`options.split` has taken away already, for --help."""
+    listed = "\n".join(f"  {name:8} {summary}" for name, summary in options.COMMANDS.items())
+    parser = _Parser(
+        prog=f"kubectl bitfusion {command}".strip(),
+        usage=f"kubectl bitfusion {command or 'COMMAND'} {words}[options]",
+        description=options.COMMANDS.get(command, f"commands:\n{listed}"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    of = parser.add_argument_group("which cluster, before the command or behind it")
+    for flag, summary in options.CLUSTER.items():
+        of.add_argument(flag, help=summary)
+    of.add_argument(*options.NAMESPACE, help="the namespace; without it that of the context")
+    return parser
+
+
+def _output(parser: _Parser) -> None:
+    parser.add_argument(*options.OUTPUT, choices=options.OUTPUTS, default="table", help="the form of the answer")
+
+
+def _status(given: options.Split) -> int:
+    parser = _parser("status", "")
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="the pods and quotas of all namespaces")
+    parser.add_argument("-w", "--watch", action="store_true", help="go on, and print again what has changed")
+    _output(parser)
+    chosen = parser.parse_args(given.rest)
+    kubectl = options.kubectl(given.chosen)
+    namespace = "" if chosen.all_namespaces else options.namespace(kubectl, given.chosen)
+    last = None
+    while True:
+        found = status.read(Reader(kubectl), namespace)
+        if found != last:
+            _show(found, chosen.output)
+            last = found
+        if not chosen.watch:
+            return 0
+        sleep(WATCH_SECONDS)
+
+
+def _show(found: usage.Usage, form: str) -> None:
+    if form == "table":
+        tables.show(usage_tables.tables(found), usage_tables.lines(found))
+    else:
+        _print(usage.document(found), form)
+
+
+def _print(document: Json, form: str) -> None:
+    # Both write as an escape what a terminal would obey.
+    text = f"{json.dumps(document, indent=2)}\n" if form == "json" else yaml.safe_dump(document, sort_keys=False)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _why(given: options.Split) -> int:
+    parser = _parser("why", "POD|TYPE/NAME ")
+    parser.add_argument("target", metavar="POD|TYPE/NAME", help="a pod, or what makes pods: deployment/my-app")
+    _output(parser)
+    chosen = parser.parse_args(given.rest)
+    asked = target.parse(chosen.target)
+    kubectl = options.kubectl(given.chosen)
+    answer = why.run(Reader(kubectl), options.namespace(kubectl, given.chosen), asked)
+    if chosen.output == "table":
+        _tell(answer)
+    else:
+        _print(_document(answer), chosen.output)
+    return 0 if answer.runs else 1
+
+
+def _tell(answer: why.Answer) -> None:
+    lines = [f"{answer.subject} in {answer.namespace}"]
+    for each in answer.findings:
+        lines.append(f"{_STATES[each.state]:5}  {each.line}")
+        if each.next:
+            lines.append(f"       -> {each.next}")
+    wrong = sum(each.state is State.BAD for each in answer.findings)
+    lines.append(f"{wrong} wrong: begin with the first" if wrong else "it runs on its GPUs")
+    tables.show([], lines)
+
+
+def _document(answer: why.Answer) -> Json:
+    """The form of ``-o json`` and ``-o yaml``, which docs/kubectl.md describes."""
+    findings = [{"state": each.state.value, "line": each.line, "next": each.next or None} for each in answer.findings]
+    return {"subject": answer.subject, "namespace": answer.namespace, "runs": answer.runs, "findings": findings}
+
+
+def _check(given: options.Split) -> int:
+    parser = _parser("check", "")
+    parser.parse_args(given.rest)
+    kubectl = options.kubectl(given.chosen, seconds=30)
+    is_right = verify.run(settings.resolve(os.environ), given.chosen.get("--namespace"), _say, kubectl)
+    if not is_right and not manifests.IN_CHECKOUT:
+        _say("`just` is run in a checkout of bitfusiond")
+    return 0 if is_right else 1
+
+
+def _say(line: str) -> None:
+    tables.show([], [line])

@@ -1,0 +1,91 @@
+"""The words behind ``kubectl bitfusion``: which cluster is meant stands before the command or behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bitfusiond.core import names
+from bitfusiond.core.fields import mapping, objects
+from bitfusiond.errors import ConfigurationError
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, objects_in
+
+COMMANDS = {
+    "status": "who has how many GPU shares, and what is free",
+    "why": "why a pod does not run on its GPUs, or that it does: POD, or TYPE/NAME for what makes pods",
+    "check": "look at every part of an installation, as its operator",
+    "render": "print a YAML file as the webhook would admit it; needs no cluster",
+}
+# kubectl's own: passed on as they are.
+CLUSTER = {
+    "--context": "the context of the kubeconfig to use",
+    "--kubeconfig": "the kubeconfig file to use",
+    "--cluster": "the cluster of the kubeconfig to use",
+    "--user": "the user of the kubeconfig to use",
+}
+NAMESPACE = ("-n", "--namespace")
+OUTPUT = ("-o", "--output")
+OUTPUTS = ("table", "json", "yaml")
+VALUES = (*CLUSTER, *NAMESPACE)
+FILES = ("--kubeconfig",)
+SECONDS = 10  # for one request: a person waits
+
+_FLAGS = {
+    "status": ["-A", "--all-namespaces", "-w", "--watch", *OUTPUT],
+    "why": [*OUTPUT],
+    "render": ["-f", "--file", "--diff", "--clients", "--injection", "--pool", "--delivery", "--total-gpu-memory"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """``command`` is empty where none was given; ``chosen`` are the flags about the cluster; ``rest`` all else."""
+
+    command: str
+    chosen: Mapping[str, str]
+    rest: Sequence[str]
+
+
+def split(words: Sequence[str]) -> Split:
+    """Raises ConfigurationError for a flag that lacks its value."""
+    command, chosen, rest = "", dict[str, str](), list[str]()
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag in VALUES:
+            if not equals and not remaining:
+                raise ConfigurationError(f"{flag} needs a value")
+            chosen["--namespace" if flag in NAMESPACE else flag] = value if equals else remaining.pop(0)
+        elif not command and word in COMMANDS:
+            command = word
+        else:
+            rest.append(word)
+    return Split(command, chosen, rest)
+
+
+def flags(command: str) -> list[str]:
+    return [*VALUES, "--help", *_FLAGS.get(command, [])]
+
+
+def kubectl(chosen: Mapping[str, str], seconds: int = SECONDS) -> Kubectl:
+    """As the flags and KUBECTL say."""
+    given = [f"{flag}={value}" for flag, value in chosen.items() if flag in CLUSTER]
+    return Kubectl(os.environ.get("KUBECTL") or "kubectl", given, seconds)
+
+
+def namespace(kubectl: Kubectl, chosen: Mapping[str, str]) -> str:
+    """The namespace that is meant: the flag's, the context's, ``default``. Raises ConfigurationError."""
+    if given := chosen.get("--namespace"):
+        if not names.is_namespace(given):
+            raise ConfigurationError(f"--namespace: {given!r} is not the name of a namespace")
+        return given
+    try:
+        view = next(iter(objects_in(kubectl.run("config", "view", "--minify", "-o", "json"))), {})
+    except KubectlError as error:
+        if "--context" not in chosen:  # none is needed within a cluster; what else is wrong shows when it is asked
+            return "default"
+        raise ConfigurationError(str(error)) from None
+    context = next(iter(objects(view.get("contexts"))), {})
+    return str(mapping(context, "context").get("namespace") or "default")

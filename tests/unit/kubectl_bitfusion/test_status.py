@@ -1,0 +1,180 @@
+"""``kubectl bitfusion status``: what it asks, what it prints, and what it says of what it may not see."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from bitfusiond.core.pool import slices
+from bitfusiond.kubectl_bitfusion import command, status
+from bitfusiond.kubectl_bitfusion.reader import Reader
+from bitfusiond.operate.kubectl import PAGE, KubectlError
+from tests.fakes.kubectl import Recorded, forbidden
+from tests.fakes.pool import result
+from tests.unit.core.diagnosis.scenes import injected, node, quota, with_claim
+from tests.unit.core.usage.test_usage import held, pool_slice
+from tests.unit.kubectl_bitfusion.conftest import Clusters
+
+Json = dict[str, Any]
+NODES, PODS, MINE = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/team/pods"
+QUOTAS, ALL_QUOTAS = "/api/v1/namespaces/team/resourcequotas", "/api/v1/resourcequotas"
+SLICES, CLAIMS = "/apis/resource.k8s.io/v1/resourceslices", "/apis/resource.k8s.io/v1/resourceclaims"
+MY_CLAIMS = "/apis/resource.k8s.io/v1/namespaces/team/resourceclaims"
+
+
+def named(name: str, namespace: str = "team", on: str | None = "n1", **changed: Any) -> Json:
+    document = injected(on, phase="Running" if on else "Pending")
+    document["metadata"] |= {"name": name, "namespace": namespace, **changed}
+    return document
+
+
+def on_nodes() -> Json:
+    pods = [named("a"), named("b", "other"), named("c", on=None), {"metadata": {"name": "no GPU"}, "spec": {}}]
+    return {NODES: [node("n1", "200"), node("n2", None)], PODS: pods, QUOTAS: [quota(100, 50)], SLICES: [], CLAIMS: []}
+
+
+def in_pool() -> Json:
+    published = [pool_slice("gpu-a", "0"), pool_slice("gpu-b", "0", down=True)]
+    for each in published:
+        each["metadata"]["labels"] = dict(slices.LABELS)
+    claims = [held("c", "a", result("gpu-a", "gpu-0", 60)), held("d", "b", result("gpu-b", "gpu-0", 10))]
+    claims[1]["metadata"]["namespace"] = "other"
+    return {SLICES: published, CLAIMS: claims, MINE: [with_claim(named("a"))], QUOTAS: []}
+
+
+def test_nodes_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster(on_nodes())
+    assert command.main(["status"]) == 0
+    assert capsys.readouterr().out == (
+        "NODE  SHARES  USED  FREE  HELD BY                STATE\n"
+        "n1       200   100   100  other/b 50, team/a 50\n"
+        "\n"
+        "NAMESPACE  POD  PHASE    NODE  SHARES  GPUS\n"
+        "team       a    Running  n1        50\n"
+        "team       c    Pending            50\n"
+        "\n"
+        "NAMESPACE  QUOTA  HARD  USED  LEFT\n"
+        "team       gpus    100    50    50\n"
+        "\n"
+        "100 of 200 shares free (100 = one GPU), counted by each node for itself\n"
+        "in team: 50 shares held, 50 waited for\n"
+    )
+
+
+def test_a_pool_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster(in_pool())
+    assert command.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "SERVER"
+    assert lines[1].split() == ["gpu-a", "10.1.2.3:56001", "0", "Tesla", "V100", "100", "60", "40", "team/a", "60"]
+    assert lines[2].endswith("other/b 10  does not answer since 2026-11-28T10:00:00Z")
+    assert "team       a    Running  n1        50  gpu-a/0 60" in lines
+    assert lines[-2] == "40 of 200 shares free (100 = one GPU), counted by one pool"
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_as_a_document(cluster: Clusters, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    cluster(in_pool())
+    assert command.main(["status", "-o", form]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert (found["counted"], found["shares"], found["used"], found["free"]) == ("pool", 200, 70, 40)
+    assert found["servers"][0]["gpus"][0]["holders"] == [{"namespace": "team", "pod": "a", "shares": 60}]
+
+
+def test_a_namespace_by_its_flag_and_all_of_them(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster({**on_nodes(), ALL_QUOTAS: [quota(100, 50)]})
+    assert command.main(["-n", "other", "status", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["namespace"], [each["name"] for each in found["pods"]]) == ("other", ["b"])
+    assert command.main(["status", "-A", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["namespace"], [each["name"] for each in found["pods"]]) == (None, ["b", "a", "c"])
+
+
+def test_who_may_see_his_own_namespace_alone_is_told_so(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {**on_nodes(), MINE: [named("a")], MY_CLAIMS: []}
+    cluster(paths | {each: forbidden("x") for each in (NODES, PODS, SLICES, CLAIMS)})
+    assert command.main(["status"]) == 0
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "no shares are offered, as far as can be seen",
+        "in team: 50 shares held",
+        "may not read resourceslices: ask the operator",
+        "may not read nodes: ask the operator",
+        "may not read pods and claims of all namespaces, so what is free is not known: ask the operator",
+    ]
+
+
+def test_a_server_that_does_not_answer_ends_it_with_one_line(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster({SLICES: KubectlError("kubectl get: Unable to connect to the server: dial tcp: i/o timeout")})
+    assert command.main(["status"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("kubectl bitfusion: the cluster does not answer: kubectl get: Unable to connect")
+    assert told.count("\n") == 1
+
+
+def test_lists_come_in_pages_and_only_what_is_needed_is_asked_for() -> None:
+    recorded = Recorded({**on_nodes(), PODS: [named(f"p{number}") for number in range(PAGE + 1)]})
+    found = status.read(Reader(recorded), "team")
+    assert len(found.pods) == PAGE + 1
+    asked = [each for each in recorded.asked if each.startswith(f"{PODS}?")]
+    assert len(asked) == 2
+    assert all("fieldSelector=status.phase" in each and f"limit={PAGE}" in each for each in asked)
+    assert any("fieldSelector=spec.driver%3Dbitfusion.io" in each for each in recorded.asked)
+
+
+def test_a_pool_needs_no_list_of_nodes_nor_of_all_pods() -> None:
+    recorded = Recorded(in_pool())
+    status.read(Reader(recorded), "team")
+    assert not [each for each in recorded.asked if each.startswith((f"{PODS}?", NODES))]
+
+
+def test_no_sign_of_an_object_reaches_the_terminal(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = pool_slice("gpu-a", "0")
+    evil["metadata"]["labels"] = dict(slices.LABELS)
+    evil["spec"]["devices"][0]["attributes"]["device_name"] = {"string": "\x1b[2J\x1b]0;owned\x07\u202eV100\n"}
+    cluster({**in_pool(), SLICES: [evil]})
+    for form in ("table", "json", "yaml"):
+        assert command.main(["status", "-o", form]) == 0
+        out = capsys.readouterr().out
+        assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    assert "?[2J?]0;owned??V100?" in _table(cluster, evil, capsys)
+
+
+def _table(cluster: Clusters, published: Json, capsys: pytest.CaptureFixture[str]) -> str:
+    cluster({**in_pool(), SLICES: [published]})
+    command.main(["status"])
+    return capsys.readouterr().out
+
+
+def test_watching_prints_again_what_has_changed(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = cluster(on_nodes())
+    rounds: list[float] = []
+
+    def pause(seconds: float) -> None:
+        rounds.append(seconds)
+        if len(rounds) == 2:
+            recorded.paths[PODS] = []
+        if len(rounds) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "sleep", pause)
+    assert command.main(["status", "--watch"]) == 130
+    assert rounds == [command.WATCH_SECONDS] * 3
+    told = [each for each in capsys.readouterr().out.splitlines() if "shares free" in each]
+    assert told == [
+        "100 of 200 shares free (100 = one GPU), counted by each node for itself",
+        "200 of 200 shares free (100 = one GPU), counted by each node for itself",
+    ]
+
+
+def test_an_empty_cluster(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster({NODES: [], PODS: []})
+    assert command.main(["status"]) == 0
+    assert capsys.readouterr().out == "no shares are offered, as far as can be seen\nin team: 0 shares held\n"
