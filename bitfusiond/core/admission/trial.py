@@ -21,6 +21,9 @@ _LISTED = re.compile(r"[; ]+\* ")  # before each of several causes, once their l
 _FAILED = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)": (?P<why>.*)', re.DOTALL)
 
 
+REFUSED_BY_OTHERS = "refused, not by bitfusiond: "
+
+
 class Outcome(Enum):
     """How the API server answered."""
 
@@ -67,4 +70,4 @@ def judge_error(message: str) -> Proof:
         return Proof(Outcome.REFUSED, f"asked, refused by {match['webhook']}: {match['why']}")
     if (match := _FAILED.search(message)) and _OURS.search(match[0]):
         return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {match['webhook']}: {match['why']}")
-    return Proof(Outcome.OTHER, f"refused, not by bitfusiond: {message}")
+    return Proof(Outcome.OTHER, f"{REFUSED_BY_OTHERS}{message}")

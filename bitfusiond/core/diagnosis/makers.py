@@ -50,21 +50,13 @@ def _idle(facts: MakerFacts) -> str:
     return ""
 
 
-def refusal(message: str, words: str) -> Finding:
-    """From the message of an Event FailedCreate, or of ours."""
-    proof = trial.judge_error(message)
-    if proof.outcome is Outcome.OTHER and "exceeded quota" not in message:
-        return bad(f"its pods are refused: {message}", f"kubectl describe {words}")
-    return webhook.judged(proof, "its pods")
-
-
 def _refused(facts: MakerFacts) -> Iterator[Finding]:
     """What the API server said when a pod was to be made: by the last Event, else by a dry run now."""
     told = said(facts.events, *REFUSALS)
     if isinstance(facts.events, Unread):
         yield facts.events.finding
     if told:
-        yield refusal(told[0], facts.words)
+        yield webhook.judged(trial.judge_error(told[0]), "its pods")
         return
     match facts.trial:
         case Unread():

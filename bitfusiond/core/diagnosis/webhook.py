@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitfusiond.core import names
+from bitfusiond.core.admission import trial
 from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings
-from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
+from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good
 from bitfusiond.core.fields import mapping, objects
 
 _OPERATOR = "an operator runs: kubectl bitfusion check"
@@ -54,20 +55,22 @@ def tried(around: Surroundings) -> Iterator[Finding]:
         case Proof(Outcome.ADMITTED):
             yield good(f"a pod that asks for a GPU in {around.namespace} would be injected now (dry run)")
         case proof:
-            yield judged(proof, "a pod that asks for a GPU (dry run)")
+            yield judged(proof, "pods that ask for a GPU (dry run)")
 
 
 def judged(proof: Proof, what: str) -> Finding:
     """``proof`` of an answer that was no patch."""
     if proof.outcome is Outcome.NOT_ASKED:
-        return bad(f"{what} comes back as it went: the API server does not ask the webhook", _OPERATOR)
+        return bad(f"{what} come back as they went: the API server does not ask the webhook", _OPERATOR)
     if proof.outcome is Outcome.UNREACHABLE:
         return bad(f"{what}: {proof.detail}", _LOOK)
     if proof.outcome is Outcome.REFUSED:
         return bad(f"{what}: {proof.detail}", "mend what the message names, and create it again")
-    if "exceeded quota" in proof.detail:
-        return bad(f"{what}: {proof.detail}", "wait until pods end, ask for less, or have the quota raised")
-    return unknown(f"{what}: {proof.detail}")
+    # kubectl does not always say who refused it.
+    message = proof.detail.removeprefix(trial.REFUSED_BY_OTHERS)
+    if "exceeded quota" in message:
+        return bad(f"{what} are refused: {message}", "wait until pods end, ask for less, or have the quota raised")
+    return bad(f"{what} are refused: {message}", "mend what the message names, and create it again")
 
 
 def not_injected(facts: PodFacts) -> Iterator[Finding]:

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from bitfusiond.core import names
+from tests.real.apiserver.operate.conftest import NODES, PODS, make_node
 from tests.real.harness.apiserver import APIServer, secret_path
-from tests.real.harness.operator import Operator, Result, controllers
+from tests.real.harness.operator import Operator, Result
 from tests.real.harness.tokens import put_tokens, token_files
 from tests.real.harness.webhook import MUTATING, Installation
 
-NODES = "/api/v1/nodes"
-PODS = "/api/v1/namespaces/kube-system/pods"
 CONFIGMAP = "/api/v1/namespaces/bwki/configmaps/bwki-bitfusion-client-configmap"
-READY = [{"type": "Ready", "status": "True"}]
 
 pytestmark = pytest.mark.usefixtures("cluster")
-
-
-@pytest.fixture(scope="module")
-def cluster(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Everything deployed, on one node that is as it should be."""
-    with ExitStack() as stack:
-        directory = tmp_path_factory.mktemp("webhook")
-        installation = Installation(api, directory)
-        put_tokens(api)
-        stack.enter_context(controllers(api))
-        stack.enter_context(installation.ready_replica())
-        stack.enter_context(installation.endpoints_follow())
-        make_node(api, "good", "1000")
-        kubectl = Operator.of_environment(api.write_kubeconfig(directory / "kubeconfig"))
-        assert kubectl.run("deploy").status == 0
-        yield installation
-
-
-def make_node(api: APIServer, name: str, shares: str | None) -> None:
-    """A node with a plugin that is running; ``shares`` None = it never registered."""
-    resources = {"cpu": "1"} | ({names.GPU: shares} if shares else {})
-    status = {"allocatable": resources, "capacity": resources, "conditions": READY}
-    api.create(NODES, {"metadata": {"name": name}, "status": status})
-    container = {"name": "c", "image": "docker.io/bitfusiondeviceplugin/bitfusiond:0.5.0"}
-    labels = {"app.kubernetes.io/name": "bitfusion-device-plugin"}
-    pod = {
-        "metadata": {"name": f"plugin-{name}", "labels": labels},
-        "spec": {"nodeName": name, "containers": [container]},
-    }
-    api.create(PODS, pod)
-    api.merge(f"{PODS}/plugin-{name}/status", {"status": {"conditions": READY}})
 
 
 def remove_node(api: APIServer, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis.finding import State, Unread
 from tests.pods import container, pod
 from tests.unit.core.diagnosis import scenes
@@ -120,7 +121,7 @@ def test_no_webhook_is_configured() -> None:
             "the API server is not told to ask the webhook: there is no MutatingWebhookConfiguration bwki-webhook-cfg",
             CHECK,
         ),
-        ("a pod that asks for a GPU (dry run) comes back as it went: the API server does not ask the webhook", CHECK),
+        ("pods that ask for a GPU (dry run) come back as they went: the API server does not ask the webhook", CHECK),
         ("it was not injected, and will not run on a GPU", AGAIN),
     ]
 
@@ -129,7 +130,7 @@ def test_no_replica_of_the_webhook_answers() -> None:
     found = bad(facts(stored(pod()), around=around(endpoints=[], trial=scenes.UNREACHABLE)))
     look = "kubectl get endpointslices -n bwki -l kubernetes.io/service-name=bwki-webhook-svc"
     assert found[0] == ("no replica of the webhook is ready: the API server cannot ask it", look)
-    assert found[1][0].startswith("a pod that asks for a GPU (dry run): the API server cannot reach bwkimua")
+    assert found[1][0].startswith("pods that ask for a GPU (dry run): the API server cannot reach bwkimua")
 
 
 def test_a_client_that_nobody_has() -> None:
@@ -158,3 +159,10 @@ def test_an_uninjected_pod_of_somebody_who_may_read_nothing_else() -> None:
         "may not read what a dry run says: ask the operator",
     ]
     assert bad(of) == [("it was not injected, and will not run on a GPU", AGAIN)]
+
+
+def test_somebody_else_would_refuse_it_today() -> None:
+    other = Proof(Outcome.OTHER, "refused, not by bitfusiond: pods are forbidden: violates PodSecurity")
+    found = bad(facts(stored(pod()), around=around(trial=other)))
+    told = "pods that ask for a GPU (dry run) are refused: pods are forbidden: violates PodSecurity"
+    assert (told, "mend what the message names, and create it again") in found

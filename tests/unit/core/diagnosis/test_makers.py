@@ -52,11 +52,11 @@ SECURITY = 'Error creating: pods "app-x" is forbidden: violates PodSecurity "res
         ),
         (
             QUOTA,
-            f"its pods: refused, not by bitfusiond: {QUOTA}",
+            f"its pods are refused: {QUOTA}",
             "wait until pods end, ask for less, or have the quota raised",
         ),
         (GONE, "its pods: the API server cannot reach bwkimua.bitfusion.io: no endpoints available", LOOK),
-        (SECURITY, f"its pods are refused: {SECURITY}", DESCRIBE),
+        (SECURITY, f"its pods are refused: {SECURITY}", "mend what the message names, and create it again"),
     ],
 )
 def test_the_last_event_says_why_there_is_no_pod(message: str, told: str, following: str) -> None:
