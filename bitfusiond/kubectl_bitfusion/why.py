@@ -63,13 +63,13 @@ def run(reader: Reader, namespace: str, asked: Target) -> Answer:
 
 
 def _around(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[Catalogue, bool]) -> Surroundings:
+    """All that decides whether a pod is injected."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         about = pool.submit(reader.get, f"/api/v1/namespaces/{namespace}", f"the namespace {namespace}")
         path = f"{in_namespace(_ADMISSION, 'mutatingwebhookconfigurations', '')}/{names.MUTATING_CONFIGURATION}"
         configuration = pool.submit(reader.get, path, "mutatingwebhookconfigurations")
         endpoints = pool.submit(_endpoints, reader)
-        path = in_namespace("v1", "resourcequotas", namespace)
-        quotas = pool.submit(reader.all, path, f"resourcequotas in {namespace}", everything)
+        quotas = pool.submit(_quotas, reader, namespace)
         return Surroundings(
             namespace=namespace,
             about=about.result(),
@@ -80,6 +80,25 @@ def _around(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[
             is_packaged=known[1],
             trial=tried,
         )
+
+
+def _around_injected(reader: Reader, namespace: str) -> Surroundings:
+    """What still matters of it to a pod that was injected."""
+    return Surroundings(
+        namespace=namespace,
+        about=None,
+        configuration=None,
+        endpoints=(),
+        quotas=_quotas(reader, namespace),
+        catalogue=files.load_clients(None),
+        is_packaged=True,
+        trial=Proof(Outcome.ADMITTED, ""),
+    )
+
+
+def _quotas(reader: Reader, namespace: str) -> list[Object] | Unread:
+    path = in_namespace("v1", "resourcequotas", namespace)
+    return reader.all(path, f"resourcequotas in {namespace}", everything)
 
 
 def _endpoints(reader: Reader) -> list[Object] | Unread:
@@ -165,16 +184,11 @@ def _events(reader: Reader, namespace: str, about: set[str]) -> list[Object] | U
 
 
 def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> PodFacts:
-    """Only what can matter: of a pod that is not injected nothing but the webhook, of one that runs no other nodes."""
-    is_injected = pods.is_injected(pod)
-    if is_injected:
-        tried: Proof | Unread = Proof(Outcome.ADMITTED, "")
-        known = files.load_clients(None), True  # it was known to the webhook
-    else:
-        tried, known = _tried(reader.kubectl, proof.pod(namespace, _client(pod))), _catalogue(reader)
-    around = _around(reader, namespace, tried, known)
+    """Only what can matter: of a pod that is not injected the webhook, of one that is placed its node."""
     events = _events(reader, namespace, {uid(pod)})
-    if not is_injected:
+    if not pods.is_injected(pod):
+        tried = _tried(reader.kubectl, proof.pod(namespace, _client(pod)))
+        around = _around(reader, namespace, tried, _catalogue(reader))
         return PodFacts(pod=pod, around=around, maker=maker, events=events)
     uses_pool = bool(mapping(pod, "spec").get("resourceClaims"))
     claims = _claims(reader, namespace, pod)
@@ -183,7 +197,7 @@ def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> P
     waits = not node
     return PodFacts(
         pod=pod,
-        around=around,
+        around=_around_injected(reader, namespace),
         maker=maker,
         events=events,
         node=reader.get(f"/api/v1/nodes/{node}", "nodes") if node else None,
@@ -217,7 +231,7 @@ def _tokens(
         if isinstance(copy, dict):
             noted = mapping(copy, "metadata", "annotations").get(names.COPIED_FROM)
             origin, _, source = str(noted or f"{names.KUBE_SYSTEM}/{name}").partition("/")
-            if source in {*BY_SECRET, names.EARLIER_TOKEN_SECRET}:
+            if names.is_namespace(origin) and source in {*BY_SECRET, names.EARLIER_TOKEN_SECRET}:
                 path = f"{in_namespace('v1', 'secrets', origin)}/{source}"
                 sources[name] = reader.get(path, f"secrets in {origin}, so not whether its token is the right one")
     return copies, sources

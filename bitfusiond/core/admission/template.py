@@ -30,7 +30,7 @@ _TARGETS = {
 }
 
 
-_IMAGE_VOLUME = "bitfusion-client-image"
+IMAGE_VOLUME = "bitfusion-client-image"
 
 
 class Delivery(Enum):
@@ -105,10 +105,10 @@ class Template:
         """
         tree, opt = (_volumes_at(first, option) for option in ("--distro-target", "--opt-target"))
         policy = {"pullPolicy": first["imagePullPolicy"]} if "imagePullPolicy" in first else {}
-        volume = {"name": _IMAGE_VOLUME, "image": {"reference": first["image"], **policy}}
+        volume = {"name": IMAGE_VOLUME, "image": {"reference": first["image"], **policy}}
 
         def mounted(path: str, inside: str) -> Json:
-            return {"name": _IMAGE_VOLUME, "mountPath": path, "subPath": inside.strip("/"), "readOnly": True}
+            return {"name": IMAGE_VOLUME, "mountPath": path, "subPath": inside.strip("/"), "readOnly": True}
 
         mounts = [
             mounted(_OPT, f"{client.tree}{_OPT}")

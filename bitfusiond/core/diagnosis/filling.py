@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.template import IMAGE_VOLUME
 from bitfusiond.core.diagnosis.facts import PodFacts, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
 from bitfusiond.core.fields import Json, mapping, objects, strings
@@ -77,10 +78,10 @@ def last_end(status: Json, container: str) -> Json:
 
 def populated(facts: PodFacts) -> Iterator[Finding]:
     """Whether the client is in its place."""
+    if image := client_image(facts.pod):
+        yield good(f"its client is mounted from the image {image}")
     name = populate_name(facts.pod)
     if name is None:
-        if image := client_image(facts.pod):
-            yield good(f"its client is mounted from the image {image}, and nothing has to be copied")
         return
     status = facts.status
     logs = f"kubectl logs {facts.words} -c {name}"
@@ -98,8 +99,11 @@ def populated(facts: PodFacts) -> Iterator[Finding]:
 
 def client_image(pod: Pod) -> str:
     """The image that the client is mounted from; empty for none."""
-    found = [mapping(each, "image").get("reference") for each in objects(mapping(pod, "spec").get("volumes"))]
-    return next((str(each) for each in found if each), "")
+    for each in objects(mapping(pod, "spec").get("volumes")):
+        # Behind our name stands a number where the pod had a volume of that name.
+        if str(each.get("name")).startswith(IMAGE_VOLUME) and "image" in each:
+            return str(mapping(each, "image").get("reference"))
+    return ""
 
 
 def failure(end: Json, log: str | Unread | None) -> str:

@@ -86,15 +86,22 @@ def _uninjected(facts: PodFacts) -> Iterator[Finding]:
 
 
 def worst(pods: list[Pod]) -> Pod:
-    """The one to look at: one that does not run if there is one, and of these the newest."""
-    return max(pods, key=lambda pod: (not _runs(pod), str(mapping(pod, "metadata").get("creationTimestamp") or "")))
+    """The one to look at: of those that have not ended the newest that does not run, else the newest.
 
-
-def _runs(pod: Pod) -> bool:
-    status = mapping(pod, "status")
-    if status.get("phase") == "Succeeded":
-        return True
-    ready = any(
-        each.get("type") == "Ready" and each.get("status") == "True" for each in objects(status.get("conditions"))
+    Who tries again, or was evicted, leaves pods behind that have ended.
+    """
+    going_on = [each for each in pods if mapping(each, "status").get("phase") not in _ENDED]
+    waiting = [each for each in going_on if not _is_ready(each)]
+    return max(
+        waiting or going_on or pods, key=lambda pod: str(mapping(pod, "metadata").get("creationTimestamp") or "")
     )
-    return bool(status.get("phase") == "Running") and ready
+
+
+_ENDED = ("Succeeded", "Failed")
+
+
+def _is_ready(pod: Pod) -> bool:
+    return any(
+        each.get("type") == "Ready" and each.get("status") == "True"
+        for each in objects(mapping(pod, "status").get("conditions"))
+    )

@@ -48,6 +48,9 @@ def test_the_documented_client_runs_from_its_image_with_its_tokens(mounting: Clu
     (populate,) = stored["spec"]["initContainers"]
     assert "--delivery" in populate["args"]
     assert "copied tokens" in mounting.kubectl("logs", "mounted", "-n", namespace, "-c", "populate")
+    why = mounting.bitfusion("why", "mounted", "-n", namespace)
+    assert why.status == 0
+    assert "ok     its client is mounted from the image " in why.answer
 
 
 def test_a_client_without_tokens_starts_without_an_init_container(

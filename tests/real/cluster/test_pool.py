@@ -129,9 +129,24 @@ def test_gpus_fill_up_and_who_does_not_fit_waits_until_one_ends(
     assert created.status == 0, created.output
     deployed.wait(lambda: "cannot allocate all claims" in _scheduling(deployed, "fifth"), "the scheduler's words")
     assert _phase(deployed, "fifth") == "Pending"
+    _is_told_that_the_pool_is_full(deployed, "fifth")
     deployed.delete("pod", "p40a", namespace)
     deployed.wait(partial(_computes, deployed, "fifth"), "the fifth computes")
     assert _server(deployed, "fifth") == placed["p40a"]
+
+
+def _is_told_that_the_pool_is_full(cluster: Cluster, waiting: str) -> None:
+    why = cluster.bitfusion("why", waiting, "-n", NAMESPACE)
+    assert why.status == 1
+    assert "WRONG  the pool has not what it asks for (40 shares in all): " in why.answer
+    assert "note   the most that is free on one GPU of the pool is 0 shares" in why.answer
+    status = json.loads(cluster.bitfusion("status", "-n", NAMESPACE, "-o", "json").answer)
+    assert (status["counted"], status["used"], status["free"], status["waiting"]) == ("pool", 200, 0, 40)
+    holders = [each["pod"] for server in status["servers"] for each in server["gpus"][0]["holders"]]
+    assert sorted(holders) == ["p40a", "p40b", "p60a", "p60b"]
+    runs = cluster.bitfusion("why", "p60a", "-n", NAMESPACE)
+    assert runs.status == 0
+    assert "ok     it was given 60 shares of GPU 0 of gpu-" in runs.answer
 
 
 def _scheduling(cluster: Cluster, name: str) -> str:
@@ -190,6 +205,9 @@ def test_a_server_that_is_gone_gets_no_more_pods_until_it_is_back(deployed: Clus
         lambda: "gpu-b" in deployed.kubectl("get", "events", "-n", namespace, "--field-selector", about), "the Event"
     )
     assert deployed.life("victim", namespace) == before
+    for pod_name, told in (("victim", "WRONG  GPU server gpu-b ("), ("waits", "note   GPU server gpu-b (")):
+        why = deployed.bitfusion("why", pod_name, "-n", namespace)
+        assert (why.status, told in why.answer) == (1, True)
     deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=1")
     deployed.wait(lambda: _phase(deployed, "waits") == "Running", "the pod that waited runs", 180)
     assert _taints(deployed, "gpu-b") == []

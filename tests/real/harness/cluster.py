@@ -75,6 +75,19 @@ class Cluster:
         print(done.stdout)  # pytest shows it where a test fails
         return Done(done.returncode, done.stdout)
 
+    def bitfusion(self, *words: str) -> Done:
+        """Run ``kubectl bitfusion``; its warnings and errors are in the output, not in the answer."""
+        done = subprocess.run(
+            [_JUST.with_name("kubectl-bitfusion"), *words],
+            env={**os.environ, "KUBECTL": self.kubectl_program},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        print(done.stdout, done.stderr)  # pytest shows it where a test fails
+        return Done(done.returncode, done.stdout + done.stderr, done.stdout)
+
     def run(self, *arguments: str, given: Object | None = None) -> Done:
         """Run kubectl, ``given`` on its standard input."""
         done = subprocess.run(

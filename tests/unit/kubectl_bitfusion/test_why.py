@@ -266,3 +266,19 @@ def test_the_document_is_ascii(cluster: Clusters, capsys: pytest.CaptureFixture[
     cluster(around(**{f"{HERE}/pods/p": injected(None, **scenes.unschedulable("größer"))}))
     assert command.main(["why", "p", "-o", "json"]) == 1
     assert "größer" in json.loads(capsys.readouterr().out)["findings"][3]["line"]
+
+
+def test_no_name_that_somebody_wrote_leads_elsewhere(cluster: Clusters) -> None:
+    """The origin of a copy is an annotation, which people of the namespace can change."""
+    name = scenes.SECRETS[0]
+    strange = scenes.secret(name, "team", origin=f"..?x=/{name}")
+    recorded = cluster(around(**{f"{HERE}/pods/p": injected(**scenes.RUNNING), f"{HERE}/secrets/{name}": strange}))
+    assert command.main(["why", "p"]) == 1
+    assert not [each for each in recorded.asked if ".." in each]
+
+
+def test_a_pod_that_runs_costs_few_questions(cluster: Clusters) -> None:
+    recorded = cluster(around(**{f"{HERE}/pods/p": injected(**scenes.RUNNING)}))
+    assert command.main(["why", "p"]) == 0
+    assert len(recorded.asked) == 10, recorded.asked
+    assert not [each for each in recorded.asked if each.startswith(("/api/v1/pods", "/api/v1/nodes?"))]

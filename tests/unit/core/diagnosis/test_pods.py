@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.template import IMAGE_VOLUME
 from bitfusiond.core.diagnosis import pods
 from bitfusiond.core.diagnosis.facts import PodFacts
 from bitfusiond.core.diagnosis.finding import Finding, State, Unread, is_bad
@@ -74,9 +75,9 @@ def test_a_claim_says_which_gpus_the_pod_was_given() -> None:
 
 def test_a_client_that_is_mounted_needs_no_populate() -> None:
     mounted = injected(**{**scenes.RUNNING, "initContainerStatuses": []})
-    mounted["spec"] |= {"initContainers": [], "volumes": [{"name": "v", "image": {"reference": scenes.IMAGE}}]}
+    mounted["spec"] |= {"initContainers": [], "volumes": [{"name": IMAGE_VOLUME, "image": {"reference": scenes.IMAGE}}]}
     of = facts(mounted, copies={}, sources={})
-    assert f"its client is mounted from the image {scenes.IMAGE}, and nothing has to be copied" in lines(of)
+    assert f"its client is mounted from the image {scenes.IMAGE}" in lines(of)
     assert bad(of) == []
 
 
@@ -207,7 +208,10 @@ def test_an_image_that_cannot_be_pulled() -> None:
 
 def test_an_image_volume_that_cannot_be_had() -> None:
     document = injected(containerStatuses=[state("main", "waiting", reason="ContainerCreating")])
-    document["spec"] |= {"initContainers": [], "volumes": [{"name": "v", "image": {"reference": scenes.IMAGE}}]}
+    document["spec"] |= {
+        "initContainers": [],
+        "volumes": [{"name": IMAGE_VOLUME, "image": {"reference": scenes.IMAGE}}],
+    }
     message = f'Failed to pull image "{scenes.IMAGE}": not found'
     of = facts(document, events=[event("Failed", message)], copies={}, sources={})
     assert bad(of)[0] == (f"the image {scenes.IMAGE}, which holds its client, cannot be had: {message}", DESCRIBE)
@@ -375,6 +379,13 @@ def test_the_pod_to_look_at_is_the_newest_that_does_not_run() -> None:
     found = [_named("a", "1", **ready), _named("b", "2"), _named("c", "3"), _named("d", "4", **ready)]
     assert pods.worst(found)["metadata"]["name"] == "c"
     assert pods.worst([found[0], found[3]])["metadata"]["name"] == "d"
+
+
+def test_what_an_earlier_try_left_behind_is_not_looked_at() -> None:
+    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    ended = [_named("failed", "2", phase="Failed"), _named("done", "3", phase="Succeeded")]
+    assert pods.worst([_named("a", "1", **ready), *ended])["metadata"]["name"] == "a"
+    assert pods.worst(ended)["metadata"]["name"] == "done"
 
 
 def _named(name: str, at: str, **status: Any) -> dict[str, Any]:

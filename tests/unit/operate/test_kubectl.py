@@ -1,0 +1,68 @@
+"""What is asked of kubectl, and what becomes of its answers: a program in its place, no cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitfusiond.operate import checks, kubectl
+from bitfusiond.operate.kubectl import Kubectl, KubectlError
+from tests.fakes.kubectl import Recorded
+
+
+def program(directory: Path, script: str, *options: str) -> Kubectl:
+    file = directory / "kubectl"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return Kubectl(str(file), options)
+
+
+def test_options_stand_before_the_command_and_each_request_has_its_deadline(tmp_path: Path) -> None:
+    asked = program(tmp_path, 'echo "$@"', "--context=c").run("get", "pods")
+    assert asked == "--request-timeout=30s --context=c get pods\n"
+
+
+def test_the_context_that_was_asked_for_is_the_one_that_is_told(tmp_path: Path) -> None:
+    assert checks.context(program(tmp_path, "echo current", "--context=c")) == "c"
+    assert checks.context(program(tmp_path, "echo current")) == "current"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ('Error from server (Forbidden): nodes is forbidden: User "u" cannot list', "Forbidden"),
+        ("Error from server: etcdserver: request timed out", "Unknown"),
+        ("Unable to connect to the server: dial tcp: i/o timeout", ""),
+        ('error: the server doesn\'t have a resource type "x"', "NoKind"),
+    ],
+)
+def test_who_said_no(tmp_path: Path, words: str, reason: str) -> None:
+    (tmp_path / "words").write_text(words)
+    with pytest.raises(KubectlError) as error:
+        program(tmp_path, f"cat {tmp_path}/words >&2; exit 1").raw("/x")
+    assert error.value.reason == reason
+
+
+def test_an_answer_that_is_no_json_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(KubectlError, match=r"^/x: the answer is not JSON: is it a Kubernetes API server\?$"):
+        program(tmp_path, "echo '<html>'").document("/x")
+
+
+def test_a_list_comes_in_pages_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubectl, "PAGE", 2)
+    items: list[dict[str, Any]] = [{"n": number} for number in range(5)]
+    recorded = Recorded({"/x": items})
+    assert [len(page) for page in recorded.pages("/x", labelSelector="a=b")] == [2, 2, 1]
+    assert recorded.asked[0] == "/x?labelSelector=a%3Db&limit=2"
+    assert recorded.asked[1].endswith("&limit=2&continue=2")
+    monkeypatch.setattr(kubectl, "MOST_PAGES", 2)
+    with pytest.raises(KubectlError, match="/x has more than 4 objects: ask for one namespace"):
+        list(recorded.pages("/x"))
+
+
+def test_a_list_of_another_form_is_empty(tmp_path: Path) -> None:
+    for text in ('{"items": "x"}', "[]", json.dumps({"items": [1]})):
+        assert list(program(tmp_path, f"echo '{text}'").pages("/x")) == [[]]
