@@ -24,7 +24,7 @@ from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 
 OVERLAYS = Path(__file__).parents[2] / "manifests" / "overlays"
-GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
+GUARD = OVERLAYS.parent / "guard"
 # What a webhook needs that looks images up.
 IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
 # What webhook and nodes need where the pool is counted once.
@@ -72,12 +72,14 @@ IMAGES_BINDING = Ref("ClusterRoleBinding", IMAGES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
 ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
+_SECRETS_POLICY = Ref("ValidatingAdmissionPolicy", "bitfusiond-webhook-secrets")
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
 
 _OUR_IMAGE = re.compile(rf"{re.escape(DEFAULT_REPO)}/(bitfusiond|bitfusion-client)(?::[A-Za-z0-9_.-]+)?")
 _CONFIGURATIONS = names.CONFIGURATION_KINDS
+_POLICY_KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
 _KUBE_SYSTEM = TokenPlace(names.KUBE_SYSTEM)
@@ -144,7 +146,8 @@ class Stages:
 
     The API server must not ask a webhook that is not ready: it would refuse every pod that opted in. So what makes it
     ask comes last, and the Service before it. The plugin comes when the webhook runs from the same image: an image that
-    no node can pull then costs nobody the plugin that works.
+    no node can pull then costs nobody the plugin that works. ``configurations`` are those of the webhooks, and then the
+    policies: what a webhook of before makes of a pod meanwhile is its own affair.
     """
 
     base: list[Object]
@@ -210,11 +213,11 @@ def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]
     """``documents`` of an overlay, and what an API server of this version wants besides.
 
     Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
-    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policy that RBAC
-    is no substitute for.
+    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policies of
+    manifests/guard.
     """
     if version >= _POLICIES:
-        documents = [*documents, *yaml_documents.load(GUARD.read_text("utf-8"))]
+        documents = [*documents, *_documents(GUARD / "secrets.yaml"), *_documents(GUARD / "pods.yaml")]
     if version < (1, 21):
         return [
             *documents,
@@ -260,9 +263,11 @@ def stages(documents: list[Object]) -> Stages:
     def of(*kinds: str) -> list[Object]:
         return [each for each in documents if each["kind"] in kinds]
 
-    later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
+    asking = (*_CONFIGURATIONS, *_POLICY_KINDS)
+    later = ("Service", *_VARIABLE_OF, *asking)
     needed = [each for each in documents if each["kind"] not in later]
-    return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
+    last = [each for kind in asking for each in of(kind)]
+    return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), last)
 
 
 def _bound(document: Object, values: Values) -> Iterator[Object]:
@@ -295,7 +300,7 @@ def substituted(document: Object, values: Values) -> Object:
         result["metadata"]["namespace"] = values.tokens.namespace
         if values.named is not None and result["kind"] == "Role":
             result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
-    if result["kind"] == "ValidatingAdmissionPolicy":
+    if ref(result) == _SECRETS_POLICY:
         (closed,) = result["spec"]["variables"]
         # In our own namespace the policy lets nothing be written but our own Secrets anyway.
         namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
