@@ -18,10 +18,13 @@ Amounts = Mapping[str, Fraction]
 """How much of each of our resources."""
 
 
-def limits(container: Field) -> dict[str, Fraction]:
-    """What ``container`` limits of our resources."""
+_NONE = Fraction(0)
+
+
+def limits(container: Field, but: frozenset[str] = frozenset()) -> dict[str, Fraction]:
+    """What ``container`` limits of our resources, ``but`` some."""
     found = mapping(container.value, "resources", "limits")
-    return {name: _amount(value) for name, value in found.items() if name.startswith(names.DOMAIN)}
+    return {name: _amount(value) for name, value in found.items() if name.startswith(names.DOMAIN) and name not in but}
 
 
 def effective(init_containers: Iterable[tuple[Field, Amounts]], containers: Iterable[Amounts]) -> dict[str, Fraction]:
@@ -34,19 +37,19 @@ def effective(init_containers: Iterable[tuple[Field, Amounts]], containers: Iter
     largest: dict[str, Fraction] = {}
     for container, amounts in init_containers:
         for resource, amount in amounts.items():
-            before = together.get(resource, Fraction(0))
+            before = together.get(resource, _NONE)
             if container["restartPolicy"].value == "Always":  # a sidecar
                 together[resource] = before + amount
-            largest[resource] = max(largest.get(resource, Fraction(0)), before + amount)
+            largest[resource] = max(largest.get(resource, _NONE), before + amount)
     for amounts in containers:
         for resource, amount in amounts.items():
-            together[resource] = together.get(resource, Fraction(0)) + amount
-    return {key: max(together.get(key, Fraction(0)), largest.get(key, Fraction(0))) for key in together | largest}
+            together[resource] = together[resource] + amount if resource in together else amount
+    return {**together, **{key: max(together.get(key, _NONE), amount) for key, amount in largest.items()}}
 
 
 def problems(wanted: Amounts, nodes: Largest | None, pool: Pool | None) -> Iterator[str]:
     """Why a pod that wants so much would wait for ever; ``nodes`` None = none is known, and nothing is said of them."""
-    amount = wanted.get(names.GPU, Fraction(0))
+    amount = wanted.get(names.GPU, _NONE)
     if pool is not None and amount > pool.shares:  # a node may offer more than the pool has
         yield (
             f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has"
@@ -72,4 +75,4 @@ def _amount(value: object) -> Fraction:
     try:
         return quantity.parse(value)
     except ValueError:  # the API server refuses it with a better message than ours
-        return Fraction(0)
+        return _NONE

@@ -97,10 +97,10 @@ def _wanted(given: Pod) -> capacity.Amounts:
     shares = {each.field.path: Fraction(each.demand.shares) for each in given.gpu_containers}
 
     def amounts(container: Field) -> capacity.Amounts:
-        found = {
-            key: amount for key, amount in capacity.limits(container).items() if key not in names.REQUEST_RESOURCES
-        }
-        return found | ({names.GPU: shares[container.path]} if container.path in shares else {})
+        found = capacity.limits(container, but=names.REQUEST_RESOURCES)
+        if container.path in shares:
+            found[names.GPU] = shares[container.path]
+        return found
 
     return capacity.effective(((each, amounts(each)) for each in given.init_containers), map(amounts, given.containers))
 
