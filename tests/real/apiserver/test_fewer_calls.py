@@ -20,7 +20,7 @@ from bitfusiond.core.admission.validate import validate
 from bitfusiond.operate import checks, manifests
 from tests import DATA, spoilt
 from tests.pods import NAMESPACE, Pod, admitted, container, example, pod, rules
-from tests.real.harness.apiserver import APIServer, Refused
+from tests.real.harness.apiserver import APIServer, Refused, started
 from tests.real.harness.programs import since
 from tests.real.harness.webhook import CONFIGURATIONS, Replica, alone
 from tests.unit.manifests import overlays
@@ -30,9 +30,17 @@ DOCUMENTED = ("pod", "pod-memory", "pod-filter", "pod-injection", "deployment", 
 
 
 @pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[APIServer]:
+    """One whose plugin ServiceAccount looks at pods too, as it does in every cluster."""
+    with started(tmp_path_factory.mktemp("apiserver"), disabled="") as server:
+        since(checks.MATCH_CONDITIONS[1], server.minor, "matchConditions")
+        for namespace in ("default", server.namespace(NAMESPACE)):
+            server.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
+        yield server
+
+
+@pytest.fixture(scope="module")
 def webhook(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
-    since(checks.MATCH_CONDITIONS[1], api.minor, "matchConditions")
-    api.namespace(NAMESPACE)
     made = manifests.build(overlays.overlay("community"), manifests.Values("r", "t", 16000, 1000)).all
     webhooks = [overlays.one(made, kind, name)["webhooks"][0] for _, kind, name, _, _ in CONFIGURATIONS]
     with alone(api, tmp_path_factory.mktemp("webhook"), webhooks) as replica:
@@ -63,6 +71,8 @@ def test_a_thousand_documented_pods_cost_a_thousand_calls_and_others_none(api: A
     for name in itertools.islice(itertools.cycle(DOCUMENTED), 1000):
         stored = api.create(PODS, _free_of_names(example(name)))
         assert stored["metadata"]["annotations"][names.STATUS] == names.STATUS_INJECTED
+        places = [mount["mountPath"] for mount in stored["spec"]["initContainers"][0]["volumeMounts"]]
+        assert places.count("/var/run/secrets/kubernetes.io/serviceaccount") == 1
     after = calls(webhook)
     assert after["mutate"] - before["mutate"] == 1000
     assert after["validate"] == before["validate"]
@@ -100,7 +110,7 @@ def test_the_largest_pod_that_it_recognizes_is_far_from_what_an_expression_may_c
 ) -> None:
     """Beyond its costs the API server refuses a pod."""
     env = [{"name": f"VARIABLE_{number}", "value": "x"} for number in range(255)]
-    mounts = [{"name": "many", "mountPath": f"/many/{number}"} for number in range(59)]
+    mounts = [{"name": "many", "mountPath": f"/many/{number}"} for number in range(58)]
     containers = [
         container(name=f"c{number}", command=["python", "x" * 1900], env=env, volumeMounts=mounts)
         for number in range(7)
