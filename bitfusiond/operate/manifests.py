@@ -26,7 +26,7 @@ from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
 # A link to the directory of the checkout; what pip installs has a copy there.
 OVERLAYS = Path(__file__).parents[1] / "manifests" / "overlays"
 IN_CHECKOUT = (Path(__file__).parents[2] / "justfile").is_file()
-GUARD = OVERLAYS.parent / "guard" / "secrets.yaml"
+GUARD = OVERLAYS.parent / "guard"
 # What a webhook needs that looks images up.
 IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
 # What webhook and nodes need where the pool is counted once.
@@ -74,12 +74,16 @@ IMAGES_BINDING = Ref("ClusterRoleBinding", IMAGES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
 ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
+_COMPLETE = "not-known-to-be-complete"  # a condition of the overlay community
+_NO_MEMORY = "[0].exists(total_gpu_memory"
+_SECRETS_POLICY = Ref("ValidatingAdmissionPolicy", "bitfusiond-webhook-secrets")
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
 _VARIABLE_OF = {"Deployment": TOTAL_GPU_MEMORY, "DaemonSet": RESOURCE_NUMS}
 
 _OUR_IMAGE = re.compile(rf"{re.escape(DEFAULT_REPO)}/(bitfusiond|bitfusion-client)(?::[A-Za-z0-9_.-]+)?")
 _CONFIGURATIONS = names.CONFIGURATION_KINDS
+_POLICY_KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
 _KUBE_SYSTEM = TokenPlace(names.KUBE_SYSTEM)
@@ -146,7 +150,8 @@ class Stages:
 
     The API server must not ask a webhook that is not ready: it would refuse every pod that opted in. So what makes it
     ask comes last, and the Service before it. The plugin comes when the webhook runs from the same image: an image that
-    no node can pull then costs nobody the plugin that works.
+    no node can pull then costs nobody the plugin that works. ``configurations`` are those of the webhooks, and then the
+    policies: what a webhook of before makes of a pod meanwhile is its own affair.
     """
 
     base: list[Object]
@@ -212,11 +217,11 @@ def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]
     """``documents`` of an overlay, and what an API server of this version wants besides.
 
     Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
-    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policy that RBAC
-    is no substitute for.
+    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policies of
+    manifests/guard.
     """
     if version >= _POLICIES:
-        documents = [*documents, *yaml_documents.load(GUARD.read_text("utf-8"))]
+        documents = [*documents, *_documents(GUARD / "secrets.yaml"), *_documents(GUARD / "pods.yaml")]
     if version < (1, 21):
         return [
             *documents,
@@ -262,9 +267,11 @@ def stages(documents: list[Object]) -> Stages:
     def of(*kinds: str) -> list[Object]:
         return [each for each in documents if each["kind"] in kinds]
 
-    later = ("Service", *_VARIABLE_OF, *_CONFIGURATIONS)
+    asking = (*_CONFIGURATIONS, *_POLICY_KINDS)
+    later = ("Service", *_VARIABLE_OF, *asking)
     needed = [each for each in documents if each["kind"] not in later]
-    return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), of(*_CONFIGURATIONS))
+    last = [each for kind in asking for each in of(kind)]
+    return Stages([*needed, *of("Deployment")], of("DaemonSet"), of("Service"), last)
 
 
 def _bound(document: Object, values: Values) -> Iterator[Object]:
@@ -279,15 +286,8 @@ def _bound(document: Object, values: Values) -> Iterator[Object]:
 def substituted(document: Object, values: Values) -> Object:
     """``document`` with our images, the variables and files as ``values`` has them."""
     result: Object = _images(document, values)
-    variable = _VARIABLE_OF.get(result["kind"])
-    if variable is not None:
-        number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
-        for container in result["spec"]["template"]["spec"]["containers"]:
-            container["env"] = with_variable(container.get("env") or [], variable, str(number))
-        if result["kind"] == "Deployment":
-            _choose(result, values)
-        elif values.serves_claims:
-            _serve_claims(result)
+    if result["kind"] in _VARIABLE_OF:
+        _fit_workload(result, values)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
@@ -297,7 +297,10 @@ def substituted(document: Object, values: Values) -> Object:
         result["metadata"]["namespace"] = values.tokens.namespace
         if values.named is not None and result["kind"] == "Role":
             result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
-    if result["kind"] == "ValidatingAdmissionPolicy":
+    if result["kind"] == names.VALIDATING_KIND:
+        for webhook in result["webhooks"]:
+            _fit_conditions(webhook, values)
+    if ref(result) == _SECRETS_POLICY:
         (closed,) = result["spec"]["variables"]
         # In our own namespace the policy lets nothing be written but our own Secrets anyway.
         namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
@@ -305,6 +308,27 @@ def substituted(document: Object, values: Values) -> Object:
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
+
+
+def _fit_workload(workload: Object, values: Values) -> None:
+    variable = _VARIABLE_OF[workload["kind"]]
+    number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
+    for container in workload["spec"]["template"]["spec"]["containers"]:
+        container["env"] = with_variable(container.get("env") or [], variable, str(number))
+    if workload["kind"] == "Deployment":
+        _choose(workload, values)
+    elif values.serves_claims:
+        _serve_claims(workload)
+
+
+def _fit_conditions(webhook: Object, values: Values) -> None:
+    """Which pods are known to be complete: what asks for memory by what a GPU has, and none where claims are needed."""
+    conditions = webhook.get("matchConditions") or []
+    for condition in conditions:
+        expression = condition["expression"]
+        condition["expression"] = expression.replace(_NO_MEMORY, _NO_MEMORY.replace("0", str(values.total_gpu_memory)))
+    if values.pool:
+        webhook["matchConditions"] = [each for each in conditions if each["name"] != _COMPLETE]
 
 
 def _choose(webhook: Object, values: Values) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import effective, optin
+from bitfusiond.core.admission import optin
 from bitfusiond.core.admission.optin import Mode, OptIn
 from bitfusiond.core.diagnosis.facts import Surroundings
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
@@ -63,7 +63,7 @@ def left_over(pod: Pod) -> list[str]:
 
 
 def _resources(container: Json) -> list[str]:
-    return [*effective.limits(Field(container)), *mapping(container, "resources", "requests")]
+    return [*mapping(container, "resources", "limits"), *mapping(container, "resources", "requests")]
 
 
 def values(pod: Pod, around: Surroundings) -> Iterator[Finding]:

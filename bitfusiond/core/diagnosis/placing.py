@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import effective
+from bitfusiond.core.admission import capacity
 from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
 from bitfusiond.core.fields import mapping, objects
@@ -54,7 +54,7 @@ def unschedulable(pod: Pod) -> str | None:
 
 
 def _unplaced(facts: PodFacts, refusal: str) -> Iterator[Finding]:
-    shares = effective.shares(facts.pod)
+    shares = capacity.shares(facts.pod)
     left_over = [each for each in sorted(names.REQUEST_RESOURCES) if f"Insufficient {each}" in refusal]
     if left_over:
         yield bad(f"no node will ever have {', '.join(left_over)}: {refusal}", facts.describe)

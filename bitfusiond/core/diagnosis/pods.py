@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import effective
+from bitfusiond.core.admission import capacity
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.diagnosis import asked, filling, placing, running, webhook
 from bitfusiond.core.diagnosis.facts import PodFacts, said
@@ -26,7 +26,7 @@ def diagnose(facts: PodFacts) -> list[Finding]:
 def is_injected(pod: Pod) -> bool:
     """Whether it carries what the webhook adds: our status alone can be written by anybody."""
     status = mapping(pod, "metadata", "annotations").get(names.STATUS)
-    return bool(status == names.STATUS_INJECTED) and not asked.left_over(pod) and effective.shares(pod) > 0
+    return bool(status == names.STATUS_INJECTED) and not asked.left_over(pod) and capacity.shares(pod) > 0
 
 
 def _walk(facts: PodFacts) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def _walk(facts: PodFacts) -> Iterator[Finding]:
     if not is_injected(pod):
         yield from _uninjected(facts)
         return
-    yield good(f"it was injected, and has {effective.shares(pod)} shares ({names.STATUS} is {names.STATUS_INJECTED})")
+    yield good(f"it was injected, and has {capacity.shares(pod)} shares ({names.STATUS} is {names.STATUS_INJECTED})")
     if mapping(pod, "metadata").get("deletionTimestamp"):
         yield bad("it is being deleted", facts.describe)
     if _is_evicted(pod):

@@ -61,7 +61,7 @@ def tried(around: Surroundings) -> Iterator[Finding]:
 def judged(proof: Proof, what: str) -> Finding:
     """``proof`` of an answer that was no patch."""
     if proof.outcome is Outcome.NOT_ASKED:
-        return bad(f"{what} come back as they went: the API server does not ask the webhook", _OPERATOR)
+        return bad(f"{what}: {proof.detail}", _OPERATOR)
     if proof.outcome is Outcome.UNREACHABLE:
         return bad(f"{what}: {proof.detail}", _LOOK)
     if proof.outcome is Outcome.REFUSED:

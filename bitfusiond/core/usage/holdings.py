@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import effective
+from bitfusiond.core.admission import capacity
 from bitfusiond.core.fields import Json, mapping, objects
 from bitfusiond.core.objects import Node, Pod, ResourceClaim, ResourceSlice
 from bitfusiond.core.pool import allocation, matching, slices
@@ -95,7 +95,7 @@ class PodShares:
 
 def is_counting(pod: Pod) -> bool:
     """Whether Kubernetes counts the shares of a pod: until it has ended."""
-    return mapping(pod, "status").get("phase") not in _ENDED and effective.shares(pod) > 0
+    return mapping(pod, "status").get("phase") not in _ENDED and capacity.shares(pod) > 0
 
 
 def of_pod(pod: Pod, claims: Mapping[tuple[str, str], Sequence[allocation.Result]]) -> PodShares:
@@ -105,7 +105,7 @@ def of_pod(pod: Pod, claims: Mapping[tuple[str, str], Sequence[allocation.Result
     node = mapping(pod, "spec").get("nodeName")
     given = tuple((each.pool, slices.gpu_id(each.device), each.shares) for each in claims.get(where, ()))
     phase = str(mapping(pod, "status").get("phase") or "Unknown")
-    return PodShares(*where, phase, str(node or ""), effective.shares(pod), given)
+    return PodShares(*where, phase, str(node or ""), capacity.shares(pod), given)
 
 
 def by_pod(claims: Iterable[ResourceClaim]) -> dict[tuple[str, str], list[allocation.Result]]:
@@ -176,7 +176,7 @@ def nodes(found: Iterable[Node], pods: Iterable[Pod]) -> tuple[NodeShares, ...]:
         metadata, node = mapping(pod, "metadata"), mapping(pod, "spec").get("nodeName")
         if isinstance(node, str) and is_counting(pod):
             where = str(metadata.get("namespace")), str(metadata.get("name"))
-            held[node].append(Holder(*where, effective.shares(pod)))
+            held[node].append(Holder(*where, capacity.shares(pod)))
     return tuple(
         NodeShares(name, shares, is_open, tuple(sorted(held.get(name, []))))
         for name, shares, is_open in sorted(_offer(each) for each in found)

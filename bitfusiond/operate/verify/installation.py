@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import ConfigMap, Namespace, Object, Service, Workload
 from bitfusiond.core.pool import inventory
 from bitfusiond.files.read import load_yaml
@@ -24,6 +25,14 @@ _COMPARED = {
     "Role": ("rules",),
     "ClusterRoleBinding": ("roleRef", "subjects"),
     "RoleBinding": ("roleRef", "subjects"),
+    "ValidatingAdmissionPolicy": (
+        "spec.failurePolicy",
+        "spec.matchConditions",
+        "spec.matchConstraints.namespaceSelector",
+        "spec.variables",
+        "spec.validations",
+    ),
+    "ValidatingAdmissionPolicyBinding": ("spec.policyName", "spec.validationActions"),
 }
 _WORKLOADS = ("Deployment", "DaemonSet")
 # Looked at by the module `webhooks`
@@ -70,9 +79,9 @@ def outdated(what: Ref) -> Row:
 
 
 def compared(wanted: Object, current: Object) -> Row:
-    """Permissions must be those of the manifests; a ConfigMap must be one that the webhook takes up."""
+    """Permissions and policies must be those of the manifests; a ConfigMap must be one that the webhook takes up."""
     what = ref(wanted)
-    differing = [field for field in _COMPARED.get(wanted["kind"], ()) if wanted.get(field) != current.get(field)]
+    differing = [path for path in _COMPARED.get(wanted["kind"], ()) if _at(wanted, path) != _at(current, path)]
     if differing:
         return Row(str(what), WRONG, f"{' and '.join(differing)}: not as in the manifests", DEPLOY)
     problem = _configmap(what, current)
@@ -87,6 +96,12 @@ def compared(wanted: Object, current: Object) -> Row:
         detail = f"it has no label {manifests.IGNORED}=ignore: its pods may wait for the webhook"
         return Row(str(what), WRONG, detail, DEPLOY)
     return Row(str(what), OK)
+
+
+def _at(document: Object, path: str) -> object:
+    """None for what is absent, and for an empty object: the API server writes one where nothing was said."""
+    *parents, last = path.split(".")
+    return mapping(document, *parents).get(last) or None
 
 
 def _configmap(what: Ref, current: ConfigMap) -> str | None:

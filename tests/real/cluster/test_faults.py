@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -98,6 +99,34 @@ def test_a_webhook_that_is_not_asked(deployed: Cluster) -> None:
     assert "MutatingWebhookConfiguration bwki-webhook-cfg" in found
     assert "just deploy" in found
     assert deployed.just("deploy").status == 0
+
+
+def test_without_a_webhook_the_api_server_itself_refuses_who_opted_in(deployed: Cluster, namespace: str) -> None:
+    deployed.since(30, "ValidatingAdmissionPolicy")
+    half = pod("half", namespace, ["sleep", "60"], deployed.pod_image, amount=1, percent=50)
+    other = {**half, "metadata": {"name": "other", "namespace": namespace}}
+    other["spec"] = {"containers": [{"name": "main", "image": deployed.pod_image, "command": ["sleep", "60"]}]}
+    deployed.kubectl("scale", "deployment", "bitfusion-webhook-deployment", "-n", "bwki", "--replicas=0")
+    try:
+        selector = "app.kubernetes.io/name=bitfusion-webhook"
+        deployed.wait(lambda: not deployed.every("pod", "bwki", selector), "no replica is left")
+        assert "failed calling webhook" in deployed.create(half).output
+        ignore = json.dumps([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}])
+        for kind, name in (
+            ("mutatingwebhookconfiguration", "bwki-webhook-cfg"),
+            ("validatingwebhookconfiguration", "validation.bitfusion.io-cfg"),
+        ):
+            deployed.kubectl("patch", kind, name, "--type=json", "-p", ignore)
+        refused = "bitfusiond's webhook was not asked about it"
+        deployed.wait(lambda: refused in deployed.create(half).output, "nobody is asked any more", 30)
+        assert deployed.create(other).status == 0
+        deployed.delete("mutatingwebhookconfiguration", "bwki-webhook-cfg")
+        deployed.delete("validatingwebhookconfiguration", "validation.bitfusion.io-cfg")
+        assert refused in deployed.create(half).output
+    finally:
+        deployed.kubectl("scale", "deployment", "bitfusion-webhook-deployment", "-n", "bwki", "--replicas=2")
+        assert deployed.just("deploy").status == 0
+    assert deployed.create(half).status == 0
 
 
 def test_a_node_without_a_plugin(deployed: Cluster) -> None:

@@ -148,32 +148,37 @@ def test_a_token_that_is_deleted_while_a_pod_starts(deployed: Cluster, team: str
     try:
         deployed.delete("secret", _CA, team)
         _is_told(deployed, "runs", team, f"WRONG  the token Secret {_CA} is not in namespace {team}")
-        late = _deployment("late", team, pod("x", team, _LONG, deployed.pod_image, amount=1), percent=5)
-        assert deployed.create(late).status == 0
+        _deploy(deployed, "late")
         _is_told(deployed, "deployment/late", team, rf"WRONG  its pods.*Secret kube-system/{_CA} .*is missing")
     finally:
         source["metadata"] = {"name": _CA, "namespace": "kube-system"}
         assert deployed.create(source).status == 0
 
 
+def _deploy(cluster: Cluster, name: str) -> None:
+    document = _deployment(name, _TEAM, pod("x", _TEAM, _LONG, cluster.pod_image, amount=1), percent=5)
+    if not cluster.match_conditions:  # below 1.28 it fails closed where this label is
+        document["spec"]["template"]["metadata"]["labels"][names.MANAGEMENT] = "all"
+    assert cluster.create(document).status == 0
+
+
 def test_a_webhook_that_is_away_and_one_that_is_not_configured(deployed: Cluster, team: str) -> None:
     kind, name = "mutatingwebhookconfiguration", names.MUTATING_CONFIGURATION
     deployed.scale_webhook(0)
-    away = _deployment("away", team, pod("x", team, _LONG, deployed.pod_image, amount=1), percent=5)
-    if not deployed.match_conditions:  # below 1.28 it fails closed where this label is
-        away["spec"]["template"]["metadata"]["labels"][names.MANAGEMENT] = "all"
-    assert deployed.create(away).status == 0
+    _deploy(deployed, "away")
     _is_told(deployed, "deployment/away", team, r"WRONG  its pods: the API server cannot reach bwkimua")
     for each in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
         deployed.kubectl("delete", each, name if each == kind else names.VALIDATING_CONFIGURATION)
+    not_told = r"WRONG  the API server is not told to ask the webhook"
+    if deployed.minor >= 30:
+        _deploy(deployed, "guarded")
+        guard = r"WRONG  its pods.*: refused by the policy bitfusiond-pods: .* was not asked about it"
+        _is_told(deployed, "deployment/guarded", team, not_told, guard)
+        deployed.kubectl("delete", "validatingadmissionpolicybinding", "bitfusiond-pods")
     early = pod("early", team, _LONG, deployed.pod_image, amount=1)
     deployed.wait(lambda: deployed.create(early).status == 0, "nobody is asked any more", 30)
     _is_told(
-        deployed,
-        "early",
-        team,
-        r"WRONG  the API server is not told to ask the webhook",
-        r"WRONG  pods that ask for a GPU \(dry run\) come back as they went",
+        deployed, "early", team, not_told, r"WRONG  pods that ask for a GPU \(dry run\): the API server did not ask"
     )
     done = deployed.just("deploy")
     assert done.status == 0, done.output

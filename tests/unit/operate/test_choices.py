@@ -265,7 +265,11 @@ def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_know
 
 def test_what_the_webhook_may_write_is_a_policy_where_the_api_server_has_such() -> None:
     made = manifests.fitting([], "community", (1, 30))
-    assert [each["kind"] for each in made] == ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
+    kinds = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
+    assert [each["kind"] for each in made] == kinds * 2
+    assert [each["kind"] for each in manifests.build(made, manifests.Values("r", "t", 0, 1)).configurations] == sorted(
+        kinds * 2
+    )
     assert manifests.fitting([], "community", (1, 29)) == []
 
 
@@ -369,7 +373,12 @@ def test_copies_are_permitted_where_they_may_be(allowed: str, absent: tuple[str,
 )
 def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: set[str]) -> None:
     values, _ = chosen({"TOKEN_NAMESPACE": tokens}, None)
-    policy, _ = manifests.build(manifests.fitting([], "community", (1, 30)), values).all
+    made = manifests.build(manifests.fitting([], "community", (1, 30)), values).all
+    (policy,) = [
+        each
+        for each in made
+        if each["metadata"]["name"] == "bitfusiond-webhook-secrets" and "variables" in each["spec"]
+    ]
     (variable,) = policy["spec"]["variables"]
     assert variable["name"] == "closed"
     assert set(ast.literal_eval(variable["expression"])) == closed

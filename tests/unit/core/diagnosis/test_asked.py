@@ -121,7 +121,7 @@ def test_no_webhook_is_configured() -> None:
             "the API server is not told to ask the webhook: there is no MutatingWebhookConfiguration bwki-webhook-cfg",
             CHECK,
         ),
-        ("pods that ask for a GPU (dry run) come back as they went: the API server does not ask the webhook", CHECK),
+        ("pods that ask for a GPU (dry run): the API server did not ask the webhook", CHECK),
         ("it was not injected, and will not run on a GPU", AGAIN),
     ]
 

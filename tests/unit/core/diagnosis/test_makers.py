@@ -38,6 +38,10 @@ DENIED = (
 )
 QUOTA = 'Error creating: pods "app-x" is forbidden: exceeded quota: gpus, requested: requests.bitfusion.io/gpu=50'
 GONE = 'Error creating: Internal error occurred: failed calling webhook "bwkimua.bitfusion.io": no endpoints available'
+GUARD = (
+    "Error creating: pods \"app-x\" is forbidden: ValidatingAdmissionPolicy 'bitfusiond-pods' with binding"
+    " 'bitfusiond-pods' denied request: the pod opted in to GPUs, and bitfusiond's webhook was not asked about it"
+)
 SECURITY = 'Error creating: pods "app-x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot'
 
 
@@ -54,6 +58,12 @@ SECURITY = 'Error creating: pods "app-x" is forbidden: violates PodSecurity "res
             QUOTA,
             f"its pods are refused: {QUOTA}",
             "wait until pods end, ask for less, or have the quota raised",
+        ),
+        (
+            GUARD,
+            "its pods: refused by the policy bitfusiond-pods: the pod opted in to GPUs, and bitfusiond's webhook was not"
+            " asked about it",
+            "an operator runs: kubectl bitfusion check",
         ),
         (GONE, "its pods: the API server cannot reach bwkimua.bitfusion.io: no endpoints available", LOOK),
         (SECURITY, f"its pods are refused: {SECURITY}", "mend what the message names, and create it again"),
