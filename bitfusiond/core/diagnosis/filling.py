@@ -14,6 +14,7 @@ from bitfusiond.core.fields import Json, mapping, objects, strings
 from bitfusiond.core.objects import Pod
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content
+from bitfusiond.core.usage.quotas import number
 
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
 _LONGEST_LINE = 64 * 1024  # characters of a log that are worth parsing
@@ -228,4 +229,4 @@ def plugin(facts: PodFacts) -> Iterator[Finding]:
         elif shares is None:
             yield unknown(f"node {name} offers no {names.GPU}: its plugin does not run")
         else:
-            yield good(f"the plugin of node {name} is well: it offers {shares} shares")
+            yield good(f"the plugin of node {name} is well: it offers {number(shares)} shares")

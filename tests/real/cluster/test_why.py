@@ -40,7 +40,7 @@ def team(deployed: Cluster, tokens: Path) -> Iterator[str]:
         deployed.kill_pods(each)
         deployed.kubectl("delete", "namespace", each, "--wait=false")
     assert deployed.just("tokens", str(tokens)).status == 0
-    assert deployed.just("deploy").status == 0
+    deployed.kubectl("rollout", "status", "daemonset/bitfusion-device-plugin", "-n", "kube-system", "--timeout=90s")
 
 
 def _make(cluster: Cluster) -> None:
@@ -121,7 +121,7 @@ _CAUSES = {
     "plain": (r"WRONG  it does not ask for a GPU", r'       -> put auto-management/bitfusion: "all"'),
     "deployment/refused": (r"WRONG  its pods.* 101 is not an integer from 1 to 100",),
     "largest": (r"WRONG  no node has the 1000 shares", r"note   the most that is free on one node is \d+ of 1000"),
-    "no-distro": (r"WRONG  populate failed: .*there is no distro", r"       -> kubectl logs no-distro"),
+    "no-distro": (r"WRONG  populate failed: --distros: .*there is no client", r"       -> kubectl logs no-distro"),
     "no-image": (r"WRONG  the image localhost/nobody:none of main cannot be pulled \(ErrImageNeverPull\)",),
     "stale": (r"WRONG  main ended: exit status 3", r"WRONG  main says: error: context deadline exceeded"),
 }

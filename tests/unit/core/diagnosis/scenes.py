@@ -77,7 +77,8 @@ def facts(document: Json, **changed: Any) -> PodFacts:
     of = changed.pop("around", around())
     secrets = {name: secret(name, TEAM) for name in SECRETS}
     sources = {name: secret(name, names.KUBE_SYSTEM, origin=None) for name in SECRETS}
-    usual: Json = {"copies": secrets, "sources": sources, "node": node("n1"), "logs": {}}
+    # So the API server writes a thousand.
+    usual: Json = {"copies": secrets, "sources": sources, "node": node("n1", "1k"), "logs": {}}
     return PodFacts(pod=document, around=of, **(usual | changed))
 
 
