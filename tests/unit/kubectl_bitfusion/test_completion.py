@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitfusiond.kubectl_bitfusion import completion
+from bitfusiond.kubectl_bitfusion import command, completion
 from tests.fakes.kubectl import forbidden
 from tests.unit.kubectl_bitfusion.conftest import Clusters
 
@@ -69,3 +69,12 @@ def test_a_name_with_signs_of_a_terminal_is_made_plain(cluster: Clusters, capsys
     cluster({"/api/v1/namespaces": [{"metadata": {"name": "a\x1b[2J\nb"}}]})
     assert completion.main(["status", "-n", ""]) == 0
     assert capsys.readouterr().out.splitlines() == ["a?[2J?b", NO_FILES]
+
+
+def test_the_file_of_just_build_completes_under_its_other_name(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster({})
+    monkeypatch.setattr("sys.argv", ["/usr/local/bin/kubectl_complete-bitfusion", "st"])
+    assert command.main() == 0
+    assert capsys.readouterr().out.splitlines() == ["status", NO_FILES]
