@@ -11,18 +11,30 @@ from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis import asked, placing, webhook
 from bitfusiond.core.diagnosis.facts import MakerFacts, said, template
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, is_bad, unknown
-from bitfusiond.core.fields import mapping
+from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.objects import Object
+from bitfusiond.core.text import shown
 
 # Reasons of Events about what makes pods: its controller's, and ours.
 REFUSALS = ("FailedCreate", names.EVENT_REFUSED)
 
 
 def diagnose(facts: MakerFacts) -> list[Finding]:
-    """Findings, one of them bad at least: it has no pod."""
+    """Findings, one of them bad at least: it has no pod. Only a Job may have done its work without one."""
+    if _is_complete(facts.document):
+        return [good("it has done its work, and its pods are gone")]
     found = list(_walk(facts))
-    if not is_bad(found):
+    schedule = mapping(facts.document, "spec").get("schedule")
+    if not is_bad(found) and schedule is not None:
+        found.append(bad(f"it has no pod now: its schedule is {shown(schedule)}", f"kubectl describe {facts.words}"))
+    elif not is_bad(found):
         found.append(bad("it has made no pod, and nothing says why", f"kubectl describe {facts.words}"))
     return found
+
+
+def _is_complete(document: Object) -> bool:
+    conditions = objects(mapping(document, "status").get("conditions"))
+    return any(each.get("type") == "Complete" and each.get("status") == "True" for each in conditions)
 
 
 def _walk(facts: MakerFacts) -> Iterator[Finding]:

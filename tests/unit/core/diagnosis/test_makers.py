@@ -125,3 +125,14 @@ def test_one_of_which_nothing_says_why() -> None:
         "may not read events in team: ask the operator",
         "may not read what a dry run says: ask the operator",
     ]
+
+
+def test_a_job_that_has_done_its_work_needs_no_pod() -> None:
+    done = deployment() | {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    (finding,) = makers.diagnose(facts(done))
+    assert (finding.state, finding.line) == (State.GOOD, "it has done its work, and its pods are gone")
+
+
+def test_a_cron_job_between_two_runs() -> None:
+    job = {"metadata": {"name": "app"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": pod()}}}}
+    assert bad(facts(job)) == [("it has no pod now: its schedule is 0 3 * * *", DESCRIBE)]
