@@ -76,7 +76,7 @@ def scene(draw: st.DrawFn) -> PodFacts:
 
 
 @hypothesis.given(scene())
-@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.settings(max_examples=1000, deadline=None)
 def test_no_object_of_a_wrong_form_is_an_error(given: PodFacts) -> None:
     found = pods.diagnose(given)
     assert found
