@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.usage import quotas
 from tests.real.cluster.examples import pod
 from tests.real.harness.cluster import Cluster
 
@@ -162,35 +163,48 @@ def _deploy(cluster: Cluster, name: str) -> None:
     assert cluster.create(document).status == 0
 
 
-def test_a_webhook_that_is_away_and_one_that_is_not_configured(deployed: Cluster, team: str) -> None:
-    kind, name = "mutatingwebhookconfiguration", names.MUTATING_CONFIGURATION
-    deployed.scale_webhook(0)
-    _deploy(deployed, "away")
-    _is_told(deployed, "deployment/away", team, r"WRONG  its pods: the API server cannot reach bwkimua")
-    for each in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
-        deployed.kubectl("delete", each, name if each == kind else names.VALIDATING_CONFIGURATION)
-    not_told = r"WRONG  the API server is not told to ask the webhook"
-    if deployed.minor >= 30:
-        _deploy(deployed, "guarded")
-        guard = r"WRONG  its pods.*: refused by the policy bitfusiond-pods: .* was not asked about it"
-        _is_told(deployed, "deployment/guarded", team, not_told, guard)
-        deployed.kubectl("delete", "validatingadmissionpolicybinding", "bitfusiond-pods")
-    early = pod("early", team, _LONG, deployed.pod_image, amount=1)
-    deployed.wait(lambda: deployed.create(early).status == 0, "nobody is asked any more", 30)
-    _is_told(
-        deployed, "early", team, not_told, r"WRONG  pods that ask for a GPU \(dry run\): the API server did not ask"
-    )
-    done = deployed.just("deploy")
-    assert done.status == 0, done.output
-    _is_told(deployed, "early", team, r"WRONG  it was created \(.*\) before the webhook was there")
-
-
-def test_servers_that_do_not_answer(deployed: Cluster, team: str, server: str) -> None:
+def test_a_webhook_that_is_away_or_not_configured_and_servers_that_do_not_answer(
+    deployed: Cluster, team: str, server: str
+) -> None:
+    """Together, as the plugin gives servers half a minute."""
     with socket.create_server(("0.0.0.0", 0)) as closed:
         port = closed.getsockname()[1]
     conf = yaml.safe_dump({"servers": [{"addresses": [f"{server.rpartition(':')[0]}:{port}"]}]})
     with _other_servers(deployed, conf):
+        try:
+            _without_a_webhook(deployed, team)
+        finally:
+            done = deployed.just("deploy")
+        assert done.status == 0, done.output
+        _is_told(deployed, "early", team, r"WRONG  it was created \(.*\) before the webhook was there")
         _is_told(deployed, "runs", team, rf"WRONG  node \S+ offers 0 {names.GPU}", seconds=90)
+
+
+def _without_a_webhook(cluster: Cluster, team: str) -> None:
+    probe = pod("probe", team, _LONG, cluster.pod_image, amount=1)
+    cluster.scale_webhook(0)
+    # A replica that ends may still be asked.
+    gone = "failed calling webhook"
+    cluster.wait(lambda: gone in cluster.run("create", "--dry-run=server", "-f", "-", given=probe).output, gone)
+    _deploy(cluster, "away")
+    _is_told(cluster, "deployment/away", team, r"WRONG  its pods: the API server cannot reach bwkimua")
+    cluster.kubectl("delete", "mutatingwebhookconfiguration", names.MUTATING_CONFIGURATION)
+    cluster.kubectl("delete", "validatingwebhookconfiguration", names.VALIDATING_CONFIGURATION)
+    not_told = r"WRONG  the API server is not told to ask the webhook"
+    if cluster.minor >= 30:
+        _deploy(cluster, "guarded")
+        guard = r"WRONG  its pods.*: refused by the policy bitfusiond-pods: .* was not asked about it"
+        _is_told(cluster, "deployment/guarded", team, not_told, guard)
+        cluster.kubectl("delete", "validatingadmissionpolicybinding", "bitfusiond-pods")
+    early = pod("early", team, _LONG, cluster.pod_image, amount=1)
+    cluster.wait(lambda: cluster.create(early).status == 0, "nobody is asked any more", 30)
+    tried = r"WRONG  pods that ask for a GPU \(dry run\): the API server did not ask"
+    _is_told(cluster, "early", team, not_told, tried)
+
+
+def _offered(cluster: Cluster) -> int:
+    (node,) = cluster.every("node", "")
+    return quotas.number(node["status"]["allocatable"].get(names.GPU))
 
 
 @contextmanager
@@ -202,6 +216,8 @@ def _other_servers(cluster: Cluster, conf: str) -> Iterator[None]:
     cluster.kubectl(*patch, json.dumps({"stringData": {names.SERVERS_CONF: conf}}))
     cluster.kubectl("delete", "pod", *selector)
     try:
+        cluster.wait(lambda: _offered(cluster) == 0, "the plugin has ended", 30)
+        cluster.wait(lambda: _offered(cluster) > 0, "the new one is registered, and gives the servers their time", 30)
         yield
     finally:
         cluster.kubectl(*patch, json.dumps({"data": before}))
