@@ -43,12 +43,16 @@ def _walk(facts: MakerFacts) -> Iterator[Finding]:
         return
     around, pod = facts.around, template(facts.document)
     yield from asked.annotation(pod, around, facts.document)
-    if asked.read(pod, around.namespace).mode not in {None, Mode.NONE}:
+    if _asks(facts) not in {None, Mode.NONE}:
         yield from asked.values(pod, around)
         yield from asked.namespace(around)
         yield from webhook.configured(around)
     yield from _refused(facts)
     yield from placing.by_quota(around)
+
+
+def _asks(facts: MakerFacts) -> Mode | None:
+    return asked.read(template(facts.document), facts.around.namespace).mode
 
 
 def _idle(facts: MakerFacts) -> str:
@@ -75,7 +79,7 @@ def _refused(facts: MakerFacts) -> Iterator[Finding]:
             yield facts.trial.finding
         case Proof(Outcome.ADMITTED):
             yield good("a pod of it would be admitted now (dry run)")
-        case Proof(Outcome.NOT_ASKED):
+        case Proof(Outcome.NOT_ASKED) if _asks(facts) is Mode.NONE:
             yield unknown("a pod of it would be stored as it is (dry run)")
         case proof:
             yield webhook.judged(proof, "its pods (dry run)")

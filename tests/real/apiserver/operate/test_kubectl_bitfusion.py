@@ -20,12 +20,13 @@ from bitfusiond.core import names
 from bitfusiond.core.pool.inventory import Gpu, Server
 from bitfusiond.core.pool.slices import resource_slice
 from tests import ROOT
+from tests.fakes.processes import wait_until
 from tests.pods import container, pod
 from tests.real.apiserver.operate.conftest import READY
 from tests.real.harness import programs
 from tests.real.harness.apiserver import RBAC, APIServer
 from tests.real.harness.operator import Operator
-from tests.real.harness.webhook import Installation
+from tests.real.harness.webhook import CONFIGURATIONS, Installation
 
 Json = dict[str, Any]
 COMPLETES = 26  # kubectl asks plugins for completions from here on
@@ -145,6 +146,29 @@ def test_what_makes_pods_and_has_none_is_tried_by_a_dry_run(api: APIServer, admi
     (told,) = [each for each in lines if each.startswith("WRONG")]
     assert told.startswith("WRONG  its pods (dry run) are refused: ")
     assert "[bitfusion.io/gpu-percent]: 101 is not an integer from 1 to 100" in told
+
+
+def test_without_a_webhook_the_policy_refuses_and_is_told_by_its_name(
+    api: APIServer, admin: User, operator: Operator, team: str
+) -> None:
+    programs.since(30, api.minor, "ValidatingAdmissionPolicy")
+    _deployment(api, team, **{names.GPU_AMOUNT: "1", names.GPU_PERCENT: "50"})
+    for path, _, name, _, _ in CONFIGURATIONS:
+        api.request("DELETE", f"{path}/{name}")
+    try:
+        lines: list[str] = []
+
+        def told() -> bool:
+            lines[:] = admin.bitfusion("why", "deployment/app", "-n", team)[1]
+            return any("refused by the policy bitfusiond-pods: " in each for each in lines)
+
+        wait_until(told, "the API server asks nobody any more")
+        assert f"WRONG  the API server is not told to ask the webhook: there is no {names.MUTATING_KIND}" in "".join(
+            lines
+        )
+        assert "       -> an operator runs: kubectl bitfusion check" in lines
+    finally:
+        assert operator.run("deploy").status == 0
 
 
 def test_a_quota_that_is_used_up(api: APIServer, admin: User, team: str) -> None:

@@ -89,6 +89,18 @@ def test_without_an_event_a_dry_run_of_its_pod_says_it() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "proof", [scenes.NOT_ASKED, Proof(Outcome.NOT_ASKED, "refused by the policy bitfusiond-pods: not asked")]
+)
+def test_a_webhook_that_is_not_asked_about_its_pods(proof: Proof) -> None:
+    assert bad(facts(trial=proof)) == [
+        (f"its pods (dry run): {proof.detail}", "an operator runs: kubectl bitfusion check")
+    ]
+    plain = deployment({"metadata": {}, "spec": {}})
+    told = [each.line for each in makers.diagnose(facts(plain, trial=proof))]
+    assert "a pod of it would be stored as it is (dry run)" in told
+
+
 def test_the_quota_says_what_is_left() -> None:
     of = facts(around=around(quotas=[quota(50, 50)]), events=[event("FailedCreate", QUOTA)])
     assert "quota gpus: 50 of 50 shares used, 0 left" in [each.line for each in makers.diagnose(of)]
