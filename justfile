@@ -18,6 +18,7 @@ images := "env IMAGE_REPO=" + quote(repo) + " IMAGE_TAG=" + quote(tag) + " image
 export PACKAGES := env("PACKAGES", "")
 export BASE := env("BASE", "")
 export BUILD_BASE := env("BUILD_BASE", "")
+export PLATFORMS := env("PLATFORMS", "")
 export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
 export COSIGN_KEY := env("COSIGN_KEY", "")
 
