@@ -61,6 +61,10 @@ setup:
 demo *ARGS: setup
     @{{ bin }}/python -m tests.tools.demo "$@"
 
+# Make docs/demo.md anew, the demo as it ran.
+record: setup
+    @{{ bin }}/python -m tests.tools.demo.record
+
 # Run the tests. ARGS go to pytest.
 test *ARGS: setup
     {{ bin }}/python -m pytest "$@"
@@ -85,6 +89,10 @@ bench *ARGS: setup
 fuzz *ARGS: setup
     @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ install }} --require-hashes --requirement requirements-fuzz.txt
     @{{ bin }}/python -m tests.tools.fuzz "$@"
+
+# Make the pictures of docs/pictures anew, of the sources beside them; wants graphviz.
+pictures: setup
+    {{ bin }}/python -m tests.tools.pictures
 
 # Make the gRPC code of proto/ anew.
 proto: setup
