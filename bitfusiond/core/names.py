@@ -8,6 +8,9 @@ import re
 MANAGEMENT = "auto-management/bitfusion"
 STATUS = "auto-management/status"
 STATUS_INJECTED = "injected"
+# Written by us, where more was added than the packaged template adds: /validate is to be asked in any case.
+VALIDATE = "bitfusion.io/validate"
+VALIDATE_ALWAYS = "always"
 MIRROR = "kubernetes.io/config.mirror"  # Kubernetes' own
 CLIENT_OS = "bitfusion-client/os"
 CLIENT_VERSION = "bitfusion-client/version"

@@ -6,8 +6,10 @@ import contextlib
 import email.utils
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import h11
@@ -178,7 +180,7 @@ class Conversation:
         headers = [
             ("content-type", response.content_type),
             ("content-length", str(len(response.body))),
-            ("date", email.utils.formatdate(usegmt=True)),
+            ("date", _date(int(time.time()))),
             *response.headers,
         ]
         is_last |= self._shared.closes_keepalives() or trio.current_time() >= self._old_at or not self._is_read()
@@ -202,6 +204,11 @@ class Conversation:
             with contextlib.suppress(h11.RemoteProtocolError):
                 self._http.next_event()
         return self._http.their_state not in {h11.IDLE, h11.SEND_BODY, h11.ERROR}
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 async def _linger(stream: Stream) -> None:

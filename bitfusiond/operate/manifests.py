@@ -72,6 +72,8 @@ IMAGES_BINDING = Ref("ClusterRoleBinding", IMAGES_ROLE)
 # Of the Role and the ClusterRole that a webhook with --tls-cert does without, and of their bindings.
 CERTIFICATES_ROLE = "bitfusiond-webhook-certificates"
 ABSENT = "ALLOW_NAMESPACES names it, and it is not there: the webhook is not permitted to copy tokens into it"
+_COMPLETE = "not-known-to-be-complete"  # a condition of the overlay community
+_NO_MEMORY = "[0].exists(total_gpu_memory"
 _SECRETS_POLICY = Ref("ValidatingAdmissionPolicy", "bitfusiond-webhook-secrets")
 NETWORK_POLICY = Ref("NetworkPolicy", "bitfusion-webhook", names.NAMESPACE)
 _CONFIGURATION = "/etc/bitfusiond"  # where the webhook finds its files
@@ -282,15 +284,8 @@ def _bound(document: Object, values: Values) -> Iterator[Object]:
 def substituted(document: Object, values: Values) -> Object:
     """``document`` with our images, the variables and files as ``values`` has them."""
     result: Object = _images(document, values)
-    variable = _VARIABLE_OF.get(result["kind"])
-    if variable is not None:
-        number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
-        for container in result["spec"]["template"]["spec"]["containers"]:
-            container["env"] = with_variable(container.get("env") or [], variable, str(number))
-        if result["kind"] == "Deployment":
-            _choose(result, values)
-        elif values.serves_claims:
-            _serve_claims(result)
+    if result["kind"] in _VARIABLE_OF:
+        _fit_workload(result, values)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
             result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
@@ -300,6 +295,9 @@ def substituted(document: Object, values: Values) -> Object:
         result["metadata"]["namespace"] = values.tokens.namespace
         if values.named is not None and result["kind"] == "Role":
             result["rules"][0]["resourceNames"] += names.TOKEN_SECRETS.values()
+    if result["kind"] == names.VALIDATING_KIND:
+        for webhook in result["webhooks"]:
+            _fit_conditions(webhook, values)
     if ref(result) == _SECRETS_POLICY:
         (closed,) = result["spec"]["variables"]
         # In our own namespace the policy lets nothing be written but our own Secrets anyway.
@@ -308,6 +306,27 @@ def substituted(document: Object, values: Values) -> Object:
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
+
+
+def _fit_workload(workload: Object, values: Values) -> None:
+    variable = _VARIABLE_OF[workload["kind"]]
+    number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
+    for container in workload["spec"]["template"]["spec"]["containers"]:
+        container["env"] = with_variable(container.get("env") or [], variable, str(number))
+    if workload["kind"] == "Deployment":
+        _choose(workload, values)
+    elif values.serves_claims:
+        _serve_claims(workload)
+
+
+def _fit_conditions(webhook: Object, values: Values) -> None:
+    """Which pods are known to be complete: what asks for memory by what a GPU has, and none where claims are needed."""
+    conditions = webhook.get("matchConditions") or []
+    for condition in conditions:
+        expression = condition["expression"]
+        condition["expression"] = expression.replace(_NO_MEMORY, _NO_MEMORY.replace("0", str(values.total_gpu_memory)))
+    if values.pool:
+        webhook["matchConditions"] = [each for each in conditions if each["name"] != _COMPLETE]
 
 
 def _choose(webhook: Object, values: Values) -> None:

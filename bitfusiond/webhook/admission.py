@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -12,12 +12,13 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bitfusiond import logs
-from bitfusiond.core.admission import images, review
-from bitfusiond.core.admission.decision import Refusal, Rules, Untouched
+from bitfusiond.core.admission import capacity, images, review
+from bitfusiond.core.admission.capacity import Largest
+from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.images import Needed
-from bitfusiond.core.admission.mutate import mutate
+from bitfusiond.core.admission.mutate import ALREADY_INJECTED, mutate
 from bitfusiond.core.admission.review import BadRequestError, Review
-from bitfusiond.core.admission.validate import Largest, validate
+from bitfusiond.core.admission.validate import Verdict, validate
 from bitfusiond.core.images.image import NONE, Images
 from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.text import cut
@@ -289,34 +290,50 @@ class Admission:
     def _mutate(self, request: Review, looked_up: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = mutate(request.object, request.namespace, self._rules(), looked_up)
+        rules, nodes = self._rules(), self._surroundings.largest_node()
+        verdict = mutate(request.object, request.namespace, rules, looked_up)
         match verdict:
             case Refusal():
                 return _refused(request, "invalid pod", verdict.problems)
+            case Untouched(reason) if verdict == ALREADY_INJECTED:
+                # A copy of a pod that was mutated once, or ours that another webhook has changed since. Where the API
+                # server sees that it is complete, nobody asks /validate about it.
+                given = validate(request.object, request.namespace, rules, nodes, is_final=False)
+                return _of_whole(request, given, ("untouched", reason))
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
-        body = review.allow(request, verdict.operations, verdict.warnings)
-        if len(body) > ANSWER_LIMIT:
-            return _refused(request, "invalid pod", [_too_large(body)])
-        return _Answer(body, "patched", "injected", needs_tokens=verdict.takes_tokens, claims=verdict.claims)
+        pool = rules.pool if verdict.claims else None
+        return _patched(request, verdict, capacity.problems(verdict.wanted, nodes, pool))
 
     def _validate(self, request: Review, _: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
         verdict = validate(request.object, request.namespace, self._rules(), self._surroundings.largest_node())
-        match verdict:
-            case Refusal():
-                return _refused(request, "invalid pod", verdict.problems)
-            case Untouched():
-                return _Answer(review.allow(request), "untouched", verdict.reason)
-        # Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
-        return _Answer(
-            review.allow(request),
-            "allowed",
-            "complete",
-            needs_tokens=verdict.takes_tokens,
-            held_claims=verdict.claims,
-        )
+        return _of_whole(request, verdict, ("allowed", "complete"))
+
+
+def _patched(request: Review, patch: Patch, problems: Iterable[str]) -> _Answer:
+    """The answer with ``patch``, unless there are ``problems``."""
+    if found := list(problems):
+        return _refused(request, "invalid pod", found)
+    body = review.allow(request, patch.operations, patch.warnings)
+    if len(body) > ANSWER_LIMIT:
+        return _refused(request, "invalid pod", [_too_large(body)])
+    return _Answer(body, "patched", "injected", needs_tokens=patch.takes_tokens, claims=patch.claims)
+
+
+def _of_whole(request: Review, verdict: Verdict, counted: tuple[str, str]) -> _Answer:
+    """The answer to a pod that was mutated before, ``counted`` as such where it is right.
+
+    Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
+    """
+    match verdict:
+        case Refusal():
+            return _refused(request, "invalid pod", verdict.problems)
+        case Untouched():
+            return _Answer(review.allow(request), "untouched", verdict.reason)
+    held = verdict.claims
+    return _Answer(review.allow(request), *counted, needs_tokens=verdict.takes_tokens, held_claims=held)
 
 
 def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:

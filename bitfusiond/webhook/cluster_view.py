@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.review import Review
-from bitfusiond.core.admission.validate import Largest
 from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.core.tokens import copies

@@ -30,6 +30,8 @@ from bitfusiond.webhook.cluster_view import InCluster, NoCluster, WatchMetrics
 from bitfusiond.webhook.images.lookup import Lookup
 from bitfusiond.webhook.images.trusted import followed_registry_ca
 
+_WRITE_LOGS_SECONDS = 0.05  # after the first line that is to be written
+
 _log = logs.Log("webhook")
 
 
@@ -84,6 +86,19 @@ class _Files:
         )
 
 
+async def _write_logs() -> None:
+    """Write the lines about admissions many at a time, each within a moment."""
+    try:
+        while True:
+            begun = trio.Event()
+            logs.collect(begun.set)
+            await begun.wait()
+            await trio.sleep(_WRITE_LOGS_SECONDS)
+            logs.write()
+    finally:
+        logs.collect(None)
+
+
 async def serve(settings: Webhook, stop: trio.Event) -> None:
     """Serve until ``stop``, then drain and return.
 
@@ -128,6 +143,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
                 )
             )
             _log.info("listening", address=str(address))
+            background.start_soon(_write_logs)
             health.ready()
             await stop.wait()
             health.not_ready("stopping")

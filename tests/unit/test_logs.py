@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +95,58 @@ def test_configuring_twice_does_not_write_twice(stream: io.StringIO) -> None:
     logs.configure("json", stream)
     logs.Log("part").info("once")
     assert stream.getvalue().count("\n") == 1
+
+
+# --- lines that are kept for a moment ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(stream: io.StringIO) -> Iterator[list[str]]:
+    """What somebody was told who collects lines."""
+    told: list[str] = []
+    logs.configure("json", stream)
+    logs.collect(lambda: told.append(stream.getvalue()))
+    yield told
+    logs.collect(None)
+
+
+def events_of(stream: io.StringIO) -> list[str]:
+    return [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+
+
+def test_lines_are_written_together_and_in_order_when_it_is_said(stream: io.StringIO, begun: list[str]) -> None:
+    for number in range(3):
+        logs.Log("part").info(f"number {number}")
+    assert (begun, stream.getvalue()) == ([""], "")
+    logs.write()
+    logs.write()
+    assert events_of(stream) == ["number 0", "number 1", "number 2"]
+    logs.Log("part").info("number 3")
+    assert len(begun) == 2
+
+
+def test_a_warning_waits_for_nothing_and_neither_do_the_lines_before_it(stream: io.StringIO, begun: list[str]) -> None:
+    logs.Log("part").info("before")
+    logs.Log("part").warning("wrong")
+    assert events_of(stream) == ["before", "wrong"]
+
+
+def test_what_another_thread_says_waits_for_nothing(stream: io.StringIO, begun: list[str]) -> None:
+    logs.Log("part").info("before")
+    thread = threading.Thread(target=logs.Log("part").info, args=("beside",))
+    thread.start()
+    thread.join()
+    assert events_of(stream) == ["before", "beside"]
+
+
+def test_no_more_lines_are_kept_than_some(stream: io.StringIO, begun: list[str]) -> None:
+    for number in range(1000):
+        logs.Log("part").info(f"number {number}")
+    assert 1000 - len(events_of(stream)) < 256
+
+
+def test_who_stops_collecting_leaves_nothing_behind(stream: io.StringIO, begun: list[str]) -> None:
+    logs.Log("part").info("before")
+    logs.collect(None)
+    logs.Log("part").info("after")
+    assert events_of(stream) == ["before", "after"]

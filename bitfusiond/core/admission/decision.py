@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.demand import Sizes
@@ -41,13 +42,14 @@ class Patch:
     """The pod is admitted with these RFC 6902 operations.
 
     ``takes_tokens``: its namespace must have the token Secrets. ``claims`` are made from these templates, which must be
-    there too.
+    there too. ``wanted`` is what the scheduler will count of our resources.
     """
 
     operations: list[Operation]
     warnings: list[str]
     takes_tokens: bool = True
     claims: tuple[ClaimTemplate, ...] = ()
+    wanted: Mapping[str, Fraction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,22 @@ same answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import chain
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import calls, claims, command, demand, injection, optin, patch, pod, populate_container
+from bitfusiond.core.admission import (
+    calls,
+    capacity,
+    claims,
+    command,
+    demand,
+    injection,
+    optin,
+    patch,
+    pod,
+    populate_container,
+)
 from bitfusiond.core.admission.claims import Claim
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.demand import Sizes
@@ -25,9 +37,11 @@ from bitfusiond.core.images.image import NONE, Images, Unreadable
 from bitfusiond.core.text import shown
 
 _STATUS = pointer("metadata", "annotations", names.STATUS)
+_VALIDATE = pointer("metadata", "annotations", names.VALIDATE)
 
 Verdict = Patch | Refusal | Untouched
 NOT_OPTED_IN = Untouched("not opted in")
+ALREADY_INJECTED = Untouched("already injected")
 
 
 def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NONE) -> Verdict:
@@ -41,7 +55,7 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     root = Field(document)
     asked = optin.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected:
-        return Untouched("mirror pod" if asked.is_mirror else "already injected")
+        return Untouched("mirror pod") if asked.is_mirror else ALREADY_INJECTED
     if asked.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     client = optin.client(root["metadata"]["annotations"], rules.catalogue)
@@ -74,7 +88,21 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
         [*_warnings(given, client, variables, template, rules, sizes), *claims.warnings(given, client, claimed)],
         client.takes_tokens,
         tuple({each.template.name: each.template for each in claimed.values()}.values()),
+        _wanted(given),
     )
+
+
+def _wanted(given: Pod) -> capacity.Amounts:
+    """What the scheduler will count for the patched pod."""
+    shares = {each.field.path: Fraction(each.demand.shares) for each in given.gpu_containers}
+
+    def amounts(container: Field) -> capacity.Amounts:
+        found = capacity.limits(container, but=names.REQUEST_RESOURCES)
+        if container.path in shares:
+            found[names.GPU] = shares[container.path]
+        return found
+
+    return capacity.effective(((each, amounts(each)) for each in given.init_containers), map(amounts, given.containers))
 
 
 def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
@@ -128,6 +156,8 @@ def _operations(
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
     renamed = injection.volume_names(template, given.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
+    if template.adds_more:
+        operations.append(patch.add(_VALIDATE, names.VALIDATE_ALWAYS))
     for container in given.gpu_containers:
         for path, words in commands[container.pointer].items():
             is_absent = path == f"{container.pointer}/command" and "command" not in container.raw  # it is its image's

@@ -14,12 +14,13 @@ from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Delivery, Template
 from bitfusiond.core.clients.client import Client
-from bitfusiond.core.fields import Field, Json, mapping
+from bitfusiond.core.fields import Field, Json, mapping, objects
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 _HOME = "/root"
+_CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 # All that the Pod Security level "restricted" asks of a container, but for its user.
 _RESTRICTED = {
@@ -49,12 +50,26 @@ def init_containers(
     if template.fills:
         _fit(first, pod, client, list(dict.fromkeys(each.name for each in claimed)))
     added = [first, *others]
+    credentials = _credentials_mount(pod)
     for each in added:
-        if each.get("volumeMounts"):
-            each["volumeMounts"] = under_names(each["volumeMounts"], renamed)
+        if mounts := [*under_names(each.get("volumeMounts") or (), renamed), *credentials]:
+            each["volumeMounts"] = mounts
     if not isinstance(pod.spec["initContainers"].value, list):
         return [patch.add("/spec/initContainers", added)]
     return [patch.add(f"/spec/initContainers/{index}", each) for index, each in enumerate(added)]
+
+
+def _credentials_mount(pod: Pod) -> list[Json]:
+    """The mount that the API server's own plugin ServiceAccount has put into each container, if it has.
+
+    That plugin looks again at whatever a webhook has changed, would add the mount to a container that lacks it, and we
+    would be asked a second time about a pod that was changed after us.
+    """
+    found = []
+    for each in (*pod.init_containers, *pod.containers):
+        mounts = objects(each.value.get("volumeMounts"))
+        found += [mount for mount in mounts if mount.get("mountPath") == _CREDENTIALS] or [{}]
+    return [{**found[0]}] if found[0] and all(mount == found[0] for mount in found) else []
 
 
 def _fit(container: Json, pod: Pod, client: Client, claimed: Sequence[str]) -> None:

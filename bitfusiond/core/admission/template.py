@@ -31,6 +31,11 @@ _TARGETS = {
 
 
 _IMAGE_VOLUME = "bitfusion-client-image"
+# What the packaged template adds, by which the webhook configuration of the overlay community knows a complete pod.
+_PACKAGED_INIT_CONTAINERS = frozenset({"populate"})
+_PACKAGED_PATHS = frozenset(
+    {"/bitfusion", _OPT, "/root/.bitfusion/client.yaml", "/etc/bitfusion/servers.conf", "/etc/bitfusion/tls/ca.crt"}
+)
 
 
 class Delivery(Enum):
@@ -61,6 +66,12 @@ class Template:
     above: Mapping[str, str]
     below_files: tuple[str, ...]
     fills: bool = True
+
+    @property
+    def adds_more(self) -> bool:
+        """Whether it adds a container or a mount that the packaged one does not."""
+        added = {each["name"] for each in self.init_containers}
+        return not (added <= _PACKAGED_INIT_CONTAINERS and self.mount_paths <= _PACKAGED_PATHS)
 
     def for_claim(self, claim: str) -> Template:
         """What a container of ``claim`` gets: `bitfusiond --role init` writes a servers.conf for each claim."""

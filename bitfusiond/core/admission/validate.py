@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 
-from bitfusiond.core import names, quantity
-from bitfusiond.core.admission import calls, claims, command, hooks, optin, pod, shell
+from bitfusiond.core import names
+from bitfusiond.core.admission import calls, capacity, claims, command, hooks, optin, pod, shell
+from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
@@ -17,22 +17,21 @@ from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
 from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
-from bitfusiond.core.pool.inventory import Pool
-from bitfusiond.core.text import shown
 
 # Stands for every documented client: what is looked for in a pod is the same for all of them.
 _SOME_BITFUSION = Client(BITFUSION, library_path="/", takes_tokens=True)
-Largest = Mapping[str, int]
 _BLANKS = frozenset(" \t\n")
 Verdict = Allowed | Refusal | Untouched
 _Groups = Mapping[str, list[Field]]
 
 
-def validate(document: Json, namespace: str, rules: Rules, largest: Largest | None) -> Verdict:
+def validate(
+    document: Json, namespace: str, rules: Rules, largest: Largest | None, *, is_final: bool = True
+) -> Verdict:
     """The verdict on the pod ``document`` that is about to be stored in ``namespace``.
 
-    ``largest`` is the most that any one node has (allocatable) of each of our resources; None = no node is known, and
-    then nothing is said about them. Nor is it about a resource of which all have 0: they had more, and will again.
+    ``largest`` None = no node is known, and then nothing is said about them. Not ``is_final``: other webhooks may still
+    change the pod, so nothing is said of what is missing in it.
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
@@ -51,15 +50,15 @@ def validate(document: Json, namespace: str, rules: Rules, largest: Largest | No
     if asked.mode is Mode.NONE and not serving and not root.problems:
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
-        if asked.mode is not Mode.NONE:
+        if asked.mode is not Mode.NONE and is_final:
             root.problems.extend(_lost_parts(asked, groups, rules, client, ours))
         if ours is not None and rules.pool is not None:
             claims.check_node(root["spec"])
-            root.problems.extend(_more_than_pool(groups, rules.pool))
         for container in serving if client.is_bitfusion else ():
             _check_calls(container, claims.sizes(chosen, rules))
-        if asked.is_injected and largest is not None:
-            root.problems.extend(_too_large(groups, largest))
+        if asked.is_injected:
+            pool = None if ours is None else rules.pool
+            root.problems.extend(capacity.problems(_wanted(groups), largest, pool))
     if root.problems:
         return Refusal(root.problems)
     needed = [name for each in serving for name in claims.templates(ours, each)] if ours else []
@@ -96,9 +95,14 @@ def _lost_parts(
         )
 
 
+def _wanted(groups: _Groups) -> capacity.Amounts:
+    passing = ((each, capacity.limits(each)) for each in groups["initContainers"])
+    return capacity.effective(passing, map(capacity.limits, groups["containers"]))
+
+
 def _counted(container: Field) -> int:
     """The shares that Kubernetes counts for it."""
-    return int(_amount(_limits(container).get(names.GPU, 0)))
+    return int(capacity.limits(container).get(names.GPU, 0))
 
 
 def _check_calls(container: Field, sizes: Sizes) -> None:
@@ -190,61 +194,3 @@ def _is_torn(call: calls.Call) -> bool:
 
 def _limits(container: Field) -> Json:
     return mapping(container.value, "resources", "limits")
-
-
-def _too_large(groups: _Groups, largest: Largest) -> Iterator[str]:
-    for resource, amount in sorted(_effective(groups).items()):
-        if resource not in largest:
-            yield f"Resource validation failed: no node has {shown(resource)}: its device plugin must run on one"
-        elif amount > largest[resource] > 0:
-            yield (
-                f"Resource validation failed: the pod asks for {_number(amount)} of {shown(resource)}, the largest node"
-                f" has {largest[resource]}: ask for less"
-            )
-
-
-def _more_than_pool(groups: _Groups, pool: Pool) -> Iterator[str]:
-    """A node may offer more than the pool has, and then it would be a pod that waits for ever."""
-    amount = _effective(groups).get(names.GPU, Fraction(0))
-    if amount > pool.shares:
-        yield (
-            f"Resource validation failed: the pod asks for {_number(amount)} of {names.GPU}, the pool has"
-            f" {pool.shares}: ask for less"
-        )
-
-
-def _number(value: Fraction) -> str:
-    return str(value.numerator) if value.denominator == 1 else str(float(value))
-
-
-def _effective(groups: _Groups) -> dict[str, Fraction]:
-    """What the scheduler counts of each of our resources: containers and sidecars together, or one initContainer with
-    the sidecars before it where that is more.
-
-    Source: Kubernetes' documentation of init containers, "Resource sharing within containers", and KEP-753.
-    """
-    together: dict[str, Fraction] = {}
-    largest: dict[str, Fraction] = {}
-    for container in groups["initContainers"]:
-        for resource, amount in _ours(container):
-            before = together.get(resource, Fraction(0))
-            if container["restartPolicy"].value == "Always":  # a sidecar
-                together[resource] = before + amount
-            largest[resource] = max(largest.get(resource, Fraction(0)), before + amount)
-    for container in groups["containers"]:
-        for resource, amount in _ours(container):
-            together[resource] = together.get(resource, Fraction(0)) + amount
-    return {key: max(together.get(key, Fraction(0)), largest.get(key, Fraction(0))) for key in together | largest}
-
-
-def _ours(container: Field) -> Iterator[tuple[str, Fraction]]:
-    for resource, amount in _limits(container).items():
-        if resource.startswith(names.DOMAIN):
-            yield resource, _amount(amount)
-
-
-def _amount(value: object) -> Fraction:
-    try:
-        return quantity.parse(value)
-    except ValueError:  # the API server refuses it with a better message than ours
-        return Fraction(0)

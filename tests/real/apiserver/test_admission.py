@@ -2,80 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 import yaml
 
 from bitfusiond.core import names
 from tests import DATA, EXAMPLES
-from tests.fakes.processes import running, wait_until
 from tests.pods import NAMESPACE, container, example, pod
 from tests.real.harness.apiserver import APIServer, Refused
-from tests.real.harness.webhook import Replica
+from tests.real.harness.webhook import CONFIGURATIONS, Replica, alone
 
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
 
 
 @pytest.fixture(scope="module")
-def webhook(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The webhook as a process, registered with the API server for every pod; gives its log."""
-    directory = tmp_path_factory.mktemp("webhook")
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_pem.write_to_path(directory / "key.pem")
-    for blob in certificate.cert_chain_pems:
-        blob.write_to_path(directory / "cert.pem", append=True)
-    log = directory / "log"
-    arguments = [
-        *[sys.executable, "-m", "bitfusiond", "--role", "webhook", "--kubeconfig", "none"],
-        *["--listen", "127.0.0.1:0", "--observe", "none", "--drain-seconds", "0", "--total-gpu-memory", "16000"],
-        *["--tls-cert", str(directory / "cert.pem"), "--tls-key", str(directory / "key.pem")],
-    ]
-    bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
-    with running(arguments, log) as process:
-        address = Replica(process, log).address
-        api.namespace(NAMESPACE)
-        for kind, name, path in (
-            ("Mutating", "bwkimua.bitfusion.io", "mutate"),
-            ("Validating", "bwkival.bitfusion.io", "validate"),
-        ):
-            api.create(
-                f"{WEBHOOKS}/{kind.lower()}webhookconfigurations",
-                _configuration(kind, name, f"https://{address}/{path}", bundle),
-            )
-        # The API server takes up a new configuration a moment later.
-        wait_until(lambda: names.STATUS in _annotations(api.create(f"{PODS}?dryRun=All", pod())), "the configurations")
-        yield log
-
-
-def _configuration(kind: str, name: str, url: str, bundle: str) -> dict[str, Any]:
+def webhook(api: APIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """The webhook as a process, registered with the API server for every pod."""
+    api.namespace(NAMESPACE)
     rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
-    return {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": f"{kind}WebhookConfiguration",
-        "metadata": {"name": name},
-        "webhooks": [
-            {
-                "name": name,
-                "clientConfig": {"url": url, "caBundle": bundle},
-                "rules": [rule],
-                "sideEffects": "None",
-                "admissionReviewVersions": ["v1", "v1beta1"],
-                "failurePolicy": "Fail",
-            }
-        ],
-    }
+    everywhere = {"rules": [rule], "sideEffects": "None", "admissionReviewVersions": ["v1", "v1beta1"]}
+    webhooks = [{"name": name, "failurePolicy": "Fail", **everywhere} for _, _, _, name, _ in CONFIGURATIONS]
+    with alone(api, tmp_path_factory.mktemp("webhook"), webhooks) as replica:
+        yield replica
 
 
 def _annotations(of: dict[str, Any]) -> dict[str, str]:
@@ -95,7 +50,7 @@ def _annotations(of: dict[str, Any]) -> dict[str, str]:
     ],
 )
 def test_the_documented_pods_are_admitted_and_stored(
-    api: APIServer, webhook: Path, name: str, words: str, shares: str
+    api: APIServer, webhook: Replica, name: str, words: str, shares: str
 ) -> None:
     stored = api.create(f"{PODS}?dryRun=All", example(name))
     main = stored["spec"]["containers"][0]
@@ -109,7 +64,9 @@ def test_the_documented_pods_are_admitted_and_stored(
     "given",
     [pytest.param(path, id=path.stem) for path in sorted((DATA / "pods").glob("*.yaml"))],
 )
-def test_every_pod_of_the_golden_files_is_valid_for_the_api_server(api: APIServer, webhook: Path, given: Path) -> None:
+def test_every_pod_of_the_golden_files_is_valid_for_the_api_server(
+    api: APIServer, webhook: Replica, given: Path
+) -> None:
     """No clash of names, paths or resources makes a pod that the API server then refuses."""
     document = yaml.safe_load(given.read_text())
     for volume in ("code", "download"):
@@ -118,7 +75,7 @@ def test_every_pod_of_the_golden_files_is_valid_for_the_api_server(api: APIServe
     assert _annotations(api.create(f"{PODS}?dryRun=All", document))[names.STATUS] == "injected"
 
 
-def test_a_refusal_reaches_the_user_word_for_word(api: APIServer, webhook: Path) -> None:
+def test_a_refusal_reaches_the_user_word_for_word(api: APIServer, webhook: Replica) -> None:
     with pytest.raises(Refused) as refused:
         api.create(PODS, pod(container({names.GPU_AMOUNT: "1", names.GPU_PERCENT: "101"})))
     assert refused.value.code == 422
@@ -142,7 +99,7 @@ WRONG = [
 @pytest.mark.parametrize(("given", "problems"), WRONG, ids=["one", "several", "of no field"])
 @pytest.mark.parametrize("where", ["KUBEBUILDER_ASSETS", "PATH"])
 def test_kubectl_prints_every_problem(
-    api: APIServer, webhook: Path, tmp_path: Path, where: str, given: dict[str, Any], problems: str
+    api: APIServer, webhook: Replica, tmp_path: Path, where: str, given: dict[str, Any], problems: str
 ) -> None:
     """Of an answer that is Invalid and has no causes, kubectl up to 1.23 prints only that the request is invalid."""
     kubectl = shutil.which("kubectl", path=os.environ[where])
@@ -156,7 +113,7 @@ def test_kubectl_prints_every_problem(
     assert done.stderr.startswith(f'The Pod "p" is invalid: {problems}')
 
 
-def test_a_refusal_of_very_many_problems_reaches_the_user(api: APIServer, webhook: Path) -> None:
+def test_a_refusal_of_very_many_problems_reaches_the_user(api: APIServer, webhook: Replica) -> None:
     limits = {names.GPU_AMOUNT: "0", names.GPU_PERCENT: "0"}
     wrong = pod(*[container(limits, name=f"c{index}") for index in range(60)])
     with pytest.raises(Refused, match=r"; and 20 more$") as refused:
@@ -164,19 +121,19 @@ def test_a_refusal_of_very_many_problems_reaches_the_user(api: APIServer, webhoo
     assert len(refused.value.status["details"]["causes"]) == 101
 
 
-def test_a_pod_without_the_annotation_is_not_touched(api: APIServer, webhook: Path) -> None:
+def test_a_pod_without_the_annotation_is_not_touched(api: APIServer, webhook: Replica) -> None:
     plain = {"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "main", "image": "i"}]}}
     stored = api.create(f"{PODS}?dryRun=All", plain)
     assert "initContainers" not in stored["spec"]
     assert names.STATUS not in _annotations(stored)
 
 
-def test_a_pod_that_claims_to_be_injected_and_is_not_is_refused(api: APIServer, webhook: Path) -> None:
+def test_a_pod_that_claims_to_be_injected_and_is_not_is_refused(api: APIServer, webhook: Replica) -> None:
     with pytest.raises(Refused, match="was not injected, or another webhook took parts away"):
         api.create(PODS, pod(annotations={names.STATUS: names.STATUS_INJECTED}))
 
 
-def test_a_quota_counts_the_shares_and_refuses_the_third_half(api: APIServer, webhook: Path) -> None:
+def test_a_quota_counts_the_shares_and_refuses_the_third_half(api: APIServer, webhook: Replica) -> None:
     namespace = "quota"
     api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
     quota = yaml.safe_load((EXAMPLES / "quota.yaml").read_text())

@@ -131,10 +131,13 @@ def test_a_pod_that_did_not_opt_in_costs_a_call_only_where_there_are_no_match_co
     assert deployed.create(plain).status == 0
     assert _calls(deployed) - before == (0 if deployed.match_conditions else 2)
     opted_in = pod("opted-in", namespace, ["true"], deployed.pod_image, amount=1, percent=50)
-    opted_in["spec"]["automountServiceAccountToken"] = False  # where it is mounted into populate, we are asked again
     before = _calls(deployed)
     assert deployed.create(opted_in).status == 0
-    assert _calls(deployed) - before == 2, "/mutate and /validate"
+    assert _calls(deployed) - before == (1 if deployed.match_conditions else 2), "/mutate, and /validate if it must be"
+    volumes = deployed.get("pod", "opted-in", namespace)["spec"]["volumes"]
+    assert any("token" in each["name"] or "kube-api-access" in each["name"] for each in volumes), (
+        "of the ServiceAccount"
+    )
 
 
 def _calls(cluster: Cluster) -> int:

@@ -89,12 +89,17 @@ def previous(empty: Cluster) -> Cluster:
             f"set {_PREVIOUS} to DIR/previous/checkout of `python -m tests.real.images DIR --previous`, whose images"
             " the node has with the tag previous, to run this"
         )
-    done = empty.just("deploy", sources=Path(sources), IMAGE_TAG="previous")
-    assert done.status == 0, done.output
+    assert _deploy_previous(empty) == ""
     return empty
 
 
-def test_over_the_version_before_no_pod_is_refused_and_none_that_runs_notices(
+def _deploy_previous(cluster: Cluster) -> str:
+    """What went wrong."""
+    done = cluster.just("deploy", sources=Path(os.environ[_PREVIOUS]), IMAGE_TAG="previous")
+    return done.output if done.status else ""
+
+
+def test_over_the_version_before_and_down_again_no_pod_is_refused_and_none_that_runs_notices(
     previous: Cluster, tmp_path: Path
 ) -> None:
     cluster = previous
@@ -108,6 +113,12 @@ def test_over_the_version_before_no_pod_is_refused_and_none_that_runs_notices(
         assert _images(cluster, home) == {cluster.variables["IMAGE_TAG"]}
     assert cluster.life("running", NAMESPACE) == before
     _works(cluster)
+    with creating_pods(cluster.door(tmp_path), NAMESPACE, _RATE, stored_every=0) as load:
+        assert _deploy_previous(cluster) == ""
+    assert load.failures == []
+    assert _images(cluster, "bwki") == {"previous"}
+    assert cluster.life("running", NAMESPACE) == before
+    assert cluster.just("deploy").status == 0  # an uninstall by these sources then knows all that there is
 
 
 def _images(cluster: Cluster, namespace: str) -> set[str]:

@@ -8,12 +8,13 @@ EndpointSlices.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -21,10 +22,12 @@ from subprocess import Popen
 from typing import Any
 
 import pytest
+import trustme
 
 from bitfusiond.core import names
 from bitfusiond.core.tokens.copies import TOKENS
 from tests.fakes.processes import get, logged, repeating, running, wait_until
+from tests.pods import pod
 from tests.real.harness.apiserver import APIServer, Json, Refused, secret_path, started
 
 # The Service of a webhook is resolved to an address of its Endpoints, not to a virtual address that nobody serves here.
@@ -108,6 +111,41 @@ class Replica:
             return answer
         finally:
             connection.close()
+
+
+@contextmanager
+def alone(api: APIServer, directory: Path, webhooks: Sequence[Json]) -> Iterator[Replica]:
+    """A webhook that knows of no cluster. ``api`` asks it as ``webhooks`` say, one for each of CONFIGURATIONS, and
+    no more in the end.
+    """
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(directory / "cert.pem", append=True)
+    arguments = [
+        *[sys.executable, "-m", "bitfusiond", "--role", "webhook", "--kubeconfig", "none", "--drain-seconds", "0"],
+        *["--listen", "127.0.0.1:0", "--observe", "127.0.0.1:0", "--total-gpu-memory", "16000"],
+        *["--tls-cert", str(directory / "cert.pem"), "--tls-key", str(directory / "key.pem")],
+    ]
+    bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
+    with running(arguments, directory / "log") as process:
+        replica = Replica(process, directory / "log")
+        for (path, kind, name, _, endpoint), webhook in zip(CONFIGURATIONS, webhooks, strict=True):
+            client = {"url": f"https://{replica.address}{endpoint}", "caBundle": bundle}
+            document = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}}
+            api.create(path, {**document, "webhooks": [{**webhook, "clientConfig": client}]})
+        # The API server takes up a configuration a moment later, and lets go of it so too.
+        wait_until(lambda: _is_injected(api), "the configurations")
+        yield replica
+        for path, _, name, _, _ in CONFIGURATIONS:
+            api.delete(f"{path}/{name}")
+        wait_until(lambda: not _is_injected(api), "no configurations any more")
+
+
+def _is_injected(api: APIServer) -> bool:
+    annotations = api.create("/api/v1/namespaces/default/pods?dryRun=All", pod())["metadata"]["annotations"]
+    return names.STATUS in annotations
 
 
 def _port(number: int) -> Json:

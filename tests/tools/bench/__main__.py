@@ -6,12 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.tools.bench import admission, core, memory, plugin, populate, scale, startup
+from tests.tools.bench import admission, bursts, core, memory, plugin, populate, scale, startup
 from tests.tools.bench.measure import Figure
 
 _ALL = {
     "core": core.figures,
     "admission": admission.figures,
+    "bursts": bursts.figures,
     "startup": startup.figures,
     "memory": memory.figures,
     "plugin": plugin.figures,

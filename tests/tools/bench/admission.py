@@ -22,6 +22,7 @@ from pathlib import Path
 import trustme
 
 from bitfusiond.settings import Address, address
+from tests import ROOT
 from tests.fakes.https_client import review
 from tests.pods import NAMESPACE, example
 from tests.tools.bench.load import Load, Result
@@ -49,10 +50,12 @@ class Server:
         with socket.create_connection(self._address) as plain, context.wrap_socket(plain, server_hostname="localhost"):
             pass
 
-    def load(self, connections: int, seconds: float = WINDOW_SECONDS, requests: int | None = None) -> Result:
+    def load(
+        self, connections: int, seconds: float = WINDOW_SECONDS, requests: int | None = None, pause: float = 0.0
+    ) -> Result:
         """Ask about the README's pod."""
         ca, body = (str(self._directory / name) for name in ("ca.crt", "review.json"))
-        return Load(self._address, ca, "/mutate", body, self.pid, connections, seconds, requests).run()
+        return Load(self._address, ca, "/mutate", body, self.pid, connections, seconds, requests, pause).run()
 
 
 def figures() -> list[Figure]:
@@ -98,12 +101,12 @@ def prepared() -> Iterator[Path]:
 
 
 @contextmanager
-def webhook(directory: Path, *flags: str) -> Iterator[Server]:
-    """The executable, with the certificate of ``directory`` and ``flags``."""
+def webhook(directory: Path, *flags: str, sources: Path = ROOT) -> Iterator[Server]:
+    """The executable, with the certificate of ``directory`` and ``flags``, of this checkout or another."""
     files = ["--tls-cert", str(directory / "tls.crt"), "--tls-key", str(directory / "tls.key")]
     command = [sys.executable, "-m", "bitfusiond", "--role", "webhook", "--listen", "127.0.0.1:0", *files]
     command += ["--observe", "none", "--kubeconfig", "none", "--drain-seconds", "0", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=sources) as process:
         assert process.stderr is not None
         try:
             line = json.loads(process.stderr.readline())

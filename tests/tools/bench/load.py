@@ -26,7 +26,8 @@ _WARM_UP_SECONDS = 0.1
 class Load:
     """One window: ``connections`` ask ``path`` of ``address`` for ``seconds``, or for ``requests`` answers if given.
 
-    ``ca`` and ``body`` are files; the CPU time of the process ``pid`` and its children is the server's.
+    ``ca`` and ``body`` are files; the CPU time of the process ``pid`` and its children is the server's. With ``pause``
+    all ask at once, and again so many seconds after that; without it each asks as soon as it has its answer.
     """
 
     address: tuple[str, int]
@@ -37,6 +38,7 @@ class Load:
     connections: int
     seconds: float
     requests: int | None = None
+    pause: float = 0.0
 
     def run(self) -> Result:
         """The window, in a new process."""
@@ -115,11 +117,15 @@ def _run(load: Load) -> Result:
         connection.first()
         connections[connection.socket.fileno()] = connection
         poll.register(connection.socket, select.EPOLLIN)
-    for connection in connections.values():
-        connection.ask()
-    _answers(poll, connections, _WARM_UP_SECONDS, None)
+    if not load.pause:
+        for connection in connections.values():
+            connection.ask()
+        _answers(poll, connections, _WARM_UP_SECONDS, None)
     cpu, began = cpu_seconds(load.pid), time.perf_counter()
-    taken = _answers(poll, connections, load.seconds, load.requests)
+    if load.pause:
+        taken = _bursts(poll, connections, load.seconds, load.pause)
+    else:
+        taken = _answers(poll, connections, load.seconds, load.requests)
     seconds, cpu = time.perf_counter() - began, cpu_seconds(load.pid) - cpu
     percentiles = statistics.quantiles(taken, n=100)
     return Result(len(taken) / seconds, percentiles[49] * 1e3, percentiles[98] * 1e3, cpu / len(taken) * 1e6)
@@ -139,6 +145,23 @@ def _answers(
                 now = time.perf_counter()
                 taken.append(now - connection.began)
                 connection.ask()
+    return taken
+
+
+def _bursts(poll: select.epoll, connections: dict[int, _Connection], seconds: float, pause: float) -> list[float]:
+    """The same, where all connections ask at once every ``pause`` seconds, or when all have their answers."""
+    taken: list[float] = []
+    ends = time.perf_counter() + seconds
+    while (due := time.perf_counter()) < ends:
+        for connection in connections.values():
+            connection.ask()
+        waiting = set(connections)
+        while waiting:
+            for number, _ in poll.poll():
+                if connections[number].answered():
+                    taken.append(time.perf_counter() - connections[number].began)
+                    waiting.discard(number)
+        time.sleep(max(0.0, due + pause - time.perf_counter()))
     return taken
 
 

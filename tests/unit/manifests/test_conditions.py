@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import celpy
+import jsonpatch
 import pytest
 import yaml
 from celpy import celtypes
@@ -20,36 +22,62 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import mutate, validate
-from bitfusiond.core.admission.decision import Untouched
-from tests import DATA, pods, strategies
+from bitfusiond.core.admission import mutate, template, validate
+from bitfusiond.core.admission.decision import Patch, Refusal, Untouched
+from bitfusiond.files.read import TEMPLATE, load_yaml, packaged
+from bitfusiond.operate import manifests
+from tests import DATA, pods, spoilt, strategies
 from tests.pods import NAMESPACE, Pod
 from tests.unit.manifests import overlays
 
 MUTATING = ("MutatingWebhookConfiguration", "bwki-webhook-cfg")
+OPTED_IN, COMPLETE = "opted-in-or-injected", "not-known-to-be-complete"
 VALIDATING = ("ValidatingWebhookConfiguration", "validation.bitfusion.io-cfg")
 NONES = ("none", "None", "n", "NO", "false", "oFF", "")
 
 
+# Of Kubernetes' CEL libraries ("extended strings"); cel-python has the language's own functions only.
+
+
 def lower_ascii(text: celtypes.StringType) -> celtypes.StringType:
-    """Of Kubernetes' CEL libraries ("extended strings"); cel-python has the language's own functions only."""
     return celtypes.StringType("".join(each.lower() if each.isascii() else each for each in text))
 
 
+def join(words: celtypes.ListType, by: celtypes.StringType) -> celtypes.StringType:
+    return celtypes.StringType(by.join(map(str, words)))
+
+
+def split(text: celtypes.StringType, by: celtypes.StringType) -> celtypes.ListType:
+    return celtypes.ListType(map(celtypes.StringType, text.split(by)))
+
+
+def replaced(text: celtypes.StringType, old: celtypes.StringType, new: celtypes.StringType) -> celtypes.StringType:
+    return celtypes.StringType(text.replace(old, new))
+
+
+_FUNCTIONS: dict[str, Any] = {"lowerAscii": lower_ascii, "join": join, "split": split, "replace": replaced}
+
+
 @cache
-def _condition(kind: str, name: str) -> celpy.Runner:
-    (webhook,) = overlays.one(overlays.overlay("community"), kind, name)["webhooks"]
-    (condition,) = webhook["matchConditions"]
+def _conditions(kind: str, name: str) -> dict[str, celpy.Runner]:
+    made = manifests.build(overlays.overlay("community"), manifests.Values("r", "t", 16000, 1000)).all
+    (webhook,) = overlays.one(made, kind, name)["webhooks"]
     environment = celpy.Environment()
-    program = environment.compile(condition["expression"])
-    return environment.program(program, functions={"lowerAscii": lower_ascii})
+    return {
+        each["name"]: environment.program(environment.compile(each["expression"]), functions=_FUNCTIONS)
+        for each in webhook["matchConditions"]
+    }
 
 
-def asked(configuration: tuple[str, str], pod: Pod) -> bool:
-    """Whether the API server asks. Raises CELEvalError where it would refuse the pod for a failed condition."""
-    answer = _condition(*configuration).evaluate({"object": json_to_cel(pod)})
-    assert isinstance(answer, celtypes.BoolType)
-    return bool(answer)
+def asked(configuration: tuple[str, str], pod: Pod, condition: str = "") -> bool:
+    """Whether the API server asks, by all conditions or by that one. Raises CELEvalError where it would refuse the pod
+    for a failed condition.
+    """
+    programs = _conditions(*configuration)
+    chosen = [programs[condition]] if condition else programs.values()
+    answers = [each.evaluate({"object": json_to_cel(pod)}) for each in chosen]
+    assert all(isinstance(answer, celtypes.BoolType) for answer in answers)
+    return all(map(bool, answers))
 
 
 def concerns_mutate(pod: Pod) -> bool:
@@ -76,20 +104,20 @@ def test_the_api_server_asks_about_every_pod_that_we_mutate(file: Path) -> None:
     pod = yaml.safe_load(file.read_text())
     assert concerns_mutate(pod)
     assert asked(MUTATING, pod)
-    assert asked(VALIDATING, pods.admitted(pod))
+    assert asked(VALIDATING, pods.admitted(pod), OPTED_IN)
 
 
 @pytest.mark.parametrize("name", ["pod", "pod-memory", "pod-filter", "pod-injection", "deployment", "job"])
 def test_and_about_every_example(name: str) -> None:
     assert asked(MUTATING, pods.example(name))
-    assert asked(VALIDATING, pods.admitted(pods.example(name)))
+    assert asked(VALIDATING, pods.admitted(pods.example(name)), OPTED_IN)
 
 
 @pytest.mark.slow
 @given(strategies.pods())
 def test_and_about_any_pod_that_opted_in(pod: Pod) -> None:
     assert asked(MUTATING, pod)
-    assert asked(VALIDATING, pods.admitted(pod))
+    assert asked(VALIDATING, pods.admitted(pod), OPTED_IN)
 
 
 @pytest.mark.slow
@@ -164,3 +192,79 @@ def test_no_missing_field_makes_a_condition_fail(what: str, value: str | None) -
     kept = value is not None and "annotations" in pod.get("metadata", {})
     assert asked(MUTATING, copy.deepcopy(pod)) == kept
     assert asked(VALIDATING, pod) == kept
+
+
+# --- pods that are known to be complete -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pod", "pod-memory", "pod-filter", "pod-injection", "deployment", "job"])
+def test_nobody_is_asked_a_second_time_about_a_documented_pod(name: str) -> None:
+    assert not asked(VALIDATING, pods.admitted(pods.example(name)))
+
+
+@pytest.mark.parametrize("name", ["pod-lupine", "pod-pocl"])
+def test_pods_of_other_clients_cost_two_calls(name: str) -> None:
+    assert asked(VALIDATING, pods.admitted(pods.example(name)))
+
+
+def test_nor_about_a_pod_with_a_script_with_args_with_init_containers_and_sidecars() -> None:
+    script = pods.container(command=["bash", "-c", "cd /x && exec python y.py > log"], args=["first", "second"])
+    others = [pods.container({}, name="side", restartPolicy="Always"), pods.container(name="first")]
+    assert not asked(VALIDATING, pods.admitted(pods.pod(script, initContainers=others)))
+
+
+def test_the_words_for_memory_are_compared_with_what_a_gpu_has_as_deploy_knows_it() -> None:
+    (webhook,) = overlays.one(overlays.overlay("community"), *VALIDATING)["webhooks"]
+    unknown = {each["name"]: each["expression"] for each in webhook["matchConditions"]}[COMPLETE]
+    assert unknown.count("[0].exists(total_gpu_memory") == 1
+    half = pods.admitted(pods.pod(pods.container({names.GPU_AMOUNT: 1, names.GPU_MEMORY: "8000M"})))
+    assert not asked(VALIDATING, half)
+    half["spec"]["containers"][0]["resources"]["limits"][names.GPU] = "49"
+    assert asked(VALIDATING, half)
+
+
+def test_a_cluster_with_a_pool_is_asked_about_every_pod() -> None:
+    made = manifests.build(overlays.overlay("community"), manifests.Values("r", "t", 16000, 1000, pool="pool: there"))
+    (webhook,) = overlays.one(made.all, *VALIDATING)["webhooks"]
+    assert [each["name"] for each in webhook["matchConditions"]] == [OPTED_IN]
+
+
+@pytest.mark.parametrize("spoil", spoilt.WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("name", ["pod", "pod-memory", "pod-injection", "deployment"])
+def test_whatever_validate_would_refuse_is_asked_about(name: str, spoil: spoilt.Way) -> None:
+    pod = pods.admitted(pods.example(name))
+    spoil(pod)
+    verdict = validate.validate(pod, NAMESPACE, pods.rules(), None)
+    assert asked(VALIDATING, pod) >= isinstance(verdict, Refusal), verdict
+
+
+@pytest.mark.slow
+@given(strategies.pods(), st.lists(st.sampled_from(spoilt.WAYS), max_size=3))
+def test_whatever_validate_would_refuse_of_any_pod_is_asked_about(pod: Pod, ways: list[spoilt.Way]) -> None:
+    made = pods.admitted(pod)
+    for spoil in ways:
+        spoil(made)
+    verdict = validate.validate(made, NAMESPACE, pods.rules(), None)
+    assert asked(VALIDATING, made) >= isinstance(verdict, Refusal), verdict
+
+
+def test_an_operators_own_template_that_adds_more_is_said_of_the_pod() -> None:
+    document: Any = load_yaml(packaged(TEMPLATE))
+    document["containers"][0]["volumeMounts"].append({"name": "bitfusion-distro", "mountPath": "/more"})
+    own = replace(pods.rules(), template=template.parse(document))
+    verdict = mutate.mutate(pods.pod(), NAMESPACE, own)
+    assert isinstance(verdict, Patch)
+    made = jsonpatch.apply_patch(pods.pod(), verdict.operations)
+    assert made["metadata"]["annotations"][names.VALIDATE] == names.VALIDATE_ALWAYS
+    assert asked(VALIDATING, made)
+    assert names.VALIDATE not in pods.admitted(pods.pod())["metadata"]["annotations"]
+
+
+def test_the_condition_names_what_the_packaged_template_adds() -> None:
+    """So that a template that adds something else cannot be taken for it."""
+    (webhook,) = overlays.one(overlays.overlay("community"), *VALIDATING)["webhooks"]
+    expression = webhook["matchConditions"][1]["expression"]
+    packaged_template = pods.rules().template
+    assert not packaged_template.adds_more
+    assert all(f"'{path}'" in expression for path in packaged_template.mount_paths)
+    assert all(f"== '{each['name']}'" in expression for each in packaged_template.init_containers)

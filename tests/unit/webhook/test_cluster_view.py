@@ -14,8 +14,8 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
+from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.review import Review
-from bitfusiond.core.admission.validate import Largest
 from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.webhook.admission import Admission
@@ -25,13 +25,14 @@ from tests.pods import admitted, pod, rules
 
 
 class _Around:
-    def __init__(self, *problems: str) -> None:
+    def __init__(self, *problems: str, largest: Largest | None = None) -> None:
         self.problems = list(problems)
+        self._largest = largest
         self.asked: list[tuple[str, bool]] = []
         self.told: list[str] = []
 
     def largest_node(self) -> Largest | None:
-        return None
+        return self._largest
 
     async def ensure_tokens(self, namespace: str, dry_run: bool) -> list[str]:
         self.asked.append((namespace, dry_run))
@@ -69,7 +70,32 @@ async def _asked(around: _Around, path: str, given: dict[str, Any]) -> dict[str,
     return response
 
 
-@pytest.mark.parametrize(("path", "given"), [("/mutate", pod()), ("/validate", admitted(pod()))])
+LOOKS = [
+    pytest.param("/mutate", pod(), id="first"),
+    pytest.param("/mutate", admitted(pod()), id="first, of a copy"),
+    pytest.param("/validate", admitted(pod()), id="second"),
+]
+
+
+@pytest.mark.parametrize(("path", "given"), LOOKS)
+async def test_a_pod_that_no_node_can_hold_is_refused_at_either_look(path: str, given: dict[str, Any]) -> None:
+    """The second is left out where the API server sees that the pod is complete."""
+    around = _Around(largest={"bitfusion.io/gpu": 49})
+    response = await _asked(around, path, given)
+    words = "Resource validation failed: the pod asks for 50 of bitfusion.io/gpu, the largest node has 49: ask for less"
+    assert (response["allowed"], response["status"]["message"]) == (False, words)
+    assert around.asked == []
+    assert (await _asked(_Around(largest={"bitfusion.io/gpu": 50}), path, given))["allowed"]
+
+
+async def test_parts_that_another_webhook_may_still_bring_back_are_no_matter_of_the_first_look() -> None:
+    given = admitted(pod())
+    given["spec"]["containers"][0]["volumeMounts"] = []
+    assert (await _asked(_Around(), "/mutate", given))["allowed"]
+    assert not (await _asked(_Around(), "/validate", given))["allowed"]
+
+
+@pytest.mark.parametrize(("path", "given"), LOOKS)
 async def test_a_pod_without_tokens_is_refused_at_either_look(path: str, given: dict[str, Any]) -> None:
     """A pod that comes with its status already, as `render` prints it, is never mutated here."""
     around = _Around("no Secret", "try again")

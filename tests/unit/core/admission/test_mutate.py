@@ -474,3 +474,25 @@ def test_a_status_of_another_value_is_replaced() -> None:
 
 def test_the_namespace_of_tests_is_not_exempt() -> None:
     assert NAMESPACE not in rules().exempt_namespaces
+
+
+_CREDENTIALS = {
+    "name": "kube-api-access-x",
+    "readOnly": True,
+    "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+}
+
+
+def test_populate_has_the_mount_that_the_api_server_would_add_and_ask_us_again() -> None:
+    given = pod(container(volumeMounts=[_CREDENTIALS]), initContainers=[{"name": "i", "volumeMounts": [_CREDENTIALS]}])
+    populate = admitted(given)["spec"]["initContainers"][0]
+    assert populate["volumeMounts"][-1] == _CREDENTIALS
+    assert [mount["name"] for mount in populate["volumeMounts"]].count(_CREDENTIALS["name"]) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [[], [{**_CREDENTIALS, "name": "another"}], [{**_CREDENTIALS, "mountPath": "/x"}], None]
+)
+def test_a_mount_that_not_all_containers_have_is_nobodys_but_theirs(other: list[Any] | None) -> None:
+    given = pod(container(volumeMounts=[_CREDENTIALS]), {"name": "other", "volumeMounts": other})
+    assert _CREDENTIALS not in admitted(given)["spec"]["initContainers"][0]["volumeMounts"]

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 
 from bitfusiond.core import names
+from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.decision import Allowed, Refusal, Untouched
 from bitfusiond.core.admission.pod import MOST_CONTAINERS
-from bitfusiond.core.admission.validate import Largest, Verdict, validate
+from bitfusiond.core.admission.validate import Verdict, validate
 from tests import strategies
 from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules
 
