@@ -74,8 +74,7 @@ def test_every_step_does_what_it_should(directory: Path, monkeypatch: pytest.Mon
     assert "✗" not in out
     assert "\x1b" not in out, "escape codes where there is no terminal"
     assert list(directory.iterdir()) == []
-    # docs/demo.md shows this run, but for what varies: `just record` makes it anew.
-    assert record.stable(out) == record.stable(record.recorded())
+    assert record.stable(out) == record.stable(record.recorded()), "`just record` makes docs/demo.md anew"
 
 
 def test_a_distro_that_the_image_lacks_fails_the_demo(directory: Path) -> None:
