@@ -18,6 +18,7 @@ images := "env IMAGE_REPO=" + quote(repo) + " IMAGE_TAG=" + quote(tag) + " image
 export PACKAGES := env("PACKAGES", "")
 export BASE := env("BASE", "")
 export BUILD_BASE := env("BUILD_BASE", "")
+export PLATFORMS := env("PLATFORMS", "")
 export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
 export COSIGN_KEY := env("COSIGN_KEY", "")
 
@@ -60,6 +61,10 @@ setup:
 demo *ARGS: setup
     @{{ bin }}/python -m tests.tools.demo "$@"
 
+# Make docs/demo.md anew, the demo as it ran.
+record: setup
+    @{{ bin }}/python -m tests.tools.demo.record
+
 # Run the tests. ARGS go to pytest.
 test *ARGS: setup
     {{ bin }}/python -m pytest "$@"
@@ -84,6 +89,10 @@ bench *ARGS: setup
 fuzz *ARGS: setup
     @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ install }} --require-hashes --requirement requirements-fuzz.txt
     @{{ bin }}/python -m tests.tools.fuzz "$@"
+
+# Make the pictures of docs/pictures anew, of the sources beside them; wants graphviz.
+pictures: setup
+    {{ bin }}/python -m tests.tools.pictures
 
 # Make the gRPC code of proto/ anew.
 proto: setup

@@ -325,6 +325,19 @@ def test_a_node_is_judged_without_metrics_too() -> None:
     assert "not registered with its kubelet" in look(None, None)[1]
 
 
+def test_nodes_of_another_processor_are_told_and_not_missed() -> None:
+    def node(name: str, **labels: str) -> Json:
+        named = {f"kubernetes.io/{key}": value for key, value in labels.items()}
+        status = READY | {"allocatable": {names.GPU: "1"} if labels["arch"] == "amd64" else {}}
+        return {"metadata": {"name": name, "labels": named}, "status": status}
+
+    plugin = {"metadata": {"name": "p"}, "spec": {"nodeName": "a"}, "status": READY}
+    arm = [node("b", os="linux", arch="arm64"), node("c", os="linux", arch="arm64")]
+    both = nodes.check([node("a", os="linux", arch="amd64"), *arm], [plugin], {})
+    assert [(row.state, row.detail.split()[0]) for row in both] == [(OK, "1"), (NOTE, "2,")]
+    assert [row.state for row in nodes.check(arm, [], {})] == [WRONG, NOTE]
+
+
 def test_metrics_that_a_network_policy_bars_are_a_note() -> None:
     plugin = {"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": READY}
     node = {"metadata": {"name": "n"}, "status": READY | {"allocatable": {names.GPU: "1"}}}
