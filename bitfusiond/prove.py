@@ -20,7 +20,7 @@ from bitfusiond.core.objects import Pod
 from bitfusiond.core.proof import Outcome, Proof
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files.read import load_yaml
-from bitfusiond.kube import PODS, Cluster, ClusterError, apiserver
+from bitfusiond.kube import PODS, Cluster, ClusterError, UnavailableError, apiserver
 
 _LOGS = f"kubectl logs -n {names.NAMESPACE} deployment/{names.WEBHOOK_DEPLOYMENT}"
 
@@ -78,18 +78,22 @@ def _say(what: str, answer: Proof, *, is_right: bool) -> None:
 
 async def _wait(settings: Settings, pod: Pod) -> Proof:
     """Ask until the answer is good, or the time is over; the last answer."""
-    for _ in range(int(settings.seconds / proof.POLL_SECONDS)):
+    deadline = trio.current_time() + settings.seconds
+    while True:
         answer = await ask(settings.cluster, pod)
-        if answer.good:
+        if answer.good or trio.current_time() >= deadline:
             return answer
         await trio.sleep(proof.POLL_SECONDS)
-    return await ask(settings.cluster, pod)
 
 
 async def ask(cluster: Cluster, pod: Pod) -> Proof:
     """Create ``pod`` by dry run."""
     try:
         return proof.judge(await cluster.create(PODS, pod["metadata"]["namespace"], pod, dry_run=True))
+    except UnavailableError as error:
+        answer = proof.judge_error(str(error))
+        # Nobody said no: the API server is away, or too busy.
+        return answer if answer.outcome is not Outcome.OTHER else Proof(Outcome.OTHER, str(error))
     except ClusterError as error:
         return proof.judge_error(str(error))
 

@@ -63,6 +63,10 @@ def unreachable(pod: Object) -> Object:
     raise UnavailableError('failed calling webhook "bwkimua.bitfusion.io": no endpoints available')
 
 
+def away(pod: Object) -> Object:
+    raise UnavailableError("the API server did not answer within 60 s")
+
+
 def forbidden(pod: Object) -> Object:
     raise ForbiddenError('pods is forbidden: User "system:serviceaccount:bwki:t" cannot create resource "pods"')
 
@@ -89,6 +93,7 @@ async def test_a_right_installation_admits_refuses_and_leaves_alone(capsys: pyte
     [
         (asks_nobody, "a pod that opts in, by dry run: the API server did not ask the webhook"),
         (unreachable, "a pod that opts in, by dry run: the API server cannot reach bwkimua.bitfusion.io"),
+        (away, "a pod that opts in, by dry run: the API server did not answer within 60 s; more"),
         (forbidden, "a pod that opts in, by dry run: refused, not by bitfusiond: pods is forbidden"),
         (takes_nonsense, "a pod that opts in and is wrong, by dry run: asked, patched"),
     ],
@@ -97,6 +102,19 @@ async def test_the_first_pod_that_is_not_treated_as_it_should_be_is_named(answer
     with pytest.raises(Failure, match=r"more: kubectl logs -n bwki deployment/") as raised:
         await prove.serve(settings(answer), trio.Event())
     assert str(raised.value).startswith(told)
+
+
+async def test_the_wait_ends_by_the_clock_however_long_an_answer_takes(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Asked):
+        async def create(
+            self, resource: Resource, namespace: str | None, body: Object, *, dry_run: bool = False
+        ) -> Object:
+            await trio.sleep(10)
+            return await super().create(resource, namespace, body, dry_run=dry_run)
+
+    with pytest.raises(Failure, match="cannot reach"):
+        await prove.serve(prove.Settings(Slow(unreachable), "default", {}), trio.Event())
+    assert trio.current_time() < proof.SETTLE_SECONDS + 15
 
 
 async def test_a_good_answer_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:

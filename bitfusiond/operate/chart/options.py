@@ -98,7 +98,7 @@ ROWS: tuple[tuple[Option, ...], ...] = (
         Option("legacyOld", f"and ({_LEGACY}) (not ({_since('1.26')}))", platform=LEGACY, version=(1, 25)),
         Option(TKGI, f'eq (include "bitfusiond.platform" .) "{TKGI}"', platform=TKGI, version=(1, 24)),
     ),
-    (Option(_POLICIES, _since("1.30"), version=manifests.POLICIES),),
+    (Option(_POLICIES, _since("{}.{}".format(*manifests.POLICIES)), version=manifests.POLICIES),),
     (Option("ownTokens", f'ne .Values.tokenNamespace "{names.KUBE_SYSTEM}"', {"namespace": _TOKENS}),),
     (
         Option(

@@ -30,8 +30,12 @@ _PRE_RELEASE = re.compile(r"(\d+\.\d+\.\d+)\.?(a|b|rc|dev)(\d+)")
 
 
 def run(overlays: Overlays, out: Path, say: Say) -> None:
+    """Make the chart and write it."""
+    write(files(overlays), out, say)
+
+
+def write(made: Mapping[str, str], out: Path, say: Say) -> None:
     """Write ``OUT/bitfusiond/`` and ``OUT/bitfusiond-VERSION.tgz``. Raises ConfigurationError."""
-    made = files(overlays)
     directory, archive = out / NAME, out / f"{NAME}-{version()}.tgz"
     try:
         shutil.rmtree(directory, ignore_errors=True)

@@ -37,6 +37,7 @@ def same(documents: list[Any]) -> list[str]:
     return sorted(json.dumps(each, sort_keys=True) for each in documents)
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from(sorted(options.OPTIONS))).map(frozenset).filter(options.possible))
 @hypothesis_settings(max_examples=200)
 def test_whatever_is_chosen_the_chart_says_what_a_deploy_applies(chosen: Chosen) -> None:
@@ -45,9 +46,10 @@ def test_whatever_is_chosen_the_chart_says_what_a_deploy_applies(chosen: Chosen)
     assert same(package.evaluated(DOCUMENTS(), chosen)) == wanted
 
 
+@pytest.mark.slow
 def test_the_same_sources_make_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        package.run(overlay, tmp_path / name, lambda line: None)
+    package.write(FILES(), tmp_path / "a", lambda line: None)
+    package.run(overlay, tmp_path / "b", lambda line: None)
     made = [(tmp_path / name / f"bitfusiond-{package.version()}.tgz").read_bytes() for name in ("a", "b")]
     assert made[0] == made[1]
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(made[0]))) as tar:
@@ -59,6 +61,7 @@ def test_the_same_sources_make_the_same_bytes(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_order_of_an_overlay_and_of_its_keys_does_not_matter() -> None:
     def other(platform: str) -> list[Any]:
         return [dict(reversed(list(each.items()))) for each in reversed(overlay(platform))]
@@ -70,16 +73,17 @@ def test_what_an_earlier_version_left_in_the_directory_goes(tmp_path: Path) -> N
     stale = tmp_path / "bitfusiond" / "templates" / "gone.yaml"
     stale.parent.mkdir(parents=True)
     stale.write_text("kind: Gone")
-    package.run(overlay, tmp_path, lambda line: None)
+    package.write(FILES(), tmp_path, lambda line: None)
     assert not stale.exists()
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot write into .*file"):
-        package.run(overlay, tmp_path / "file", lambda line: None)
+        package.write(FILES(), tmp_path / "file", lambda line: None)
 
 
+@pytest.mark.slow
 def test_a_chart_that_would_say_something_else_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     built = options.documents
 
