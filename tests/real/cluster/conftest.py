@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,39 +10,21 @@ import pytest
 import trustme
 import yaml
 
-from bitfusiond.operate import checks
-from bitfusiond.operate.kubectl import Kubectl
 from tests.fakes.processes import accepting
-from tests.real.harness import programs
-from tests.real.harness.cluster import Cluster
+from tests.real.harness.cluster import Cluster, of_tests
 from tests.tools import remote
 
-_VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
-_HOW = (
-    "run as root on the only node of a cluster made for tests, with KUBECONFIG naming its administrator, the images"
-    " $BITFUSIOND_TEST_IMAGE_REPO/{bitfusiond,bitfusion-client}:$BITFUSIOND_TEST_IMAGE_TAG of tests/real/images on the"
-    " node, and BITFUSIOND_TEST_POD_IMAGE an image with bash and python3"
-)
 NAMESPACE = "tensorflow-benchmark"
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, in the end without us. The test is skipped unless all that it needs is there."""
-    kubectl = next(iter(programs.kubectls()), None)
-    missing = [name for name in _VARIABLES if not os.environ.get(name)]
-    if missing or kubectl is None or os.geteuid() != 0:
-        pytest.skip(f"{_HOW}; missing: {', '.join(missing) or 'kubectl or root'}")
-    variables = {
-        "IMAGE_REPO": os.environ["BITFUSIOND_TEST_IMAGE_REPO"],
-        "IMAGE_TAG": os.environ["BITFUSIOND_TEST_IMAGE_TAG"],
-        "TOTAL_GPU_MEMORY": "16000",
-        "RESOURCE_NUMS": "1000",
-    }
-    _, minor = checks.server_version(Kubectl(kubectl))
-    cluster = Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"], minor)
-    yield cluster
-    cluster.uninstalled()
+    found, how = of_tests()
+    if found is None:
+        pytest.skip(how)
+    yield found
+    found.uninstalled()
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,8 @@ def pool(deployed: Cluster, assets: Path, tmp_path_factory: pytest.TempPathFacto
         done = deployed.just("deploy", POOL=str(file))  # nodes that offer more: only claims can be missing
         assert done.status == 0, done.output
         yield dict(zip(_SERVERS, addresses, strict=True))
-    done = deployed.just("deploy", POOL="none")
-    assert done.status == 0, done.output
+    if deployed.find("configmap", names.POOL_CONFIGMAP, names.NAMESPACE) is not None:  # some tests were left out
+        assert deployed.just("deploy", POOL="none").status == 0
     # There and back, a pod that was there before runs on.
     assert deployed.life("earlier", NAMESPACE) == before
     deployed.clear(NAMESPACE)
@@ -269,14 +269,12 @@ def test_verify_finds_nothing_wrong_with_the_pool(deployed: Cluster, pool: dict[
     assert done.status == 0, done.output
 
 
-def test_a_pool_that_pods_use_is_neither_uninstalled_nor_taken_from_them(
-    deployed: Cluster, namespace: str, tmp_path: Path
-) -> None:
+def test_a_pool_that_pods_use_is_neither_uninstalled_nor_taken_from_them(deployed: Cluster, namespace: str) -> None:
+    """The last of this file, as there is no pool after it."""
     before = deployed.started(_asking("holder", deployed.pod_image, 50))
     refused = deployed.just("uninstall")
     assert refused.status != 0
     assert "1 pod holds GPUs of the pool or waits for them (tensorflow-benchmark/holder)" in refused.output
-    pool_there = deployed.get("configmap", names.POOL_CONFIGMAP, names.NAMESPACE)["data"]["pool.yaml"]
     done = deployed.just("deploy", POOL="none")
     assert done.status == 0, done.output
     assert "their nodes go on serving them" in done.output
@@ -287,6 +285,3 @@ def test_a_pool_that_pods_use_is_neither_uninstalled_nor_taken_from_them(
     assert done.status == 0, done.output
     assert not deployed.every("resourceslice", "")
     assert deployed.find("deviceclass", names.DRIVER) is None
-    file = tmp_path / "pool.yaml"
-    file.write_text(pool_there)
-    assert deployed.just("deploy", POOL=str(file)).status == 0

@@ -16,12 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from bitfusiond.operate import checks
+from bitfusiond.operate.kubectl import Kubectl
 from tests import ROOT
 from tests.fakes.processes import wait_until
 from tests.real.harness.apiserver import Door
-from tests.real.harness.programs import since
+from tests.real.harness.programs import kubectls, since
 
 Object = dict[str, Any]
+_VARIABLES = ("KUBECONFIG", "BITFUSIOND_TEST_IMAGE_REPO", "BITFUSIOND_TEST_IMAGE_TAG", "BITFUSIOND_TEST_POD_IMAGE")
+_HOW = (
+    "run as root on the only node of a cluster made for tests, with KUBECONFIG naming its administrator, the images"
+    " $BITFUSIOND_TEST_IMAGE_REPO/{bitfusiond,bitfusion-client}:$BITFUSIOND_TEST_IMAGE_TAG of tests/real/images on the"
+    " node, and BITFUSIOND_TEST_POD_IMAGE an image with bash and python3"
+)
 _JUST = Path(sys.executable).parent / "just"
 
 
@@ -214,3 +221,19 @@ class Cluster:
         )
         context.load_cert_chain(keys)
         return Door(cluster["cluster"]["server"], context)
+
+
+def of_tests() -> tuple[Cluster | None, str]:
+    """The cluster that the environment names, or None and what is missing."""
+    kubectl = next(iter(kubectls()), None)
+    missing = [name for name in _VARIABLES if not os.environ.get(name)]
+    if missing or kubectl is None or os.geteuid() != 0:
+        return None, f"{_HOW}; missing: {', '.join(missing) or 'kubectl or root'}"
+    variables = {
+        "IMAGE_REPO": os.environ["BITFUSIOND_TEST_IMAGE_REPO"],
+        "IMAGE_TAG": os.environ["BITFUSIOND_TEST_IMAGE_TAG"],
+        "TOTAL_GPU_MEMORY": "16000",
+        "RESOURCE_NUMS": "1000",
+    }
+    _, minor = checks.server_version(Kubectl(kubectl))
+    return Cluster(kubectl, variables, os.environ["BITFUSIOND_TEST_POD_IMAGE"], minor), ""

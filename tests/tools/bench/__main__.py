@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.tools.bench import admission, bursts, core, memory, plugin, populate, scale, startup
+from tests.tools.bench import admission, bursts, cluster, core, memory, plugin, populate, scale, startup
 from tests.tools.bench.measure import Figure
 
 _ALL = {
@@ -19,7 +19,11 @@ _ALL = {
     "populate": populate.figures,
     "scale": scale.figures,
 }
-_LONG = {"memory-long": memory.long_figures, "scale-full": scale.full_figures}  # minutes each: only by their names
+_LONG = {
+    "memory-long": memory.long_figures,
+    "scale-full": scale.full_figures,
+    "cluster": cluster.figures,
+}  # minutes each, or a cluster: only by their names
 
 
 def main() -> None:
