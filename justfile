@@ -71,7 +71,7 @@ test *ARGS: setup
 
 # Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
 test-fast *ARGS: setup
-    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry)' "$@"
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry or helm)' "$@"
 
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
@@ -191,6 +191,11 @@ deploy *VARIABLES: setup
 [no-exit-message]
 manifests *VARIABLES: setup
     @{{ operate }} manifests "$@"
+
+# Make the Helm chart of this version, which installs what deploy does: OUT/bitfusiond/ and OUT/bitfusiond-VERSION.tgz.
+[no-exit-message]
+chart OUT="dist": setup
+    @{{ operate }} chart {{ quote(OUT) }}
 
 # Look at every part of the installation; --namespace NAME looks at the pods and tokens of one namespace.
 [no-exit-message]

@@ -32,8 +32,10 @@ SILENT_CALLS = {
     *("Gauge", "Counter", "Histogram", "GaugeMetricFamily", "CounterMetricFamily"),
     *("info", "debug", "print", "say", "_say", "run"),
 }
-# Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md.
-SILENT_MODULES = {"bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"}
+# Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md, docs/helm.md.
+SILENT_MODULES = {"bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"} | {
+    f"bitfusiond.operate.chart.{name}" for name in ("options", "template", "values")
+}
 # No messages by themselves: parts of others, headings of ``just verify``, names.
 SILENT = {
     *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),
@@ -69,6 +71,7 @@ SILENT = {
     *("the configuration", "the connection ended before the answer"),  # parts of others
     *("certificate taken up", "client CA taken up", "registry CA taken up"),  # progress that is logged
     'device.driver == "bitfusion.io"',  # of CEL
+    "Kubernetes pods on the GPUs of a Bitfusion pool: admission webhook and device plugin",  # of the chart
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }
 # What begins so is a command that a message advises or that is run, a form of names, a file's head.
