@@ -18,6 +18,7 @@ images := "env IMAGE_REPO=" + quote(repo) + " IMAGE_TAG=" + quote(tag) + " image
 export PACKAGES := env("PACKAGES", "")
 export BASE := env("BASE", "")
 export BUILD_BASE := env("BUILD_BASE", "")
+export PLATFORMS := env("PLATFORMS", "")
 export CONTAINER_ENGINE := env("CONTAINER_ENGINE", "")
 export COSIGN_KEY := env("COSIGN_KEY", "")
 
@@ -60,13 +61,17 @@ setup:
 demo *ARGS: setup
     @{{ bin }}/python -m tests.tools.demo "$@"
 
+# Make docs/demo.md anew, the demo as it ran.
+record: setup
+    @{{ bin }}/python -m tests.tools.demo.record
+
 # Run the tests. ARGS go to pytest.
 test *ARGS: setup
     {{ bin }}/python -m pytest "$@"
 
 # Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
 test-fast *ARGS: setup
-    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry)' "$@"
+    {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry or helm)' "$@"
 
 # Lint, types, import layers, manifests against the Kubernetes schemas.
 check: setup
@@ -84,6 +89,10 @@ bench *ARGS: setup
 fuzz *ARGS: setup
     @{{ bin }}/python -c 'import atheris' 2>/dev/null || {{ install }} --require-hashes --requirement requirements-fuzz.txt
     @{{ bin }}/python -m tests.tools.fuzz "$@"
+
+# Make the pictures of docs/pictures anew, of the sources beside them; wants graphviz.
+pictures: setup
+    {{ bin }}/python -m tests.tools.pictures
 
 # Make the gRPC code of proto/ anew.
 proto: setup
@@ -186,6 +195,11 @@ deploy *VARIABLES: setup
 [no-exit-message]
 manifests *VARIABLES: setup
     @{{ operate }} manifests "$@"
+
+# Make the Helm chart of this version, which installs what deploy does: OUT/bitfusiond/ and OUT/bitfusiond-VERSION.tgz.
+[no-exit-message]
+chart OUT="dist": setup
+    @{{ operate }} chart {{ quote(OUT) }}
 
 # Look at every part of the installation; --namespace NAME looks at the pods and tokens of one namespace.
 [no-exit-message]

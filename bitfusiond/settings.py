@@ -131,7 +131,7 @@ def choice(*allowed: str) -> Parser:
 
 
 # What a namespace can be called, the signs of a glob, and sets of characters that end.
-_GLOB = re.compile(r"(?:[a-z0-9*?-]|\[!?[a-z0-9-]+\])+")
+GLOB = r"[a-z0-9*?-]|\[!?[a-z0-9-]+\]"
 
 
 def globs(value: str) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ def _can_match(glob: str) -> bool:
     if not set("*?[") & set(glob):
         return bool(re.fullmatch(names.LABEL, glob))
     backwards = any(first > last for first, last in re.findall(r"(\w)-(?=(\w)[^\[]*\])", glob))
-    return bool(_GLOB.fullmatch(glob)) and not backwards
+    return bool(re.fullmatch(f"(?:{GLOB})+", glob)) and not backwards
 
 
 def socket_name(value: str) -> str:

@@ -45,6 +45,7 @@ REQUEST_SECONDS = 5.0
 # A page of a long list: the API server has to read it from etcd first.
 PAGE_SECONDS = 30.0
 PAGE_ITEMS = 500
+DRY_RUN_SECONDS = 60.0
 # Each may have a megabyte, and anybody may make one in a namespace of theirs; a slice has the GPUs of a whole server.
 _LARGE = (SECRETS, RESOURCE_SLICES, CLAIMS, CLAIM_TEMPLATES)
 LARGE_ITEMS = 50
@@ -202,7 +203,9 @@ class APIServer:
 
     async def create(self, resource: Resource, namespace: str | None, body: Object, *, dry_run: bool = False) -> Object:
         query = {"dryRun": "All"} if dry_run else {}
-        created = await self._request("POST", resource.path(namespace), query, _typed(resource, body))
+        # Who tries what becomes of an object wants the answer that the API server has after it waited for webhooks.
+        seconds = DRY_RUN_SECONDS if dry_run else REQUEST_SECONDS
+        created = await self._request("POST", resource.path(namespace), query, _typed(resource, body), seconds=seconds)
         return created if dry_run else _whole(created)  # what is not stored has no version
 
     async def replace(self, resource: Resource, namespace: str | None, name: str, body: Object) -> Object:

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bitfusiond.core import names
-from bitfusiond.core.admission import trial
-from bitfusiond.core.admission.trial import Outcome, Proof
+from bitfusiond.core import names, proof
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.diagnosis import facts, filling, makers, pods
@@ -16,12 +14,12 @@ from bitfusiond.core.diagnosis.facts import MakerFacts, PodFacts, Surroundings
 from bitfusiond.core.diagnosis.finding import Finding, Unread, good, is_bad
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object, Pod
+from bitfusiond.core.proof import Outcome, Proof
 from bitfusiond.core.tokens.copies import BY_SECRET
 from bitfusiond.files import read as files
 from bitfusiond.kubectl_bitfusion import status, target
 from bitfusiond.kubectl_bitfusion.reader import Reader, everything, in_namespace, uid
 from bitfusiond.kubectl_bitfusion.target import Family, Target
-from bitfusiond.operate import proof
 from bitfusiond.operate.kubectl import Kubectl, KubectlError
 
 _AT_ONCE = 4
@@ -138,8 +136,8 @@ def _tried(kubectl: Kubectl, pod: Pod) -> Proof | Unread:
         message = str(error).removeprefix("kubectl create: ")
         if 'cannot create resource "pods"' in message:
             return Unread("what a dry run says (it takes the permission to create pods)")
-        return trial.judge_error(message)
-    return trial.judge(stored[0]) if stored else Unread("what a dry run says", "kubectl printed nothing")
+        return proof.judge_error(message)
+    return proof.judge(stored[0]) if stored else Unread("what a dry run says", "kubectl printed nothing")
 
 
 # --- what makes pods --------------------------------------------------------------------------------------------------

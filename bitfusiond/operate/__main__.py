@@ -6,13 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
-from bitfusiond.operate import deploy, poolfile, settings, tokens, uninstall
+from bitfusiond.operate import deploy, manifests, poolfile, settings, tokens, uninstall
+from bitfusiond.operate.chart import package
+from bitfusiond.operate.kubectl import Kubectl
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.verify import command as verify
 
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parsers["tokens"].add_argument("directory", type=Path, help="where ca.crt, client.yaml and servers.conf are")
     parsers["pool"].add_argument("source", type=Path, help="a servers.conf")
     parsers["pool"].add_argument("target", type=Path, help="the file to write")
+    parsers["chart"].add_argument("out", type=Path, help="the directory to write into")
     parsers["uninstall"].add_argument("--namespace", action="store_true", help="delete the namespace bwki too")
     parsers["verify"].add_argument("--namespace", help="look at the pods and tokens of this namespace alone")
     return parser
@@ -91,12 +94,18 @@ def _pool(_: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _chart(chosen: Settings, arguments: argparse.Namespace) -> int:
+    package.run(cache(partial(manifests.overlay, Kubectl(chosen.kubectl))), arguments.out, _say)
+    return 0
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[Settings, argparse.Namespace], int]]] = {
     "deploy": ("install bitfusiond, or bring it up to date", _deploy),
     "manifests": ("print what deploy would apply", _manifests),
     "verify": ("look at every part of an installation; exit status 1 where something is wrong", _verify),
     "uninstall": ("take bitfusiond out of the cluster", _uninstall),
     "tokens": ("make the token Secrets from an unpacked token, or bring them up to date", _tokens),
+    "chart": ("write the Helm chart, which installs what deploy does", _chart),
     "pool": ("write a first inventory of the pool from a servers.conf", _pool),
 }
 

@@ -103,11 +103,14 @@ def told(found: Mapping[str, str], most: int = 5) -> str:
     return "; ".join([*lines, *(["..."] if len(found) > most else [])])
 
 
-def _takes_pods(node: Node) -> bool:
-    """Whether it is ready for pods, and one on which there are clients: those are for linux on amd64 only."""
+def has_clients(node: Node) -> bool:
+    """Whether there are clients for it: for linux on amd64 only."""
     labels = mapping(node, "metadata", "labels")
-    is_ours = (labels.get("kubernetes.io/os", "linux"), labels.get("kubernetes.io/arch", "amd64")) == ("linux", "amd64")
-    return is_ours and condition(node, "Ready") and not node["spec"].get("unschedulable")
+    return (labels.get("kubernetes.io/os", "linux"), labels.get("kubernetes.io/arch", "amd64")) == ("linux", "amd64")
+
+
+def _takes_pods(node: Node) -> bool:
+    return has_clients(node) and condition(node, "Ready") and not node["spec"].get("unschedulable")
 
 
 def _ended(kubectl: Kubectl, timeout: float) -> Sequence[Object]:

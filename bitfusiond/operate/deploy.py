@@ -25,6 +25,7 @@ from bitfusiond.operate import (
     endpoints,
     manifests,
     proof,
+    release,
     report,
     rollout,
     waiting,
@@ -119,6 +120,8 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
     problems = access.missing(kubectl, access.to_delete(removals), "deploy")
     now = current.read(kubectl)
     problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
+    if (of_helm := release.find(kubectl)) is not None:
+        problems.append(release.refusal_of_deploy(of_helm))
     try:
         values, notes = choices.choose(settings, now)
         problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []

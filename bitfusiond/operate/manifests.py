@@ -33,7 +33,7 @@ IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
 POOL_PERMISSIONS = OVERLAYS.parent / "pool" / "permissions.yaml"
 _POOL_NODES = OVERLAYS.parent / "pool" / "device-plugin.yaml"
 # ValidatingAdmissionPolicy is stable from here on.
-_POLICIES = (1, 30)
+POLICIES = (1, 30)
 
 CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
@@ -220,7 +220,7 @@ def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]
     From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policies of
     manifests/guard.
     """
-    if version >= _POLICIES:
+    if version >= POLICIES:
         documents = [*documents, *_documents(GUARD / "secrets.yaml"), *_documents(GUARD / "pods.yaml")]
     if version < (1, 21):
         return [
@@ -303,8 +303,8 @@ def substituted(document: Object, values: Values) -> Object:
     if ref(result) == _SECRETS_POLICY:
         (closed,) = result["spec"]["variables"]
         # In our own namespace the policy lets nothing be written but our own Secrets anyway.
-        namespaces = (names.EXEMPT_NAMESPACES | {values.tokens.namespace}) - {names.NAMESPACE}
-        closed["expression"] = str(sorted(namespaces))  # a list of CEL
+        namespaces = dict.fromkeys([*sorted(names.EXEMPT_NAMESPACES), values.tokens.namespace])
+        closed["expression"] = str([each for each in namespaces if each != names.NAMESPACE])  # a list of CEL
     if ref(result) == NETWORK_POLICY and values.api_servers:
         result["spec"]["ingress"] = _from_api_servers(result["spec"]["ingress"], values.api_servers)
     return result
@@ -327,7 +327,7 @@ def _fit_conditions(webhook: Object, values: Values) -> None:
     for condition in conditions:
         expression = condition["expression"]
         condition["expression"] = expression.replace(_NO_MEMORY, _NO_MEMORY.replace("0", str(values.total_gpu_memory)))
-    if values.pool:
+    if values.pool and conditions:
         webhook["matchConditions"] = [each for each in conditions if each["name"] != _COMPLETE]
 
 

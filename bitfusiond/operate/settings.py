@@ -17,8 +17,8 @@ from bitfusiond.files.read import load_yaml
 COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
 DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
 
-_REPO = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+REPO = r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 PUSHED = Path(__file__).parents[2] / "dist" / "images.txt"  # written by `just push-image`
 DIGEST = r"sha256:[0-9a-f]{64}"
 _PUSHED_LINE = re.compile(rf"(\S+/[^\s/@]+:[^\s/:@]+)@({DIGEST})")
@@ -59,13 +59,13 @@ class Settings:
 
 
 def _repo(value: str) -> str:
-    if not _REPO.fullmatch(value):
+    if not re.fullmatch(REPO, value):
         raise ValueError(f"a registry's name and a path in lower case without a tag, for example {DEFAULT_REPO}")
     return value
 
 
 def _tag(value: str) -> str:
-    if not _TAG.fullmatch(value):
+    if not re.fullmatch(TAG, value):
         raise ValueError("up to 128 letters, digits, '_', '.', '-', for example 0.5.0")
     return value
 
@@ -90,7 +90,7 @@ def _file(value: str) -> Path:
     return Path(value)
 
 
-_LARGEST_MAP = 1024 * 1024 - 4096  # bytes, its metadata beside them; source: MaxSecretSize of k8s.io/api core/v1
+LARGEST_MAP = 1024 * 1024 - 4096  # bytes, its metadata beside them; source: MaxSecretSize of k8s.io/api core/v1
 
 
 def _pool(value: str) -> str:
@@ -104,8 +104,8 @@ def _pool(value: str) -> str:
         raise ValueError("a file that can be read, or none; `just pool SERVERS.CONF` writes a first one") from None
     except ValueError as error:
         raise ValueError(f"a pool: {error}") from None
-    if (size := len(text.encode())) > _LARGEST_MAP:
-        raise ValueError(f"a file of at most {_LARGEST_MAP} bytes, which is what a ConfigMap takes; it has {size}")
+    if (size := len(text.encode())) > LARGEST_MAP:
+        raise ValueError(f"a file of at most {LARGEST_MAP} bytes, which is what a ConfigMap takes; it has {size}")
     return text
 
 

@@ -18,7 +18,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, choices, claims, current, manifests, report, rollout, waiting
+from bitfusiond.operate import access, checks, choices, claims, current, manifests, release, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.report import Say
@@ -87,6 +87,8 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     """
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     checks.cluster(kubectl, say)
+    if (of_helm := release.find(kubectl)) is not None:
+        raise Failure(release.refusal_of_uninstall(of_helm))
     if (holders := claims.holders(kubectl)) and not force:
         fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
         raise Failure(f"{claims.told(holders)}: {fix}")

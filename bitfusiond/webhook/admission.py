@@ -31,6 +31,15 @@ BODY_LIMIT = 4 * 2**20  # bytes; an API server stores no object above 1.5 MiB, a
 ANSWER_LIMIT = 4 * 2**20  # bytes
 MOST_VALUES = 100_000  # objects and lists in a body
 ENDPOINTS = ("/mutate", "/validate")
+# Alerts and dashboards look for an increase, which Prometheus does not see in a series that begins with 1.
+_COUNTED_FROM_NOUGHT = (
+    ("mutate", "patched", "injected"),
+    ("mutate", "refused", "invalid pod"),
+    ("mutate", "refused", "no tokens"),
+    ("mutate", "error", "500"),
+    ("validate", "refused", "invalid pod"),
+    ("validate", "error", "500"),
+)
 LOOKUP_SECONDS = 4.0  # for the images of a pod
 _AFTER_LOOKUP_SECONDS = 5.5  # of a request's time, for its tokens and the answer
 _LONGEST_FIELD = 1024  # characters of what a client sent, in a log line
@@ -148,6 +157,8 @@ class Admission:
             ["endpoint", "verdict", "reason"],
             registry=metrics,
         )
+        for labels in _COUNTED_FROM_NOUGHT:
+            self._requests.labels(*labels)
         self._seconds = Histogram(
             "bitfusiond_admission_duration_seconds",
             "From the last byte of a request to its answer.",

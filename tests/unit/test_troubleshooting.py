@@ -33,11 +33,11 @@ SILENT_CALLS = {
     *("info", "debug", "print", "say", "_say", "run"),
     "good",  # what a diagnosis finds in order
 }
-# Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md.
+# Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md, docs/helm.md.
 SILENT_MODULES = {
     *("bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"),
     "bitfusiond.kubectl_bitfusion.options",
-}
+} | {f"bitfusiond.operate.chart.{name}" for name in ("options", "template", "values")}
 # No messages by themselves: parts of others, headings of ``just verify``, names.
 SILENT = {
     *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),
@@ -85,6 +85,7 @@ SILENT = {
     *("an operator downloads a new one and runs: just tokens DIR", "take another bitfusion-client/os"),
     *("an operator downloads a new token and runs: just tokens DIR; or the network is in the way",),
     *("look for a firewall, or a NetworkPolicy for outgoing traffic",),
+    "Kubernetes pods on the GPUs of a Bitfusion pool: admission webhook and device plugin",  # of the chart
     *("both Content-Length and Transfer-Encoding", "\0: its demand is wrong"),  # seen by no user
 }
 # What begins so is a command that a message advises or that is run, a form of names, a file's head.

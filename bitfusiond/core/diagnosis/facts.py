@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bitfusiond.core.admission.trial import Proof
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.diagnosis.finding import Unread
 from bitfusiond.core.fields import mapping, objects
@@ -22,6 +21,7 @@ from bitfusiond.core.objects import (
     Secret,
     WebhookConfiguration,
 )
+from bitfusiond.core.proof import Proof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import trial
 from bitfusiond.core.admission.optin import Mode
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis import asked, placing, webhook
 from bitfusiond.core.diagnosis.facts import MakerFacts, said, template
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, is_bad, unknown
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object
+from bitfusiond.core.proof import Outcome, Proof, judge_error
 from bitfusiond.core.text import shown
 
 # Reasons of Events about what makes pods: its controller's, and ours.
@@ -72,7 +71,7 @@ def _refused(facts: MakerFacts) -> Iterator[Finding]:
     if isinstance(facts.events, Unread):
         yield facts.events.finding
     if told:
-        yield webhook.judged(trial.judge_error(told[0]), "its pods")
+        yield webhook.judged(judge_error(told[0]), "its pods")
         return
     match facts.trial:
         case Unread():

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitfusiond.core import names
-from bitfusiond.core.admission import trial
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good
 from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.proof import REFUSED_BY_OTHERS, Outcome, Proof
 
 _OPERATOR = "an operator runs: kubectl bitfusion check"
 _LOOK = f"kubectl get endpointslices -n {names.NAMESPACE} -l kubernetes.io/service-name={names.WEBHOOK_SERVICE}"
@@ -67,7 +66,7 @@ def judged(proof: Proof, what: str) -> Finding:
     if proof.outcome is Outcome.REFUSED:
         return bad(f"{what}: {proof.detail}", "mend what the message names, and create it again")
     # kubectl does not always say who refused it.
-    message = proof.detail.removeprefix(trial.REFUSED_BY_OTHERS)
+    message = proof.detail.removeprefix(REFUSED_BY_OTHERS)
     if "exceeded quota" in message:
         return bad(f"{what} are refused: {message}", "wait until pods end, ask for less, or have the quota raised")
     return bad(f"{what} are refused: {message}", "mend what the message names, and create it again")

@@ -7,10 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.objects import Object
+from bitfusiond.core.proof import Outcome, Proof
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, choices, claims, current, delivery, endpoints, manifests, proof, report
+from bitfusiond.operate import (
+    access,
+    checks,
+    choices,
+    claims,
+    current,
+    delivery,
+    endpoints,
+    manifests,
+    proof,
+    release,
+    report,
+)
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
@@ -48,6 +60,9 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
         return [*rows, *ending]
     if absent := installation.absent(found):
         return [*rows, *absent, *_token_sources(kubectl, values)]
+    if (of_helm := release.find(kubectl)) is not None:
+        detail = f"{of_helm.namespace}/{of_helm.name}: where `just deploy` is the fix below, it is `helm upgrade`"
+        rows.append(Row("Helm release", NOTE, detail))
     return [
         *rows,
         *_installation(kubectl, wanted, found),

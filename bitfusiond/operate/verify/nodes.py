@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bitfusiond.core import names
 from bitfusiond.core.objects import Node, Pod
+from bitfusiond.operate.delivery import has_clients
 from bitfusiond.operate.kubectl import Kubectl, KubectlError
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.rollout import condition
@@ -53,8 +54,11 @@ def samples(text: str) -> tuple[Samples, str]:
 def check(nodes: Iterable[Node], pods: Sequence[Pod], metrics: Mapping[str, str | None]) -> list[Row]:
     """A row for each node that has something wrong, and one for all that have not."""
     by_node = {pod["spec"].get("nodeName"): pod for pod in pods}
-    good, silent, rows = 0, [], []
+    good, others, silent, rows = 0, 0, [], []
     for node in nodes:
+        if not has_clients(node):
+            others += 1
+            continue
         name = node["metadata"]["name"]
         row = _node(node, by_node.get(name), metrics.get(name))
         if row is None:
@@ -69,7 +73,9 @@ def check(nodes: Iterable[Node], pods: Sequence[Pod], metrics: Mapping[str, str 
         detail = f"not seen on {', '.join(silent)}: a NetworkPolicy or the kubelet keeps the API server from port 9090"
         rows.append(Row("metrics of the plugin", NOTE, detail))
     if not rows:
-        rows.append(Row("nodes", WRONG, "there is none", "kubectl get nodes"))
+        rows.append(Row("nodes", WRONG, "there is none for linux on amd64", "kubectl get nodes --show-labels"))
+    if others:
+        rows.append(Row("other nodes", NOTE, f"{others}, without GPUs: there are clients for linux on amd64 only"))
     return rows
 
 

@@ -23,7 +23,7 @@ from bitfusiond.files import config
 from bitfusiond.operate import checks
 from bitfusiond.webhook.events import SERVER_GONE
 from tests import ROOT
-from tests.real.cluster import remote_servers
+from tests.real.cluster import other_node, remote_servers
 from tests.real.cluster.conftest import NAMESPACE
 from tests.real.cluster.examples import pod
 from tests.real.cluster.times import Watcher
@@ -150,8 +150,7 @@ def _is_told_that_the_pool_is_full(cluster: Cluster, waiting: str) -> None:
 
 
 def _scheduling(cluster: Cluster, name: str) -> str:
-    conditions = cluster.get("pod", name, NAMESPACE)["status"].get("conditions") or []
-    return " ".join(str(each.get("message")) for each in conditions if each["type"] == "PodScheduled")
+    return other_node.why(cluster, name, NAMESPACE)
 
 
 def test_bitfusion_is_told_of_the_chosen_server_alone(deployed: Cluster, namespace: str, pool: dict[str, str]) -> None:
@@ -211,6 +210,12 @@ def test_a_server_that_is_gone_gets_no_more_pods_until_it_is_back(deployed: Clus
     deployed.kubectl("scale", "deployment/gpu-b", "-n", namespace, "--replicas=1")
     deployed.wait(lambda: _phase(deployed, "waits") == "Running", "the pod that waited runs", 180)
     assert _taints(deployed, "gpu-b") == []
+
+
+def test_no_pod_is_placed_on_a_node_of_another_processor(deployed: Cluster, namespace: str) -> None:
+    """The pool's GPUs are in reach of all nodes; the shares, which pods ask for too, are not."""
+    with other_node.arm64(deployed):
+        other_node.takes_no_gpu_pod(deployed, _asking("elsewhere", deployed.pod_image, 10))
 
 
 def test_a_server_is_drained_by_a_rule(deployed: Cluster, namespace: str, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ DIR gets ``bitfusiond.tar`` and ``bitfusion-client.tar``, in the format of ``doc
 base is made from scratch, the clients are small stand-ins. Nothing touches the images that this machine has: all of it
 lies in ``--cache``, and the base images are taken from there the next time.
 
+With ``--arm64``, DIR/arm64/bitfusiond.tar is that image for linux/arm64, built as ``PLATFORMS`` builds it. This machine
+must be able to run such programs, in a chroot too: its binfmt_misc needs qemu-aarch64 with the flag F.
+
 With ``--previous``, DIR/previous gets the same of the version before this one, under the tag ``previous``, and its
 sources: what tests/real/cluster upgrades from. That is the newest tag of the repository, or BASELINE while there is
 none.
@@ -33,6 +36,9 @@ HERE = Path(__file__).parent
 SUITE = "bookworm"
 BASE = f"localhost/bitfusiond-test-base:{SUITE}"
 BUILD_BASE = f"localhost/bitfusiond-test-builder:{SUITE}"
+ARM64 = "arm64"
+PLATFORMS = {"amd64": "linux/amd64", ARM64: "linux/arm64"}
+EMULATOR = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 CLIENTS = ("bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb", "bitfusion-client-centos7-4.5.0-4.x86_64.rpm")
 NEEDED = {"debootstrap": "debootstrap", "buildah": "buildah", "dpkg-deb": "dpkg", "rpmbuild": "rpm"}
 
@@ -54,12 +60,15 @@ def main() -> None:
     parser.add_argument("directory", metavar="DIR", type=Path, help="gets bitfusiond.tar and bitfusion-client.tar")
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bitfusiond-test-image"
     parser.add_argument("--cache", metavar="DIR", type=Path, default=default, help="[%(default)s]")
+    parser.add_argument("--arm64", action="store_true", help="build bitfusiond for linux/arm64 too")
     parser.add_argument("--previous", action="store_true", help="build the version before this one too")
     chosen = parser.parse_args()
     missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
     problems = [f"install the Debian package {package}" for package in missing]
     if os.geteuid() != 0:
         problems.append("run this as root: debootstrap makes a root file system")
+    if chosen.arm64 and not _emulates():
+        problems.append(f"let the kernel run programs for arm64: {EMULATOR} must be there, with the flag F")
     if problems:
         sys.exit("\n".join(problems))
 
@@ -67,20 +76,52 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bitfusiond-image-") as name:
         work = Path(name)
         if not (_has(BASE, environment) and _has(BUILD_BASE, environment)):
-            _make_bases(work, environment)
+            _make_bases(work / "amd64", environment)
         environment["PACKAGES"] = str(_make_packages(work))
         _build(ROOT, chosen.directory, environment)
+        if chosen.arm64:
+            _build_for_both(work, chosen.directory / ARM64, environment)
         if chosen.previous:
             directory = chosen.directory / PREVIOUS
             _build(_check_out(directory / "checkout"), directory, {**environment, "IMAGE_TAG": PREVIOUS})
 
 
 def _build(checkout: Path, directory: Path, environment: Mapping[str, str]) -> None:
-    just = Path(sys.executable).with_name("just")
-    _run([just, "build-image", "--quiet"], environment, checkout)
-    directory.mkdir(parents=True, exist_ok=True)
+    _just_build(environment, checkout)
     for image in ("bitfusiond", "bitfusion-client"):
-        _save(image, directory / f"{image}.tar", environment)
+        _save(_name(image, environment), directory / f"{image}.tar", environment)
+
+
+def _build_for_both(work: Path, directory: Path, environment: Mapping[str, str]) -> None:
+    """By bases that are lists, as those of a registry are. The tag is another, as building it takes the list's away."""
+    bases = {name: f"{name}-list" for name in (BASE, BUILD_BASE)}
+    if not all(_has(f"{name}-{ARM64}", environment) for name in bases):
+        _make_bases(work / ARM64, environment, ARM64)
+    for name, of in bases.items():
+        subprocess.run(["buildah", "manifest", "rm", of], env=environment, capture_output=True, check=False)
+        _run(["buildah", "manifest", "create", of, name, f"{name}-{ARM64}"], environment, quiet=True)
+    environment = {
+        **environment,
+        "BASE": bases[BASE],
+        "BUILD_BASE": bases[BUILD_BASE],
+        "PACKAGES": "",
+        "PLATFORMS": ",".join(PLATFORMS.values()),
+        "IMAGE_TAG": f"{environment['IMAGE_TAG']}-both",
+    }
+    _just_build(environment, ROOT)
+    _save(f"{_name('bitfusiond', environment)}-{ARM64}", directory / "bitfusiond.tar", environment)
+
+
+def _just_build(environment: Mapping[str, str], checkout: Path) -> None:
+    _run([Path(sys.executable).with_name("just"), "build-image", "--quiet"], environment, checkout)
+
+
+def _emulates() -> bool:
+    """Whether the kernel holds the emulator open, so that a root directory needs none of its own."""
+    if not EMULATOR.exists():
+        return False
+    flags = next(line for line in EMULATOR.read_text().splitlines() if line.startswith("flags:"))
+    return "F" in flags.removeprefix("flags:")
 
 
 def _check_out(directory: Path) -> Path:
@@ -117,11 +158,16 @@ def _environment(cache: Path) -> dict[str, str]:
     }
 
 
-def _make_bases(work: Path, environment: Mapping[str, str]) -> None:
+def _make_bases(work: Path, environment: Mapping[str, str], processor: str = "amd64") -> None:
     root, context = work / "root", work / "context"
     (context / "etc").mkdir(parents=True)
     print("making the base images (some minutes, once)", flush=True)
-    _run(["debootstrap", "--variant=minbase", "--include=python3", SUITE, root], environment, quiet=True)
+    end = "" if processor == "amd64" else f"-{processor}"
+    _run(
+        ["debootstrap", f"--arch={processor}", "--variant=minbase", "--include=python3", SUITE, root],
+        environment,
+        quiet=True,
+    )
     for pattern in NOT_IN_BASE:
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -131,7 +177,7 @@ def _make_bases(work: Path, environment: Mapping[str, str]) -> None:
             (copy := context / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, copy)
     for stage, image in (("base", BASE), ("builder", BUILD_BASE)):
-        target = ["--target", stage, "--tag", image]
+        target = ["--platform", PLATFORMS[processor], "--target", stage, "--tag", f"{image}{end}"]
         _run(["buildah", "build", "--quiet", "--file", HERE / "Containerfile", *target, context], environment)
 
 
@@ -150,8 +196,12 @@ def _make_packages(work: Path) -> Path:
     return clients
 
 
-def _save(image: str, path: Path, environment: Mapping[str, str]) -> None:
-    name = f"{environment['IMAGE_REPO']}/{image}:{environment['IMAGE_TAG']}"
+def _name(image: str, environment: Mapping[str, str]) -> str:
+    return f"{environment['IMAGE_REPO']}/{image}:{environment['IMAGE_TAG']}"
+
+
+def _save(name: str, path: Path, environment: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # skopeo's library adds to none
     _run(["buildah", "push", "--quiet", name, f"docker-archive:{path}:{name}"], environment)
     print(f"{path}: {name}, {path.stat().st_size / 1e6:.1f} MB", flush=True)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import trustme
 import yaml
@@ -47,7 +48,8 @@ def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, accepting("0.0.0.0") as port:
         directory = Path(name)
         api = _administrator(cluster, directory)
-        assert cluster.just("tokens", str(_tokens(directory, port))).status == 0
+        node = urlsplit(api.url).hostname  # the pods' way to this machine
+        assert cluster.just("tokens", str(_tokens(directory, f"{node}:{port}"))).status == 0
         try:
             yield from _creates(cluster, api, directory)
             yield from _starts(cluster)
@@ -57,12 +59,12 @@ def figures() -> Iterator[Figure]:
                 cluster.run("delete", "namespace", namespace, "--wait=false")
 
 
-def _tokens(directory: Path, port: int) -> Path:
+def _tokens(directory: Path, server: str) -> Path:
     made = directory / "tokens"
     made.mkdir()
     trustme.CA().cert_pem.write_to_path(str(made / "ca.crt"))
     (made / "client.yaml").write_text("token: of-the-bench\n")
-    (made / "servers.conf").write_text(yaml.safe_dump({"servers": [{"addresses": [f"127.0.0.1:{port}"]}]}))
+    (made / "servers.conf").write_text(yaml.safe_dump({"servers": [{"addresses": [server]}]}))
     return made
 
 

@@ -105,6 +105,8 @@ def _check(example: Example, before: Pod, after: Pod) -> None:
     require(wrapped in command, f"{example.file}: a command with {wrapped!r}", command)
     expect(after["spec"]["initContainers"][0]["name"], "populate", f"{example.file}: the first initContainer")
     annotations = before["metadata"]["annotations"] | {names.STATUS: names.STATUS_INJECTED}
+    if names.VALIDATE in after["metadata"]["annotations"]:  # with a template of one's own
+        annotations[names.VALIDATE] = names.VALIDATE_ALWAYS
     expect(after["metadata"], before["metadata"] | {"annotations": annotations}, f"{example.file}: metadata")
     for what, new, old in (
         ("volumes", after["spec"]["volumes"], before["spec"]["volumes"]),

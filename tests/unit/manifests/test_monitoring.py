@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import kubernetes_validate
-import pytest
 import yaml
 
 from tests import MANIFESTS
+from tests.real.harness.prometheus import promtool, write_rules
 from tests.unit.manifests import overlays
 from tests.unit.manifests.overlays import Json
 
@@ -46,13 +44,7 @@ def test_an_alert_has_one_name_a_severity_and_says_what_to_do() -> None:
 
 
 def test_promtool_finds_nothing_wrong_with_the_rules(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("install promtool (Debian: package prometheus) to run this")
-    (document,) = yaml.safe_load_all((MONITORING / "rules.yaml").read_text())
-    file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump(document["spec"]))
-    done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = promtool("check", "rules", write_rules(tmp_path / "rules.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -14,6 +14,7 @@ from bitfusiond import pki, settings
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
 from bitfusiond.http.conversation import REQUEST_SECONDS
+from bitfusiond.operate.delivery import has_clients
 from bitfusiond.settings import Plugin, Webhook
 from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests import MANIFESTS
@@ -225,12 +226,24 @@ def test_the_webhooks_pods_meet_the_level_restricted_that_their_namespace_enforc
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
 
-def test_the_plugin_runs_on_every_node_and_is_replaced_one_node_at_a_time() -> None:
+def test_the_plugin_tolerates_every_taint_and_is_replaced_one_node_at_a_time() -> None:
     daemon_set = overlays.one(overlays.overlay("community"), "DaemonSet", DAEMON_SET)["spec"]
     spec = daemon_set["template"]["spec"]
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["priorityClassName"] == "system-node-critical"
     assert daemon_set["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 1}
+
+
+@each_overlay
+def test_the_plugin_and_so_every_pod_with_gpus_is_where_clients_run_and_the_webhook_anywhere(overlay: str) -> None:
+    documents = overlays.overlay(overlay)
+    linux = {"kubernetes.io/os": "linux"}
+    selected = overlays.one(documents, "DaemonSet", DAEMON_SET)["spec"]["template"]["spec"]["nodeSelector"]
+    assert selected == linux | {"kubernetes.io/arch": "amd64"}
+    assert has_clients({"metadata": {"labels": selected}})
+    assert not has_clients({"metadata": {"labels": linux | {"kubernetes.io/arch": "arm64"}}})
+    webhook = overlays.one(documents, "Deployment", "bitfusion-webhook-deployment")
+    assert webhook["spec"]["template"]["spec"]["nodeSelector"] == linux
 
 
 def webhooks(overlay: str) -> list[tuple[cabundles.Target, Json]]:

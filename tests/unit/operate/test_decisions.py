@@ -9,12 +9,11 @@ import trustme
 
 from bitfusiond import pki
 from bitfusiond.core import names
-from bitfusiond.core.admission import trial
 from bitfusiond.core.admission.review import OPTED_IN
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings, uninstall
 from bitfusiond.operate.kubectl import Ref, objects_in
+from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
 from bitfusiond.operate.upgrade04 import leftovers, takeover
 from bitfusiond.operate.verify import command as verify
@@ -231,26 +230,26 @@ def test_a_node_that_is_not_ready_is_not_waited_for() -> None:
     ],
 )
 def test_who_refused_the_pod_is_told_from_the_api_servers_words(message: str, outcome: Outcome) -> None:
-    assert trial.judge_error(message).outcome is outcome
+    assert proof.judge_error(message).outcome is outcome
 
 
 def test_all_causes_that_kubectl_lists_are_told() -> None:
     message = f'The Pod "p" is invalid: \n* {OPTED_IN}: Secret a/b is missing\n* {OPTED_IN}: Secret a/c is missing'
     told = "asked, refused by bitfusiond: Secret a/b is missing; Secret a/c is missing"
-    assert trial.judge_error(message).detail == told
-    assert trial.judge_error(message.replace("\n", "; ")).detail == told
+    assert proof.judge_error(message).detail == told
+    assert proof.judge_error(message.replace("\n", "; ")).detail == told
 
 
 @pytest.mark.parametrize(
     "who", ['admission webhook "bwkimua.bitfusion.io" denied the request', f'The Pod "p" is invalid: {OPTED_IN}']
 )
 def test_a_namespace_that_may_not_have_tokens_is_no_fault(who: str) -> None:
-    assert trial.judge_error(f"{who}: pods of x may not receive Bitfusion tokens").good
+    assert proof.judge_error(f"{who}: pods of x may not receive Bitfusion tokens").good
 
 
 def test_without_the_service_the_next_command_is_a_deploy() -> None:
     why = 'Post "https://bwki-webhook-svc.bwki.svc:443/mutate": service "bwki-webhook-svc" not found'
-    answer = trial.judge_error(f'failed calling webhook "bwkimua.bitfusion.io": {why}')
+    answer = proof.judge_error(f'failed calling webhook "bwkimua.bitfusion.io": {why}')
     assert verify.admission(answer, "default").fix == "just deploy"
     assert "endpointslices" in verify.admission(Proof(Outcome.UNREACHABLE, "i/o timeout"), "default").fix
 
@@ -292,7 +291,7 @@ def test_a_namespace_that_is_ending_is_the_only_row_and_no_deploy_is_asked_for_b
 
 def test_a_pod_that_came_back_as_it_went_was_not_asked_about() -> None:
     stored = proof.pod("default", proof.client_of(None))
-    assert trial.judge(stored).outcome is Outcome.NOT_ASKED
+    assert proof.judge(stored).outcome is Outcome.NOT_ASKED
 
 
 # --- nodes, quotas, configurations ----------------------------------------------------------------------------------
@@ -324,6 +323,19 @@ def test_a_node_is_judged_without_metrics_too() -> None:
     assert look("1000", None)[0] == OK
     assert "0 allocatable" in look("0", None)[1]
     assert "not registered with its kubelet" in look(None, None)[1]
+
+
+def test_nodes_of_another_processor_are_told_and_not_missed() -> None:
+    def node(name: str, **labels: str) -> Json:
+        named = {f"kubernetes.io/{key}": value for key, value in labels.items()}
+        status = READY | {"allocatable": {names.GPU: "1"} if labels["arch"] == "amd64" else {}}
+        return {"metadata": {"name": name, "labels": named}, "status": status}
+
+    plugin = {"metadata": {"name": "p"}, "spec": {"nodeName": "a"}, "status": READY}
+    arm = [node("b", os="linux", arch="arm64"), node("c", os="linux", arch="arm64")]
+    both = nodes.check([node("a", os="linux", arch="amd64"), *arm], [plugin], {})
+    assert [(row.state, row.detail.split()[0]) for row in both] == [(OK, "1"), (NOTE, "2,")]
+    assert [row.state for row in nodes.check(arm, [], {})] == [WRONG, NOTE]
 
 
 def test_metrics_that_a_network_policy_bars_are_a_note() -> None:

@@ -180,6 +180,13 @@ async def test_admissions_are_counted_by_endpoint_verdict_and_reason(run_webhook
         assert samples[counted, "mutate", "injected", "patched"] == 3
         assert samples[counted, "mutate", "invalid pod", "refused"] == 1
         assert samples[counted, "validate", "not opted in", "untouched"] == 1
+        # What alerts look for must be there before the first of it.
+        for endpoint, reason, verdict in (
+            ("mutate", "500", "error"),
+            ("validate", "500", "error"),
+            ("mutate", "no tokens", "refused"),
+        ):
+            assert samples[counted, endpoint, reason, verdict] == 0
         assert samples[counted, "mutate", "400", "bad_request"] == 1
         assert samples["bitfusiond_admission_duration_seconds_count", "mutate"] == 4
         assert any(name[0] == "bitfusiond_build_info" and "webhook" in name for name in samples)

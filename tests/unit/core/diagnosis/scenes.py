@@ -9,10 +9,10 @@ import json
 from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis import pods
 from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings
 from bitfusiond.core.diagnosis.finding import State
+from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import admitted, pod, rules
 
 Json = dict[str, Any]

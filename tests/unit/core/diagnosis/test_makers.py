@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import names
-from bitfusiond.core.admission.trial import Outcome, Proof
 from bitfusiond.core.diagnosis import makers
 from bitfusiond.core.diagnosis.facts import MakerFacts
 from bitfusiond.core.diagnosis.finding import State, Unread
+from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import pod
 from tests.unit.core.diagnosis import scenes
 from tests.unit.core.diagnosis.scenes import around, event, quota

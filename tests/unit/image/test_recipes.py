@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,82 +13,7 @@ import pytest
 import bitfusiond
 from bitfusiond.operate import settings
 from tests import ROOT
-
-# $BUILT: the images that it has, $DIGEST: what it tells of one in a registry. Its first word is its own name, so that
-# the lines tell who was asked.
-ENGINE = """\
-#!/bin/sh
-asked=$*
-case $1 in
-    version) exit {version} ;;
-    images) case " $BUILT " in *" $3 "*) echo 0123abcd ;; esac; exit ;;
-    create) echo container; exit ;;
-    cp) echo "contents of $2" >"$3"; exit ;;
-    rm) exit ;;
-    inspect) echo "$DIGEST"; exit ;;
-    image) echo "elsewhere/any@$OTHER"; echo "r/any@$DIGEST"; exit ;;
-    pull) case $3 in *@$OTHER) exit 1 ;; *) exit ;; esac ;;
-    push) [ {name} = docker ] && echo "7: digest: $DIGEST size: 1234" || {{ echo "$DIGEST" >"$3"; asked="push $4"; }} ;;
-    build) case $asked in *--output*)
-        cp "$4" "${{6#type=local,dest=}}/sbom.cdx.json"; exit ;;
-    esac ;;
-esac
-echo "{name}: $asked"
-"""
-COSIGN = """\
-#!/bin/sh
-echo "cosign: $*"
-"""
-DIGEST = f"sha256:{'0123456789abcdef' * 4}"
-Images = Callable[..., tuple[int, list[str]]]
-REPO = "docker.io/bitfusiondeviceplugin"
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Path:
-    """A directory with the programs that the script needs, and no engine."""
-    directory = tmp_path / "programs"
-    directory.mkdir()
-    for name in ("bash", "env", "sed", "dirname", "mktemp", "mkdir", "mv", "rm", "cp", "touch", "tee", "grep"):
-        (directory / name).symlink_to(
-            next(path for path in (Path("/usr/bin", name), Path("/bin", name)) if path.exists())
-        )
-    return directory
-
-
-def put(programs: Path, name: str, text: str) -> None:
-    program = programs / name
-    program.write_text(text)
-    program.chmod(0o755)
-
-
-def engine(programs: Path, name: str, *, works: bool = True) -> None:
-    put(programs, name, ENGINE.format(name=name, version=0 if works else 1))
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """What the script reads of a checkout; it writes into its ``dist``."""
-    directory = tmp_path / "checkout"
-    for file in ("image/images", "Containerfile", "bitfusiond/__init__.py"):
-        (directory / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, directory / file)
-    return directory
-
-
-@pytest.fixture
-def images(programs: Path, checkout: Path) -> Images:
-    """The exit status of ``image/images``, and the lines that it and the engine print."""
-
-    def run(*arguments: str, **variables: str) -> tuple[int, list[str]]:
-        known = {"IMAGE_REPO": REPO, "IMAGE_TAG": "7", "DIGEST": DIGEST, "OTHER": f"sha256:{'0' * 64}"}
-        known |= dict.fromkeys(("PACKAGES", "BASE", "BUILD_BASE", "CONTAINER_ENGINE", "COSIGN_KEY"), "")
-        environment = {**known, **variables, "PATH": str(programs)}
-        command: list[str | Path] = [checkout / "image/images", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-        return done.returncode, (done.stdout + done.stderr).splitlines()
-
-    return run
+from tests.unit.image.engines import BOTH, COSIGN, DIGEST, REPO, Images, engine, put
 
 
 def test_the_first_engine_that_works_builds(programs: Path, images: Images) -> None:
@@ -208,12 +131,9 @@ def test_what_an_image_holds_is_taken_out_of_it(
     for image in ("bitfusiond", "bitfusion-client"):
         taken = (checkout / f"dist/{image}.cdx.json").read_text()
         if name == "buildah":
-            assert taken == f"FROM scratch\nCOPY --from={REPO}/{image}:7 /opt/bitfusiond/sbom.cdx.json /\n"
+            assert taken == f"FROM scratch\nCOPY --from={REPO}/{image}:7 /opt/bitfusiond/sbom.cdx.json /\n\n"
         else:
             assert taken == "contents of container:/opt/bitfusiond/sbom.cdx.json\n"
-
-
-BOTH = [f"{REPO}/{name}:7" for name in ("bitfusiond", "bitfusion-client")]
 
 
 @pytest.mark.parametrize("name", ["docker", "podman", "buildah"])

@@ -1,16 +1,23 @@
-"""What an API server's answer to somebody who would create a pod says of us, in words or by the pod that it took."""
+"""The proof of the whole path: a pod that opts in, created by dry run, and what the answer says."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
-from bitfusiond.core.fields import mapping
+from bitfusiond.core.clients.catalogue import Catalogue
+from bitfusiond.core.fields import Json, mapping
 from bitfusiond.core.objects import Pod
 from bitfusiond.core.text import one_line
+
+# An API server takes up a configuration, and the webhook writes its caBundle, a moment after it was applied.
+SETTLE_SECONDS = 30.0
+POLL_SECONDS = 1.0
+NAMESPACE = "default"  # where nobody names another
 
 _OURS = re.compile(r'"\w+\.?[\w-]*\.bitfusion\.io"|bwkimua|bwkival')
 _DENIED = re.compile(r'admission webhook "(?P<webhook>[^"]+)" denied the request: (?P<why>.*)', re.DOTALL)
@@ -19,8 +26,6 @@ _DENIED = re.compile(r'admission webhook "(?P<webhook>[^"]+)" denied the request
 _INVALID = re.compile(r'The Pod "[^"]*" is invalid:(?P<why>.*)')
 _LISTED = re.compile(r"[; ]+\* ")  # before each of several causes, once their lines are one
 _FAILED = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)": (?P<why>.*)', re.DOTALL)
-
-
 # The policy of manifests/guard, which says no where the webhook was not asked.
 _GUARDED = re.compile(r"ValidatingAdmissionPolicy 'bitfusiond-pods'.* denied request: (?P<why>.*)", re.DOTALL)
 REFUSED_BY_OTHERS = "refused, not by bitfusiond: "
@@ -49,6 +54,74 @@ class Proof:
         return self.outcome is Outcome.ADMITTED or (
             self.outcome is Outcome.REFUSED and "may not receive Bitfusion tokens" in self.detail
         )
+
+
+def pod(namespace: str, client: Mapping[str, str]) -> Pod:
+    """A pod that asks for 1 % of one GPU and would do nothing; as strict as Pod Security ``restricted`` wants it.
+
+    ``client`` are the annotations that name its client.
+    """
+    security: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    resources = {"cpu": "10m", "memory": "16Mi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": "bitfusiond-proof-",
+            "namespace": namespace,
+            # Without it an API server that knows no matchConditions would not say why it could not ask.
+            "labels": {names.MANAGEMENT: "all"},
+            "annotations": {names.MANAGEMENT: "all", **client},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "proof",
+                    "image": "bitfusiond-proof",
+                    "command": ["true"],
+                    "securityContext": security,
+                    "resources": {
+                        "requests": resources,
+                        "limits": {**resources, names.GPU_AMOUNT: "1", names.GPU_PERCENT: "1"},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def broken(wanted: Pod) -> Pod:
+    """``wanted`` with an annotation that means nothing, so that we must refuse it."""
+    annotations = {**wanted["metadata"]["annotations"], names.MANAGEMENT: "nonsense"}
+    return {**wanted, "metadata": {**wanted["metadata"], "annotations": annotations}}
+
+
+def plain(wanted: Pod) -> Pod:
+    """``wanted`` without a word of us, so that we must let it be."""
+    metadata = {key: wanted["metadata"][key] for key in ("generateName", "namespace")}
+    (container,) = wanted["spec"]["containers"]
+    limits = container["resources"]["requests"]
+    container = {**container, "resources": {**container["resources"], "limits": limits}}
+    return {**wanted, "metadata": metadata, "spec": {**wanted["spec"], "containers": [container]}}
+
+
+def client_of(known: Catalogue | None) -> dict[str, str]:
+    """The annotations that ask for the first client of a catalogue."""
+    first = next(iter([*known.clients.values(), *known.others]), None) if known else None
+    if first is None:
+        return {names.CLIENT_OS: "ubuntu18", names.CLIENT_VERSION: "450"}
+    asked = {names.CLIENT_OS: first.os, names.CLIENT_VERSION: first.version}
+    if not first.is_bitfusion:
+        # The servers are never asked; that none are known is not what this is to find out.
+        asked |= {names.CLIENT_NAME: first.name, names.CLIENT_SERVERS: "127.0.0.1:1"}
+    return {key: value for key, value in asked.items() if value is not None}
 
 
 def judge(stored: Pod) -> Proof:

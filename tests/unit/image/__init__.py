@@ -1,0 +1,1 @@
+"""image/images, with stand-in engines."""
