@@ -38,7 +38,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(startup, "ROLES", ["render"])
     monkeypatch.setattr(admission, "CONNECTIONS", (2,))
     monkeypatch.setattr(admission, "ROUNDS", 1)
-    monkeypatch.setattr(admission.Server.load, "__defaults__", (0.2, None))
+    monkeypatch.setattr(admission.Server.load, "__defaults__", (0.2, None, 0.0))
     for name, value in {"SETTLE_SECONDS": 0.0, "IDLE_SECONDS": 0.2, "RESTARTS": 1}.items():
         monkeypatch.setattr(plugin, name, value)
     for name, number in {"ROUNDS": 1, "SAMPLES": 2, "WARM_UP": 20, "CHANGES": 20}.items():
