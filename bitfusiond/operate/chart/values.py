@@ -168,7 +168,7 @@ def _object() -> Json:
 
 def text() -> str:
     """values.yaml, each value with its sentence."""
-    lines = ["# What `just deploy` takes as variables. Whatever is wrong here is refused before anything is installed."]
+    lines = ["# What `just deploy` takes as variables. What Helm can see to be wrong it refuses before it installs."]
     group = ""
     for each in VALUES:
         above, _, last = each.name.rpartition(".")

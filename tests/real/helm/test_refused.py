@@ -71,6 +71,7 @@ _CLIENTS = (
     ("BitfusionClients: [{BinaryPath: ' '}]", "BitfusionClients[0].BinaryPath must be a string that is not empty"),
     ("BitfusionClients: [{}, x]", "BitfusionClients[1] must be a mapping of BitfusionVersion, OSVersion, BinaryPath"),
     ("BitfusionClients: x", "BitfusionClients must be a list"),
+    ("{BitfusionClients: '', Clients: [{Name: a}]}", "BitfusionClients must be a list"),
     ("Clients: [{Name: 1}]", "Clients[0].Name must be a string that is not empty, not 1"),
 )
 _POOLS = (

@@ -78,7 +78,7 @@ delivery: the API server is {{ .Capabilities.KubeVersion.Version }}; images are 
 {{- /* What is wrong with .items, mappings that must have .texts, which are strings, and .lists. */ -}}
 {{- define "bitfusiond.wrong.items" -}}
 {{- $asked := . }}
-{{- if not (kindIs "slice" (default list .items)) }}
+{{- if not (or (kindIs "invalid" .items) (kindIs "slice" .items)) }}
 {{ .of }} must be a list
 {{- else }}
 {{- range $index, $each := .items }}
