@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bitfusiond.operate.chart import package
+from bitfusiond.operate.chart import forms, package
 from tests.real.harness import helm
 from tests.real.harness.apiserver import APIServer
 from tests.real.harness.helm import Helm
@@ -59,3 +60,14 @@ def test_a_name_of_a_namespace_that_is_not_there_is_refused(told: Told) -> None:
 def test_globs_and_more_names_than_have_bindings_may_name_what_is_to_come(told: Told) -> None:
     assert told({"allowNamespaces": ["gone", "team-*"]}) == ""
     assert told({"allowNamespaces": [f"n{number}" for number in range(33)]}) == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1", "0.0.0.0", "::", "fd00::1", "FD00::00a", "1:2:3:4:5:6:7::", "0:0:0:0:0:0:0:1"]
+)
+def test_the_addresses_that_the_chart_takes_are_taken_by_the_api_server(api: APIServer, address: str) -> None:
+    assert re.fullmatch(forms.FORMS["apiServers"].pattern, address)
+    block = {"cidr": f"{address}/{128 if ':' in address else 32}"}
+    policy = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]}
+    place = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies?dryRun=All"
+    api.create(place, {"metadata": {"name": "chart-address"}, "spec": policy})
