@@ -67,27 +67,25 @@ def programs(facts: PodFacts) -> Iterator[Finding]:
 def _container(facts: PodFacts, name: str) -> Iterator[Finding]:
     status, logs = facts.status, f"kubectl logs {facts.words} -c {name}"
     log = facts.logs.get(name)
-    end = filling.last_end(status, name)
-    waiting = filling.state_of(status, name, "waiting")
-    if waiting is not None and not end:
-        yield from filling.stuck(facts, name, waiting)
-    elif end and (waiting is not None or end.get("exitCode") != 0):
-        yield bad(f"{name} ended: {_end(end)}", logs if waiting is None else f"{logs} --previous")
-    elif end:
-        yield good(f"{name} has ended well")
-    elif filling.state_of(status, name, "running") is not None:
+    waiting, ended = (filling.state_of(status, name, kind) for kind in ("waiting", "terminated"))
+    last = filling.last_end(status, name)
+    has_failed = False
+    if filling.state_of(status, name, "running") is not None:
         yield good(f"{name} runs")
+        yield from filling.restarted(facts, name)
+    elif ended is not None and (ended.get("exitCode") == 0 or status.get("phase") == "Succeeded"):
+        # The kubelet ends sidecars itself, with whatever status: the pod's phase counts.
+        yield good(f"{name} has ended well")
+    elif ended is not None or (waiting is not None and last):
+        has_failed = True
+        yield bad(f"{name} ended: {filling.ending(last)}", logs if waiting is None else f"{logs} --previous")
+    elif waiting is not None:
+        yield from filling.stuck(facts, name, waiting)
     if isinstance(log, Unread):
         yield log.finding
     elif log:
-        # What runs on may have said so for a reason of its own.
-        runs = waiting is None and not end
-        yield from _told(log, f"{name} says", logs, unknown if runs else bad)
-
-
-def _end(end: dict[str, object]) -> str:
-    message = f": {end['message']}" if end.get("message") else ""
-    return f"exit status {end.get('exitCode')}, {end.get('reason') or 'no reason given'}{message}"
+        # What runs on, or ended well, may have said so for a reason of its own.
+        yield from _told(log, f"{name} says", logs, bad if has_failed else unknown)
 
 
 def _told(log: str, who: str, logs: str, finding: Callable[[str, str], Finding]) -> Iterator[Finding]:

@@ -304,6 +304,29 @@ def test_a_program_that_ends_again_and_again() -> None:
     assert bad(facts(document)) == [("main ended: exit status 1, Error", "kubectl logs p -n team -c main --previous")]
 
 
+def restarted(name: str, kind: str, **details: Any) -> dict[str, Any]:
+    ended = {"exitCode": 1, "reason": "Error"}
+    return {**state(name, kind, **details), "restartCount": 2, "lastState": {"terminated": ended}}
+
+
+def test_a_program_that_was_restarted_and_runs() -> None:
+    document = injected(**{**scenes.RUNNING, "containerStatuses": [restarted("main", "running")]})
+    of = facts(document, logs={"main": "error: context deadline exceeded"})
+    assert bad(of) == []
+    assert "main runs" in lines(of, State.GOOD)
+    assert Finding(
+        State.UNKNOWN,
+        "main restarted 2 times, last: exit status 1, Error",
+        "kubectl logs p -n team -c main --previous",
+    ) in pods.diagnose(of)
+
+
+def test_populate_that_tries_again_has_not_failed_yet() -> None:
+    of = waiting(restarted("populate", "running", startedAt=scenes.MADE))
+    assert bad(of) == [(f"populate still copies the client, since {scenes.MADE}", f"wait; {LOGS}")]
+    assert "populate restarted 2 times, last: exit status 1, Error" in lines(of, State.UNKNOWN)
+
+
 def test_a_container_that_cannot_be_made() -> None:
     stuck = state("main", "waiting", reason="CreateContainerConfigError", message='configmap "x" not found')
     document = injected(initContainerStatuses=[scenes.POPULATED], containerStatuses=[stuck])
