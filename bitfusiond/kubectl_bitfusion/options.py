@@ -53,16 +53,27 @@ def split(words: Sequence[str]) -> Split:
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
-        flag, equals, value = word.partition("=")
+        flag, value = _parts(word)
         if flag in VALUES:
-            if not equals and not remaining:
+            if value is None and remaining:
+                value = remaining.pop(0)
+            if not value:
                 raise ConfigurationError(f"{flag} needs a value")
-            chosen["--namespace" if flag in NAMESPACE else flag] = value if equals else remaining.pop(0)
+            chosen["--namespace" if flag in NAMESPACE else flag] = value
         elif not command and word in COMMANDS:
             command = word
         else:
             rest.append(word)
     return Split(command, chosen, rest)
+
+
+def _parts(word: str) -> tuple[str, str | None]:
+    """A flag, and the value that stands in the same word: ``--namespace=team``, ``-n=team``, ``-nteam``."""
+    short = NAMESPACE[0]
+    if word.startswith(short) and len(word) > len(short):
+        return short, word.removeprefix(short).removeprefix("=")
+    flag, equals, value = word.partition("=")
+    return flag, value if equals else None
 
 
 def flags(command: str) -> list[str]:
@@ -84,8 +95,10 @@ def namespace(kubectl: Kubectl, chosen: Mapping[str, str]) -> str:
     try:
         view = next(iter(objects_in(kubectl.run("config", "view", "--minify", "-o", "json"))), {})
     except KubectlError as error:
-        if "--context" not in chosen:  # none is needed within a cluster; what else is wrong shows when it is asked
-            return "default"
+        if error.reason == "NotJson":
+            raise
+        if not chosen.keys() & CLUSTER.keys():
+            return "default"  # within a cluster no context is needed; what else is wrong shows when it is asked
         raise ConfigurationError(str(error)) from None
     context = next(iter(objects(view.get("contexts"))), {})
     return str(mapping(context, "context").get("namespace") or "default")

@@ -13,7 +13,7 @@ from bitfusiond.operate.kubectl import Kubectl, KubectlError
 
 _FORBIDDEN = {"Forbidden", "Unauthorized"}
 _LONGEST_LOG = 65_536  # bytes
-_LAST_LINES = 50
+_LAST_LINES = (50, 5, 1)
 
 ResultT = TypeVar("ResultT")
 
@@ -39,12 +39,18 @@ class Reader:
 
     def log(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> str | Unread:
         """The last lines of a container; nothing where it has none yet."""
-        path = f"{pods_path(namespace)}/{pod}/log?container={container}&tailLines={_LAST_LINES}"
-        path += f"&limitBytes={_LONGEST_LOG}" + ("&previous=true" if previous else "")
+        path = f"{pods_path(namespace)}/{pod}/log?container={container}&limitBytes={_LONGEST_LOG}"
+        path += "&previous=true" if previous else ""
+        text = ""
         try:
-            return self.kubectl.raw(path)
+            for lines in _LAST_LINES:
+                text = self.kubectl.raw(f"{path}&tailLines={lines}")
+                # Of too many bytes the API server sends the first ones, and it is the last words that count.
+                if len(text.encode()) < _LONGEST_LOG:
+                    break
         except KubectlError as error:
             return Unread("logs of pods") if error.reason in _FORBIDDEN else ""
+        return text
 
 
 def attempt(read: Callable[[], ResultT], what: str, absent: ResultT) -> ResultT | Unread:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bitfusiond.core import names, proof
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.clients.catalogue import Catalogue
-from bitfusiond.core.diagnosis import facts, filling, makers, pods
+from bitfusiond.core.diagnosis import facts, filling, makers, pods, running
 from bitfusiond.core.diagnosis.facts import MakerFacts, PodFacts, Surroundings
 from bitfusiond.core.diagnosis.finding import Finding, Unread, good, is_bad
 from bitfusiond.core.fields import mapping, objects
@@ -188,6 +188,9 @@ def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> P
         tried = _tried(reader.kubectl, proof.pod(namespace, _client(pod)))
         around = _around(reader, namespace, tried, _catalogue(reader))
         return PodFacts(pod=pod, around=around, maker=maker, events=events)
+    if running.has_ended(pod):
+        around = _around_injected(reader, namespace)
+        return PodFacts(pod=pod, around=around, maker=maker, events=events, logs=_logs(reader, namespace, pod))
     uses_pool = bool(mapping(pod, "spec").get("resourceClaims"))
     claims = _claims(reader, namespace, pod)
     copies, sources = _tokens(reader, namespace, pod)

@@ -80,7 +80,7 @@ def restarted(facts: PodFacts, container: str) -> Iterator[Finding]:
     found = _status_of(facts.status, container)
     end, count = mapping(found, "lastState", "terminated"), found.get("restartCount")
     if end:
-        times = "once" if count in {None, 1} else f"{count} times"
+        times = "once" if count in (None, 1) else f"{count} times"
         yield unknown(
             f"{container} restarted {times}, last: {ending(end)}",
             f"kubectl logs {facts.words} -c {container} --previous",

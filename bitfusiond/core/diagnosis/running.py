@@ -11,6 +11,7 @@ from bitfusiond.core.diagnosis.facts import PodFacts, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
 from bitfusiond.core.diagnosis.placing import gone
 from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.objects import Pod
 from bitfusiond.core.text import one_line
 from bitfusiond.core.usage import holdings
 
@@ -115,3 +116,7 @@ def is_running(facts: PodFacts) -> bool:
     states = [mapping(each, "state") for each in objects(facts.status.get("containerStatuses"))]
     started = bool(states) and all("running" in each or "terminated" in each for each in states)
     return phase == "Succeeded" or (phase == "Running" and started)
+
+
+def has_ended(pod: Pod) -> bool:
+    return mapping(pod, "status").get("phase") in ("Succeeded", "Failed")

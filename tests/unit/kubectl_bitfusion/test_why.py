@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -11,8 +12,9 @@ import yaml
 from bitfusiond.core import names
 from bitfusiond.core.pool import slices
 from bitfusiond.kubectl_bitfusion import command
+from bitfusiond.kubectl_bitfusion.reader import Reader
 from bitfusiond.operate.kubectl import KubectlError
-from tests.fakes.kubectl import forbidden
+from tests.fakes.kubectl import Recorded, forbidden
 from tests.fakes.pool import claim, result
 from tests.pods import admitted, pod
 from tests.unit.core.diagnosis import scenes
@@ -207,6 +209,19 @@ def test_the_log_of_a_populate_that_failed_is_read_from_before(
     assert "container=populate" in asked
     assert "previous=true" in asked
     assert "limitBytes=" in asked
+
+
+def test_of_a_long_log_the_last_words_are_read() -> None:
+    class Long(Recorded):
+        def run(self, *arguments: str, stdin: str | None = None) -> str:
+            """As an API server: the last lines, and of those the first bytes."""
+            asked = parse_qs(urlsplit(arguments[-1]).query)
+            lines = [*["x" * 2000] * 60, "last words"][-int(asked["tailLines"][0]) :]
+            return "\n".join(lines)[: int(asked["limitBytes"][0])]
+
+    log = Reader(Long({})).log("team", "p", "main")
+    assert isinstance(log, str)
+    assert log.endswith("last words")
 
 
 @pytest.mark.parametrize(

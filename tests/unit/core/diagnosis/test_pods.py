@@ -59,6 +59,29 @@ def test_a_pod_that_has_done_its_work_is_well() -> None:
     assert "main has ended well" in lines(facts(done))
 
 
+def test_what_has_become_of_node_claim_and_token_since_is_nothing_to_a_pod_that_has_ended() -> None:
+    ended = [state("main", "terminated", exitCode=0, reason="Completed")]
+    done = injected(phase="Succeeded", initContainerStatuses=[scenes.POPULATED], containerStatuses=ended)
+    gone = event("BitfusionServerGone", "GPU server gpu-a does not answer")
+    since: dict[str, Any] = {
+        "node": node("n1", "0"),
+        "copies": dict.fromkeys(scenes.SECRETS),
+        "claims": {"c": None},
+        "events": [gone],
+    }
+    assert bad(facts(with_claim(done), **since)) == []
+    done["status"] |= {"phase": "Failed", "containerStatuses": [state("main", "terminated", exitCode=3)]}
+    ends = [("main ended: exit status 3, no reason given", "kubectl logs p -n team -c main")]
+    assert bad(facts(with_claim(done), **since)) == ends
+
+
+def test_a_sidecar_that_the_kubelet_ended_takes_nothing_from_a_pod_that_has_succeeded() -> None:
+    ended = [state("main", "terminated", exitCode=0), state("side", "terminated", exitCode=143, reason="Error")]
+    done = injected(phase="Succeeded", initContainerStatuses=[scenes.POPULATED], containerStatuses=ended)
+    done["spec"]["containers"].append({"name": "side", "image": "i"})
+    assert bad(facts(done)) == []
+
+
 def test_a_quota_that_is_used_up_is_nothing_against_a_pod_that_is_counted_in_it() -> None:
     of = facts(injected(**scenes.RUNNING), around=around(quotas=[quota(50, 50)]))
     assert Finding(
@@ -234,6 +257,29 @@ def test_an_evicted_pod() -> None:
     document = injected(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage.")
     told = "its node evicted it: The node was low on resource: ephemeral-storage."
     assert bad(facts(document)) == [(told, DESCRIBE)]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (
+            {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no healthy devices present"},
+            "it failed: UnexpectedAdmissionError: Allocate failed due to no healthy devices present",
+        ),
+        (
+            {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"},
+            "it failed: DeadlineExceeded: Pod was active on the node longer than the specified deadline",
+        ),
+        ({"message": "Pod was rejected"}, "it failed: Pod was rejected"),
+        ({}, "it failed; the last word about it: nothing says why"),
+        (
+            {"phase": "Unknown", "reason": "NodeLost", "message": "Node n1 is unresponsive"},
+            "its node has said nothing for a while: NodeLost: Node n1 is unresponsive",
+        ),
+    ],
+)
+def test_a_pod_that_failed_as_a_whole_says_what_its_status_says(status: dict[str, Any], told: str) -> None:
+    assert bad(facts(injected(**{"phase": "Failed", **status}))) == [(told, DESCRIBE)]
 
 
 def test_a_token_that_is_missing_empty_stale_or_without_a_source() -> None:
