@@ -19,7 +19,7 @@ from bitfusiond.core.fields import Json
 from bitfusiond.core.text import one_line
 from bitfusiond.core.usage import usage
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, usage_tables, why
+from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, terminal, usage_tables, why
 from bitfusiond.kubectl_bitfusion.reader import Reader
 from bitfusiond.kubectl_bitfusion.tables import printable
 from bitfusiond.operate import manifests, settings
@@ -38,19 +38,24 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 = done, or it runs; 1 = it does not, or failed; 2 = wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.prepare()
     # The one file that `just build` makes has a link to it.
     if arguments is None and Path(sys.argv[0]).name == completion.PROGRAM:
         return completion.main(words)
     try:
-        return _run(words)
+        return terminal.flushed(lambda: _run(words))
     except Failure as error:
         sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
         return error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads us has enough (`| head`).
+        terminal.forget()
+        return 1
+    except OSError as error:
+        terminal.forget()
+        sys.stderr.write(f"kubectl bitfusion: the answer cannot be written: {error.strerror}\n")
         return 1
 
 

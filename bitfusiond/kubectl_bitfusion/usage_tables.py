@@ -51,10 +51,14 @@ def _pool(usage: Usage) -> Table:
 
 def _nodes(usage: Usage) -> Table:
     listed: Sequence[NodeShares] = [] if usage.servers else usage.nodes
-    rows = [
-        [each.name, *_shares(each, usage), _held(each.holders), "" if each.is_open else "cordoned"] for each in listed
-    ]
+    rows = [[each.name, *_shares(each, usage), _held(each.holders), _state(each)] for each in listed]
     return Table(["NODE", "SHARES", "USED", "FREE", "HELD BY", "STATE"], rows, _NUMBERS)
+
+
+def _state(node: NodeShares) -> str:
+    if not node.is_ready:
+        return "not ready"
+    return "" if node.is_open else "cordoned"
 
 
 def _shares(offer: Gpu | NodeShares, usage: Usage) -> list[str]:

@@ -14,6 +14,7 @@ from bitfusiond.core.fields import Json, mapping, objects, strings
 from bitfusiond.core.objects import Pod
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content
+from bitfusiond.core.usage import holdings
 from bitfusiond.core.usage.quotas import number
 
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
@@ -210,6 +211,9 @@ def _compared(facts: PodFacts, name: str, copy: Json) -> Iterator[Finding | None
             f"kubectl delete secret {name} -n {facts.around.namespace}, then create the pod again",
         )
         return
+    if mapping(copy, "metadata", "labels").get(names.MANAGED_BY) != names.MANAGED_BY_US:
+        yield unknown(f"the token Secret {name} is none of our copies, but the namespace's own: it is used as it is")
+        return
     source = facts.sources.get(name)
     if isinstance(source, Unread):
         yield source.finding
@@ -236,7 +240,9 @@ def plugin(facts: PodFacts) -> Iterator[Finding]:
     elif facts.node is not None:
         shares = mapping(facts.node, "status", "allocatable").get(names.GPU)
         name = mapping(facts.node, "metadata").get("name")
-        if shares == "0":
+        if not holdings.is_ready(facts.node):
+            yield bad(f"node {name} does not answer", f"an operator runs: kubectl describe node {name}")
+        elif shares == "0":
             yield bad(
                 f"node {name} offers 0 {names.GPU}: its plugin reaches no Bitfusion server, or does not run",
                 "an operator runs: kubectl bitfusion check",

@@ -9,7 +9,6 @@ from bitfusiond.core import names
 from bitfusiond.core.diagnosis import filling
 from bitfusiond.core.diagnosis.facts import PodFacts, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
-from bitfusiond.core.diagnosis.placing import gone
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Pod
 from bitfusiond.core.text import one_line
@@ -99,15 +98,19 @@ def _told(log: str, who: str, logs: str, finding: Callable[[str, str], Finding])
 
 
 def servers(facts: PodFacts) -> Iterator[Finding]:
-    """Whether the servers whose GPUs the pod has still answer."""
-    told = said(facts.events, names.EVENT_SERVER_GONE)[:1]
-    yield from (bad(message, f"kubectl delete pod {facts.words}") for message in told)
-    if told or isinstance(facts.slices, Unread):
-        return
+    """Whether the servers whose GPUs the pod has still answer: as they are published now, else by the last Event."""
     given = {
         each.pool for claim in facts.claims.values() if isinstance(claim, dict) for each in holdings.results(claim)
     }
-    yield from gone([each for each in holdings.servers(facts.slices, ()) if each.name in given])
+    told = said(facts.events, names.EVENT_SERVER_GONE)[:1]
+    following = f"kubectl delete pod {facts.words}"
+    if isinstance(facts.slices, Unread) or not given:
+        yield from (bad(message, following) for message in told)
+        return
+    for each in holdings.servers(facts.slices, ()):
+        if each.name in given and each.unreachable is not None:
+            message = f"GPU server {each.name} ({each.address}), which has GPUs of this pod, does not answer"
+            yield bad(f"{message} since {each.unreachable}", following)
 
 
 def is_running(facts: PodFacts) -> bool:

@@ -83,7 +83,7 @@ def document(usage: Usage) -> Json:
         "waiting": usage.waiting,
         "servers": [_server(each, usage) for each in usage.servers],
         "nodes": [
-            {"name": each.name, "schedulable": each.is_open, **_shares(each, usage)}
+            {"name": each.name, "schedulable": each.is_open, "ready": each.is_ready, **_shares(each, usage)}
             for each in ([] if usage.servers else usage.nodes)
         ],
         "pods": [_pod(each) for each in usage.pods],

@@ -64,6 +64,17 @@ def test_nodes_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str])
     )
 
 
+def test_a_node_that_is_not_ready_is_told(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    down = node("n1", "200")
+    down["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    cluster({**on_nodes(), NODES: [down, node("n2", "100", unschedulable=True)]})
+    assert command.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("  not ready")
+    assert lines[2].endswith("  cordoned")
+    assert "0 of 300 shares free (100 = one GPU), counted by each node for itself" in lines
+
+
 def test_a_pool_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
     cluster(in_pool())
     assert command.main(["status"]) == 0
@@ -98,13 +109,31 @@ def test_who_may_see_his_own_namespace_alone_is_told_so(cluster: Clusters, capsy
     paths = {**on_nodes(), MINE: [named("a")], MY_CLAIMS: []}
     cluster(paths | {each: forbidden("x") for each in (NODES, PODS, SLICES, CLAIMS)})
     assert command.main(["status"]) == 0
-    assert capsys.readouterr().out.splitlines()[-5:] == [
+    assert capsys.readouterr().out.splitlines()[-4:] == [
         "no shares are offered, as far as can be seen",
         "in team: 50 shares held",
-        "may not read resourceslices: ask the operator",
         "may not read nodes: ask the operator",
         "may not read pods and claims of all namespaces, so what is free is not known: ask the operator",
     ]
+
+
+def test_who_may_not_see_the_pool_is_not_shown_it_once_for_each_node(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"/apis/resource.k8s.io/v1": {"kind": "APIResourceList"}}
+    cluster({**on_nodes(), MINE: [named("a")], **kinds, SLICES: forbidden("resourceslices")})
+    assert command.main(["status", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["counted"], found["shares"], found["free"], found["nodes"]) == ("unknown", None, None, [])
+    assert [each["name"] for each in found["pods"]] == ["a"]
+    assert found["notes"] == ["may not read resourceslices: ask the operator"]
+
+
+def test_a_cluster_without_such_a_kind_has_no_pool(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster({**on_nodes(), SLICES: forbidden("resourceslices")})
+    assert command.main(["status", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["counted"], found["free"], found["notes"]) == ("nodes", 100, [])
 
 
 def test_a_server_that_does_not_answer_ends_it_with_one_line(

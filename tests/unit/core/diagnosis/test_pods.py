@@ -303,6 +303,17 @@ def test_a_token_that_is_missing_empty_stale_or_without_a_source() -> None:
     assert found[0][1] == "an operator runs: just tokens DIR"
 
 
+def test_a_token_of_the_namespaces_own_is_compared_with_nothing() -> None:
+    own = {each: scenes.secret(each, "team", "its own", origin=None) for each in scenes.SECRETS}
+    of = facts(injected(**scenes.RUNNING), copies=own)
+    assert bad(of) == []
+    assert lines(of, State.UNKNOWN) == [
+        f"the token Secret {each} is none of our copies, but the namespace's own: it is used as it is"
+        for each in scenes.SECRETS
+    ]
+    assert "its token is that of the source" not in lines(of)
+
+
 # --- not running ------------------------------------------------------------------------------------------------------
 
 
@@ -386,9 +397,35 @@ def test_the_server_of_a_pod_is_gone() -> None:
     assert bad(of) == [(message, "kubectl delete pod p -n team")]
 
 
+def test_what_is_published_now_outweighs_an_event_of_before() -> None:
+    document = with_claim(injected(**scenes.RUNNING))
+    known: dict[str, Any] = {
+        "claims": {"c": claim("c", result("gpu-a", "gpu-0", 50))},
+        "events": [event("BitfusionServerGone", "GPU server gpu-a does not answer")],
+    }
+    published = resource_slice("gpu-a", "0")
+    assert bad(facts(document, slices=[published], **known)) == []
+    again = "kubectl delete pod p -n team"
+    unread = Unread("resourceslices")
+    assert bad(facts(document, slices=unread, **known)) == [("GPU server gpu-a does not answer", again)]
+    taint = {"key": names.UNREACHABLE, "value": "true", "effect": "NoSchedule", "timeAdded": scenes.MADE}
+    published["spec"]["devices"][0]["taints"] = [taint]
+    message = f"GPU server gpu-a (10.1.2.3:56001), which has GPUs of this pod, does not answer since {scenes.MADE}"
+    assert bad(facts(document, slices=[published], claims=known["claims"])) == [(message, again)]
+
+
 def test_the_node_offers_nothing_any_more() -> None:
     told = "node n1 offers 0 bitfusion.io/gpu: its plugin reaches no Bitfusion server, or does not run"
     assert bad(facts(injected(**scenes.RUNNING), node=node("n1", "0"))) == [(told, CHECK)]
+
+
+def test_the_node_does_not_answer() -> None:
+    told = [("node n1 does not answer", "an operator runs: kubectl describe node n1")]
+    down = node("n1")
+    down["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    assert bad(facts(injected(**scenes.RUNNING), node=down)) == told
+    tainted = node("n1", taints=[{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}])
+    assert bad(facts(injected(**scenes.RUNNING), node=tainted)) == told
 
 
 def test_a_pod_that_is_being_deleted() -> None:

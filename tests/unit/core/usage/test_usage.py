@@ -88,6 +88,18 @@ def test_nodes_by_the_requests_of_their_pods() -> None:
     assert found[0].holders == (Holder("team", "p", 50),)
 
 
+def test_a_node_that_is_not_ready_has_nothing_free() -> None:
+    down, tainted, well = node("n1"), node("n2", taints=[{"key": "node.kubernetes.io/unreachable"}]), node("n3")
+    down["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    well["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    found = holdings.nodes([down, tainted, well], [])
+    assert [(each.name, each.free, each.is_open, each.is_ready) for each in found] == [
+        ("n1", 0, False, False),
+        ("n2", 0, False, False),
+        ("n3", 1000, True, True),
+    ]
+
+
 def test_a_quota_counts_shares_and_no_other_resource() -> None:
     other = {"metadata": {"name": "cpu", "namespace": "team"}, "spec": {"hard": {"cpu": "1"}}}
     (found,) = quotas.of([quota(100, 60), other])
@@ -157,7 +169,7 @@ def test_the_document_of_nodes() -> None:
     found = document(usage(nodes=holdings.nodes([node("n1")], []), pods=[waiting], knows_holders=False, notes=["x"]))
     assert found["counted"] == "nodes"
     assert found["nodes"] == [
-        {"name": "n1", "schedulable": True, "shares": 1000, "used": None, "free": None, "holders": []}
+        {"name": "n1", "schedulable": True, "ready": True, "shares": 1000, "used": None, "free": None, "holders": []}
     ]
     assert (found["waiting"], found["held"], found["notes"]) == (50, 0, ["x"])
     assert found["pods"][0]["node"] is None
