@@ -83,5 +83,5 @@ def _gpus(pod: PodShares) -> str:
 
 
 def _quotas(usage: Usage) -> Table:
-    rows = [[each.namespace, each.name, str(each.hard), str(each.used), str(each.left)] for each in usage.quotas]
+    rows = [[each.namespace, each.words, str(each.hard), str(each.used), str(each.left)] for each in usage.quotas]
     return Table(["NAMESPACE", "QUOTA", "HARD", "USED", "LEFT"], rows, _NUMBERS)

@@ -25,9 +25,17 @@ def diagnose(facts: PodFacts) -> list[Finding]:
 
 
 def is_injected(pod: Pod) -> bool:
-    """Whether it carries what the webhook adds: our status alone can be written by anybody."""
-    status = mapping(pod, "metadata", "annotations").get(names.STATUS)
-    return bool(status == names.STATUS_INJECTED) and not asked.left_over(pod) and capacity.shares(pod) > 0
+    """Whether it carries what the webhook adds: our status and shares alone can be written by anybody."""
+    metadata = mapping(pod, "metadata")
+    if mapping(metadata, "annotations").get(names.STATUS) != names.STATUS_INJECTED or asked.left_over(pod):
+        return False
+    asks = asked.read(pod, str(metadata.get("namespace"))).mode is not Mode.NONE
+    return capacity.shares(pod) > 0 and (asks or _is_filled(pod))
+
+
+def _is_filled(pod: Pod) -> bool:
+    """Whether a client or its token is put into it."""
+    return bool(filling.populate_name(pod) or filling.client_image(pod) or filling.token_secrets(pod))
 
 
 def _walk(facts: PodFacts) -> Iterator[Finding]:

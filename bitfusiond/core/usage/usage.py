@@ -88,7 +88,14 @@ def document(usage: Usage) -> Json:
         ],
         "pods": [_pod(each) for each in usage.pods],
         "quotas": [
-            {"namespace": each.namespace, "name": each.name, "hard": each.hard, "used": each.used, "left": each.left}
+            {
+                "namespace": each.namespace,
+                "name": each.name,
+                "scopes": list(each.scopes),
+                "hard": each.hard,
+                "used": each.used,
+                "left": each.left,
+            }
             for each in usage.quotas
         ],
         "notes": list(usage.notes),

@@ -104,6 +104,14 @@ def test_a_client_that_is_mounted_needs_no_populate() -> None:
     assert bad(of) == []
 
 
+def test_shares_and_a_status_that_somebody_wrote_are_no_injection() -> None:
+    document = scenes.stored({"metadata": {"name": "p", "annotations": {names.STATUS: names.STATUS_INJECTED}}})
+    document["spec"] = {"containers": [{"name": "main", "resources": {"limits": {names.GPU: "50"}}}]}
+    assert not pods.is_injected(document)
+    (told,) = [each for each, _ in bad(facts(document)) if names.STATUS in each]
+    assert told == f"it has the annotation {names.STATUS} without what the webhook adds"
+
+
 # --- not placed -------------------------------------------------------------------------------------------------------
 
 

@@ -107,6 +107,17 @@ def test_a_quota_counts_shares_and_no_other_resource() -> None:
     assert quotas.of([quota(50, 60)])[0].left == 0
 
 
+def test_a_quota_says_which_pods_it_is_about() -> None:
+    some, high = quota(100, 60), quota(50, 0)
+    some["spec"]["scopes"] = ["NotTerminating"]
+    match = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
+    high["spec"]["scopeSelector"] = {"matchExpressions": [match, {"scopeName": "BestEffort", "operator": "Exists"}]}
+    assert [each.words for each in quotas.of([some, high])] == [
+        "gpus (scope NotTerminating)",
+        "gpus (scope PriorityClass In high, BestEffort)",
+    ]
+
+
 def test_what_is_free_is_not_known_where_the_holders_are_not() -> None:
     servers = holdings.servers([pool_slice("gpu-a", "0")], [])
     assert (usage(servers=servers).free, usage(servers=servers).used) == (100, 0)
@@ -159,7 +170,7 @@ def test_the_document_has_a_form_that_scripts_can_rely_on() -> None:
                 "gpus": [{"server": "gpu-a", "id": "0", "shares": 50}],
             }
         ],
-        "quotas": [{"namespace": "team", "name": "gpus", "hard": 100, "used": 50, "left": 50}],
+        "quotas": [{"namespace": "team", "name": "gpus", "scopes": [], "hard": 100, "used": 50, "left": 50}],
         "notes": [],
     }
 
