@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 from typing import NoReturn
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return terminal.flushed(lambda: _run(words))
     except Failure as error:
-        sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
+        _complain(error)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -57,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.forget()
         sys.stderr.write(f"kubectl bitfusion: the answer cannot be written: {error.strerror}\n")
         return 1
+
+
+def _complain(error: Failure) -> None:
+    sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
 
 
 def _run(words: list[str]) -> int:
@@ -106,15 +111,39 @@ def _status(given: options.Split) -> int:
     chosen = parser.parse_args(given.rest)
     kubectl = options.kubectl(given.chosen)
     namespace = "" if chosen.all_namespaces else options.namespace(kubectl, given.chosen)
-    last = None
+    reader = Reader(kubectl)
+    if chosen.watch:
+        _watch(lambda: status.read(reader, namespace), chosen.output)
+    _show(status.read(reader, namespace), chosen.output)
+    return 0
+
+
+def _watch(read: Callable[[], usage.Usage], form: str) -> NoReturn:
+    """Go on for ever; a request that fails when one has succeeded is said once, and tried again."""
+    last, failure = None, ""
     while True:
-        found = status.read(Reader(kubectl), namespace)
-        if found != last:
-            _show(found, chosen.output)
-            last = found
-        if not chosen.watch:
-            return 0
+        try:
+            found = read()
+        except Failure as error:
+            if last is None:
+                raise
+            if failure != str(error):
+                _complain(error)
+            failure = str(error)
+        else:
+            if found != last or failure:
+                _show_at(datetime.now(UTC), found, form)
+            last, failure = found, ""
         sleep(WATCH_SECONDS)
+
+
+def _show_at(now: datetime, found: usage.Usage, form: str) -> None:
+    """One of several, each of which begins with its time, or as a document of its own."""
+    if form == "table":
+        _say(f"{now:%Y-%m-%dT%H:%M:%SZ}")
+    elif form == "yaml":
+        sys.stdout.write("---\n")
+    _show(found, form)
 
 
 def _show(found: usage.Usage, form: str) -> None:

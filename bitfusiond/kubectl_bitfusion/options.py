@@ -23,7 +23,11 @@ CLUSTER = {
     "--kubeconfig": "the kubeconfig file to use",
     "--cluster": "the cluster of the kubeconfig to use",
     "--user": "the user of the kubeconfig to use",
+    "--as": "the user to ask as",
+    "--as-group": "a group to ask as; give it several times for several",
 }
+_SEVERAL = "--as-group"
+_BETWEEN = "\n"  # of several values; no group has such a name
 NAMESPACE = ("-n", "--namespace")
 OUTPUT = ("-o", "--output")
 OUTPUTS = ("table", "json", "yaml")
@@ -59,7 +63,8 @@ def split(words: Sequence[str]) -> Split:
                 value = remaining.pop(0)
             if not value:
                 raise ConfigurationError(f"{flag} needs a value")
-            chosen["--namespace" if flag in NAMESPACE else flag] = value
+            key = NAMESPACE[1] if flag in NAMESPACE else flag
+            chosen[key] = f"{chosen[key]}{_BETWEEN}{value}" if key == _SEVERAL and key in chosen else value
         elif not command and word in COMMANDS:
             command = word
         else:
@@ -82,7 +87,7 @@ def flags(command: str) -> list[str]:
 
 def kubectl(chosen: Mapping[str, str], seconds: int = SECONDS) -> Kubectl:
     """As the flags and KUBECTL say."""
-    given = [f"{flag}={value}" for flag, value in chosen.items() if flag in CLUSTER]
+    given = [f"{flag}={value}" for flag in chosen if flag in CLUSTER for value in chosen[flag].split(_BETWEEN)]
     return Kubectl(os.environ.get("KUBECTL") or "kubectl", given, seconds)
 
 
@@ -99,6 +104,8 @@ def namespace(kubectl: Kubectl, chosen: Mapping[str, str]) -> str:
             raise
         if not chosen.keys() & CLUSTER.keys():
             return "default"  # within a cluster no context is needed; what else is wrong shows when it is asked
-        raise ConfigurationError(str(error)) from None
+        given = " ".join(f"{flag}={chosen[flag]}" for flag in CLUSTER if flag in chosen)
+        listed = "`kubectl config get-contexts` lists the contexts"
+        raise ConfigurationError(f"{given}: {error}: {listed}") from None
     context = next(iter(objects(view.get("contexts"))), {})
     return str(mapping(context, "context").get("namespace") or "default")

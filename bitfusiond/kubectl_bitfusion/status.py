@@ -40,6 +40,8 @@ def read(reader: Reader, namespace: str) -> Usage:
         if isinstance(everywhere, Unread) and namespace:
             everywhere = counting_pods(reader, namespace)
         pods = known(everywhere)
+    if namespace and reader.get(f"/api/v1/namespaces/{namespace}", "namespaces") is None:
+        notes.append(f"there is no namespace {namespace}: `kubectl get namespaces` lists those that are there")
     if not knows_holders and not isinstance(offered, Unread):
         notes.append("may not read pods and claims of all namespaces, so what is free is not known: ask the operator")
     found = known(reader.all(in_namespace("v1", "resourcequotas", namespace), "resourcequotas", everything))

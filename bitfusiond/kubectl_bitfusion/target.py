@@ -12,7 +12,7 @@ from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object, Pod
 from bitfusiond.core.text import shown
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.kubectl_bitfusion.reader import Reader, everything, in_namespace, pods_path, uid
+from bitfusiond.kubectl_bitfusion.reader import Reader, everything, in_namespace, pods_path, uid, unanswered
 from bitfusiond.operate.kubectl import KubectlError
 
 _POD = {"pod", "pods", "po"}
@@ -86,6 +86,8 @@ def family(reader: Reader, namespace: str, target: Target) -> Family:
     try:
         found = reader.kubectl.json("get", target.kind, target.name, "-n", namespace)
     except KubectlError as error:
+        if error.reason == "Unauthorized":
+            raise unanswered(error) from None
         raise Failure(f"{target.words}: {error}") from None
     document = found[0] if found else {}
     labels = mapping(document, "spec", "selector", "matchLabels")

@@ -51,6 +51,11 @@ def test_kubectl_is_given_the_flags_and_a_deadline(tmp_path: Path, monkeypatch: 
     assert said == ["--request-timeout=10s", "--context=c", "--kubeconfig=f", "--user=u", "--cluster=d", "get", "pods"]
 
 
+def test_one_may_ask_as_somebody_of_several_groups() -> None:
+    chosen = options.split(["status", "--as=u", "--as-group", "g", "--as-group=h", "-n", "x"]).chosen
+    assert options.kubectl(chosen).options == ("--as=u", "--as-group=g", "--as-group=h")
+
+
 @pytest.mark.parametrize(
     ("view", "namespace"),
     [
