@@ -74,9 +74,11 @@ class _Handler(logging.StreamHandler[TextIO]):
     def write(self) -> None:
         with self.lock or contextlib.nullcontext():
             lines, self.kept = self.kept, []
-            if lines:
-                self.stream.write("".join(lines))
-                self.flush()
+            # Where nobody reads any more (a broken pipe, a full disk) the lines are lost, and the daemon serves on.
+            with contextlib.suppress(OSError, ValueError):
+                if lines:
+                    self.stream.write("".join(lines))
+                    self.flush()
 
 
 def collect(tell: Callable[[], None] | None) -> None:

@@ -16,7 +16,8 @@ from bitfusiond.core.admission import capacity, images, review
 from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.images import Needed
-from bitfusiond.core.admission.mutate import ALREADY_INJECTED, mutate
+from bitfusiond.core.admission.mutate import ALREADY_INJECTED, mark, mutate
+from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.review import BadRequestError, Review
 from bitfusiond.core.admission.validate import Verdict, validate
 from bitfusiond.core.images.image import NONE, Images
@@ -299,7 +300,7 @@ class Admission:
                 # A copy of a pod that was mutated once, or ours that another webhook has changed since. Where the API
                 # server sees that it is complete, nobody asks /validate about it.
                 given = validate(request.object, request.namespace, rules, nodes, is_final=False)
-                return _of_whole(request, given, ("untouched", reason))
+                return _of_whole(request, given, ("untouched", reason), mark(request.object, request.namespace, rules))
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         pool = rules.pool if verdict.claims else None
@@ -322,8 +323,10 @@ def _patched(request: Review, patch: Patch, problems: Iterable[str]) -> _Answer:
     return _Answer(body, "patched", "injected", needs_tokens=patch.takes_tokens, claims=patch.claims)
 
 
-def _of_whole(request: Review, verdict: Verdict, counted: tuple[str, str]) -> _Answer:
-    """The answer to a pod that was mutated before, ``counted`` as such where it is right.
+def _of_whole(
+    request: Review, verdict: Verdict, counted: tuple[str, str], operations: Sequence[Operation] = ()
+) -> _Answer:
+    """The answer to a pod that was mutated before, with ``operations`` and ``counted`` as such where it is right.
 
     Tokens again, and from memory nearly always: a pod that came with its status already was never mutated here.
     """
@@ -333,7 +336,7 @@ def _of_whole(request: Review, verdict: Verdict, counted: tuple[str, str]) -> _A
         case Untouched():
             return _Answer(review.allow(request), "untouched", verdict.reason)
     held = verdict.claims
-    return _Answer(review.allow(request), *counted, needs_tokens=verdict.takes_tokens, held_claims=held)
+    return _Answer(review.allow(request, operations), *counted, needs_tokens=verdict.takes_tokens, held_claims=held)
 
 
 def _refused(request: Review, reason: str, problems: Sequence[str]) -> _Answer:

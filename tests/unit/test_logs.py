@@ -150,3 +150,20 @@ def test_who_stops_collecting_leaves_nothing_behind(stream: io.StringIO, begun: 
     logs.collect(None)
     logs.Log("part").info("after")
     assert events_of(stream) == ["before", "after"]
+
+
+class _Broken(io.StringIO):
+    """What nobody reads any more, or a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_where_nobody_reads_any_more_the_lines_are_lost_and_nothing_else(stream: io.StringIO) -> None:
+    logs.configure("json", _Broken())
+    logs.collect(lambda: None)
+    logs.Log("part").info("kept")
+    logs.write()
+    logs.Log("part").info("kept")
+    logs.collect(None)
+    logs.Log("part").warning("at once")

@@ -92,6 +92,23 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     )
 
 
+def mark(document: Json, namespace: str, rules: Rules) -> list[Operation]:
+    """For a pod that came injected: the operation that has /validate asked about it, where it lacks that.
+
+    By the template of today a pod of yesterday may lack a part, and with a pool its claims. The API server's own look
+    knows neither.
+    """
+    root = Field(document)
+    annotations = root["metadata"]["annotations"]
+    client = optin.client(annotations, rules.catalogue)
+    opted_in = optin.opt_in(root, namespace).mode not in {Mode.NONE, None}
+    if client is None or not opted_in or annotations.entry(names.VALIDATE).value is not None:
+        return []
+    adds_more = rules.template.for_client(client, rules.delivery).adds_more
+    is_of_pool = claims.selection(annotations, client, rules) is not None
+    return [patch.add(_VALIDATE, names.VALIDATE_ALWAYS)] if adds_more or is_of_pool else []
+
+
 def _wanted(given: Pod) -> capacity.Amounts:
     """What the scheduler will count for the patched pod."""
     shares = {each.field.path: Fraction(each.demand.shares) for each in given.gpu_containers}

@@ -52,7 +52,8 @@ def init_containers(
     added = [first, *others]
     credentials = _credentials_mount(pod)
     for each in added:
-        if mounts := [*under_names(each.get("volumeMounts") or (), renamed), *credentials]:
+        own = under_names(each.get("volumeMounts") or (), renamed)
+        if mounts := own if any(map(_is_of_credentials, own)) else [*own, *credentials]:
             each["volumeMounts"] = mounts
     if not isinstance(pod.spec["initContainers"].value, list):
         return [patch.add("/spec/initContainers", added)]
@@ -65,11 +66,18 @@ def _credentials_mount(pod: Pod) -> list[Json]:
     That plugin looks again at whatever a webhook has changed, would add the mount to a container that lacks it, and we
     would be asked a second time about a pod that was changed after us.
     """
-    found = []
+    if pod.spec["automountServiceAccountToken"].value is False:
+        return []
+    found: list[Json] = []
     for each in (*pod.init_containers, *pod.containers):
-        mounts = objects(each.value.get("volumeMounts"))
-        found += [mount for mount in mounts if mount.get("mountPath") == _CREDENTIALS] or [{}]
-    return [{**found[0]}] if found[0] and all(mount == found[0] for mount in found) else []
+        found += [*filter(_is_of_credentials, objects(each.value.get("volumeMounts")))] or [{}]
+    first = found[0]
+    is_the_plugins = first.keys() == {"name", "mountPath", "readOnly"} and first["readOnly"] is True
+    return [{**first}] if is_the_plugins and all(mount == first for mount in found) else []
+
+
+def _is_of_credentials(mount: Json) -> bool:
+    return bool(mount.get("mountPath") == _CREDENTIALS)
 
 
 def _fit(container: Json, pod: Pod, client: Client, claimed: Sequence[str]) -> None:

@@ -158,7 +158,7 @@ def _owner(pod: Json | None) -> Owner | None:
     return None
 
 
-def allow(review: Review, operations: list[Operation] | None = None, warnings: list[str] | None = None) -> bytes:
+def allow(review: Review, operations: Sequence[Operation] = (), warnings: Sequence[str] = ()) -> bytes:
     """The answer that admits, with a JSON Patch where ``operations`` are given."""
     response: Json = {"uid": review.uid, "allowed": True}
     if operations:

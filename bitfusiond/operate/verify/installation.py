@@ -29,6 +29,7 @@ _COMPARED = {
         "spec.failurePolicy",
         "spec.matchConditions",
         "spec.matchConstraints.namespaceSelector",
+        "spec.matchConstraints.resourceRules",
         "spec.variables",
         "spec.validations",
     ),

@@ -82,14 +82,22 @@ def test_a_thousand_documented_pods_cost_a_thousand_calls_and_others_none(api: A
     assert calls(webhook) == after
 
 
-@pytest.mark.parametrize("spoil", spoilt.WAYS, ids=lambda way: way.__name__)
-def test_what_validate_would_refuse_is_refused(api: APIServer, webhook: Replica, spoil: spoilt.Way) -> None:
+def _spoilt(spoil: spoilt.Way) -> Iterator[Pod]:
+    """The documented pods and those of the golden files, each spoilt by each of its GPU containers."""
     given = [example(name) for name in DOCUMENTED]
     given += [yaml.safe_load(path.read_text()) for path in sorted((DATA / "pods").glob("*.yaml"))]
-    compared = 0
     for each in given:
-        document = _free_of_names(admitted(each))
-        spoil(document)
+        made = _free_of_names(admitted(each))
+        for index, _ in enumerate(spoilt.gpu_containers(made)):
+            document = copy.deepcopy(made)
+            spoil(document, spoilt.gpu_containers(document)[index])
+            yield document
+
+
+@pytest.mark.parametrize("spoil", spoilt.WAYS, ids=lambda way: way.__name__)
+def test_what_validate_would_refuse_is_refused(api: APIServer, webhook: Replica, spoil: spoilt.Way) -> None:
+    compared = 0
+    for document in _spoilt(spoil):
         verdict = validate(document, NAMESPACE, rules(), None)
         try:
             api.create(PODS, document)
@@ -112,7 +120,7 @@ def test_the_largest_pod_that_it_recognizes_is_far_from_what_an_expression_may_c
     env = [{"name": f"VARIABLE_{number}", "value": "x"} for number in range(255)]
     mounts = [{"name": "many", "mountPath": f"/many/{number}"} for number in range(58)]
     containers = [
-        container(name=f"c{number}", command=["python", "x" * 1900], env=env, volumeMounts=mounts)
+        container(name=f"c{number}", command=["python", *["x" * 1000] * 50], env=env, volumeMounts=mounts)
         for number in range(7)
     ]
     largest = pod(*containers, volumes=[{"name": "many", "emptyDir": {}}])
@@ -120,6 +128,16 @@ def test_the_largest_pod_that_it_recognizes_is_far_from_what_an_expression_may_c
     api.create(PODS, largest)
     after = calls(webhook)
     assert (after["mutate"] - before["mutate"], after["validate"] - before["validate"]) == (1, 0)
+
+
+def test_a_pod_that_gets_the_annotation_after_us_is_asked_about(api: APIServer, webhook: Replica) -> None:
+    """It says that it was injected, and no webhook but a later one says that it opted in."""
+    made = _free_of_names(admitted(pod()))
+    del made["metadata"]["annotations"][names.MANAGEMENT]
+    before = calls(webhook)
+    api.create(PODS, made)
+    after = calls(webhook)
+    assert (after["mutate"] - before["mutate"], after["validate"] - before["validate"]) == (1, 1)
 
 
 @pytest.mark.parametrize("factor", [2, 8])

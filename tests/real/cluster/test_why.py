@@ -19,6 +19,7 @@ import yaml
 
 from bitfusiond.core import names
 from bitfusiond.core.usage import quotas
+from bitfusiond.operate import checks
 from tests.real.cluster.examples import pod
 from tests.real.harness.cluster import Cluster
 
@@ -31,7 +32,8 @@ _STALE = "echo 'error: context deadline exceeded'; exit 3"
 
 @pytest.fixture(scope="module")
 def team(deployed: Cluster, tokens: Path) -> Iterator[str]:
-    """Namespaces with pods of every kind; in the end all is as before."""
+    """Namespaces with pods of every kind; in the end all is as before. The overlay legacy refuses other pods."""
+    deployed.since(checks.MATCH_CONDITIONS[1], "matchConditions")
     for each in (_TEAM, _IGNORED, _QUOTA, _OWN_TOKEN):
         deployed.kubectl("create", "namespace", each)
     deployed.kubectl("label", "namespace", _IGNORED, f"{names.ADMISSION_LABEL}=ignore")

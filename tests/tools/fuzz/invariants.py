@@ -108,7 +108,9 @@ def patched(before: Pod, after: Pod, configuration: Rules) -> None:
     metadata, was = after["metadata"], before["metadata"]
     assert same(_without(metadata, "annotations"), _without(was, "annotations"))
     assert metadata["annotations"][names.STATUS] == names.STATUS_INJECTED
-    assert same(_without(metadata["annotations"], names.STATUS), _without(was["annotations"], names.STATUS))
+    adds_more = _template(was["annotations"], configuration).adds_more
+    written = (names.STATUS, names.VALIDATE) if adds_more else (names.STATUS,)
+    assert same(_without(metadata["annotations"], *written), _without(was["annotations"], *written))
     spec, old = after["spec"], before["spec"]
     changed = ("containers", "initContainers", "volumes")
     assert same(_without(spec, *changed), _without(old, *changed))

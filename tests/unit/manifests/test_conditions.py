@@ -6,7 +6,7 @@ cel-python evaluates them, an implementation that is not the API server's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 import yaml
 from celpy import celtypes
 from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,11 +63,12 @@ _FUNCTIONS: dict[str, Any] = {"lowerAscii": lower_ascii, "join": join, "split": 
 def _conditions(kind: str, name: str) -> dict[str, celpy.Runner]:
     made = manifests.build(overlays.overlay("community"), manifests.Values("r", "t", 16000, 1000)).all
     (webhook,) = overlays.one(made, kind, name)["webhooks"]
+    return {each["name"]: _program(each["expression"]) for each in webhook["matchConditions"]}
+
+
+def _program(expression: str) -> celpy.Runner:
     environment = celpy.Environment()
-    return {
-        each["name"]: environment.program(environment.compile(each["expression"]), functions=_FUNCTIONS)
-        for each in webhook["matchConditions"]
-    }
+    return environment.program(environment.compile(expression), functions=_FUNCTIONS)
 
 
 def asked(configuration: tuple[str, str], pod: Pod, condition: str = "") -> bool:
@@ -229,23 +231,106 @@ def test_a_cluster_with_a_pool_is_asked_about_every_pod() -> None:
     assert [each["name"] for each in webhook["matchConditions"]] == [OPTED_IN]
 
 
-@pytest.mark.parametrize("spoil", spoilt.WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("name", ["pod", "pod-memory", "pod-injection", "deployment"])
-def test_whatever_validate_would_refuse_is_asked_about(name: str, spoil: spoilt.Way) -> None:
-    pod = pods.admitted(pods.example(name))
-    spoil(pod)
-    verdict = validate.validate(pod, NAMESPACE, pods.rules(), None)
-    assert asked(VALIDATING, pod) >= isinstance(verdict, Refusal), verdict
+def _complete() -> dict[str, Pod]:
+    """Pods that are known to be complete, of every shape that is."""
+    names_of = ("pod", "pod-memory", "pod-filter", "pod-injection")
+    made = {name: pods.example(name) for name in names_of}
+    script = ["bash", "-c", "cd /x && exec python y.py > log"]
+    made["a script"] = pods.pod(pods.container(command=script))
+    made["a script with words"] = pods.pod(pods.container(command=script, args=["first"]))
+    made["init"] = pods.pod(pods.container(name="b"), initContainers=[pods.container(name="a", restartPolicy="Always")])
+    return {name: pods.admitted(pod) for name, pod in made.items()}
+
+
+def _spoilt() -> Iterator[tuple[str, Pod]]:
+    """Each of them, spoilt in each way by each of its GPU containers, and what it is called."""
+    for name, pod in _complete().items():
+        for index, _ in enumerate(spoilt.gpu_containers(pod)):
+            for way in spoilt.WAYS:
+                given = copy.deepcopy(pod)
+                way(given, spoilt.gpu_containers(given)[index])
+                yield f"{name}, container {index}, {way.__name__}", given
+
+
+@cache
+def _refused() -> dict[str, Pod]:
+    """Those that /validate refuses."""
+    return {what: pod for what, pod in _spoilt() if isinstance(_second_look(pod), Refusal)}
+
+
+def _second_look(pod: Pod) -> validate.Verdict:
+    return validate.validate(pod, NAMESPACE, pods.rules(), None)
+
+
+def test_nobody_is_asked_about_a_complete_pod() -> None:
+    assert [name for name, pod in _complete().items() if asked(VALIDATING, pod)] == []
+
+
+def test_whatever_validate_would_refuse_is_asked_about() -> None:
+    assert len(_refused()) > 200
+    assert [what for what, pod in _refused().items() if not asked(VALIDATING, pod, COMPLETE)] == []
 
 
 @pytest.mark.slow
-@given(strategies.pods(), st.lists(st.sampled_from(spoilt.WAYS), max_size=3))
-def test_whatever_validate_would_refuse_of_any_pod_is_asked_about(pod: Pod, ways: list[spoilt.Way]) -> None:
+@given(strategies.pods(), st.lists(st.sampled_from(spoilt.WAYS), max_size=3), st.integers(min_value=0))
+def test_whatever_validate_would_refuse_of_any_pod_is_asked_about(pod: Pod, ways: list[spoilt.Way], which: int) -> None:
     made = pods.admitted(pod)
     for spoil in ways:
-        spoil(made)
-    verdict = validate.validate(made, NAMESPACE, pods.rules(), None)
+        of = spoilt.gpu_containers(made)
+        spoil(made, of[which % len(of)] if of else made["spec"]["containers"][0])
+    verdict = _second_look(made)
     assert asked(VALIDATING, made) >= isinstance(verdict, Refusal), verdict
+
+
+# Each stands in the condition for something that /validate refuses, and what it is without it.
+_CLAUSES = {
+    "mode": ("in ['all', 'y', 'yes', 'true', 'on', 'injection']", "!= 'none'"),
+    "status": ("&& object.metadata.annotations['auto-management/status'] == 'injected'", ""),
+    "client": ("&& !('bitfusion-client/name' in object.metadata.annotations)", ""),
+    "populate": ("&& object.spec.initContainers.exists(container, container.name == 'populate')", ""),
+    "limits of init containers": ("+ object.spec.initContainers).map(", "+ []).map("),
+    "a GPU container": ("limits.exists(each, 'bitfusion.io/gpu' in each)", "true"),
+    "other resources": ("|| !name.startsWith('bitfusion.io/')", "|| true"),
+    "init containers": ("+ object.spec.initContainers).all(", "+ []).all("),
+    "mounts": ("container.volumeMounts.exists(mount, mount.mountPath == path)", "true"),
+    "variable": ("&& container.env.exists(variable, variable.name == 'LD_LIBRARY_PATH')", ""),
+    "lifecycle": ("&& !has(container.lifecycle)", ""),
+    "startup probe": ("|| !has(container.startupProbe.exec)", "|| true"),
+    "readiness probe": ("|| !has(container.readinessProbe.exec)", "|| true"),
+    "liveness probe": ("|| !has(container.livenessProbe.exec)", "|| true"),
+    "no shares": ("'^[1-9][0-9]{0,8}k?$'", "'^[0-9]{1,9}k?$'"),
+    "shell": ("([^ \\\\n]*/)?(ba|da|a|k|z)?sh$", "[^ ]*sh$"),
+    "plain line": ("( [A-Za-z0-9._/=:,@%+-]+)*$", "( [^\\\\n]*)*$"),
+    "torn line": ("&& !container.command[2].matches(' -- [^ ]*sh( |$)')", ""),
+    "the client": ("words[0].matches('^/[^ \\\\t\\\\n]*/usr/bin/bitfusion$')", "true"),
+    "the end of the words": ("&& words[end] == '--'", ""),
+    "filters alone": ("&& [6, 8, 10].all(at, at >= end || words[at] == '--filter')", ""),
+    "one call": (".contains('bitfusion'))) == 1", ".contains('bitfusion'))) > 0"),
+    "quotes": (".replace('\\'', '')", ""),
+    "backslashes": (".replace('\\\\', '')", ""),
+    "percent": ("&& double(words[3]) * double(words[5]) * 100.0 <= shares + 0.00001", ""),
+    "memory": ("&& double(words[3]) * double(words[5]) * 100.0 <= shares * double(total_gpu_memory) + 0.00001", ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clause", _CLAUSES)
+def test_each_clause_is_needed(clause: str) -> None:
+    """Without it something gets past that /validate refuses."""
+    text, without = _CLAUSES[clause]
+    made = manifests.build(overlays.overlay("community"), manifests.Values("r", "t", 16000, 1000)).all
+    (webhook,) = overlays.one(made, *VALIDATING)["webhooks"]
+    expression = webhook["matchConditions"][1]["expression"]
+    assert text in expression
+    program = _program(expression.replace(text, without))
+
+    def gets_past(pod: Pod) -> bool:
+        try:
+            return not program.evaluate({"object": json_to_cel(pod)})
+        except CELEvalError:  # what the clause kept from it
+            return True
+
+    assert any(gets_past(pod) for pod in _refused().values())
 
 
 def test_an_operators_own_template_that_adds_more_is_said_of_the_pod() -> None:

@@ -146,7 +146,7 @@ def test_probes_ask_the_port_of_observe_and_variables_are_known(
     ports = {port["name"]: port["containerPort"] for port in each["ports"]}
     options = settings.options(role)
     assert ports["observe"] == settings.address(options["observe"].default or "").port
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+    for probe in ("livenessProbe", "readinessProbe"):
         assert each[probe]["httpGet"]["port"] == "observe"
     known = {variable for option in options.values() for variable in option.variables}
     assert {variable["name"] for variable in each["env"]} <= known

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
+from bitfusiond.core.admission import template
 from bitfusiond.core.admission.capacity import Largest
+from bitfusiond.core.admission.decision import Rules
 from bitfusiond.core.admission.review import Review
 from bitfusiond.core.pool.claims import ClaimTemplate
+from bitfusiond.files.read import TEMPLATE, load_yaml, packaged
 from bitfusiond.http.messages import Request, Response
 from bitfusiond.webhook.admission import Admission
 from bitfusiond.webhook.certificates.files import FileCertificate
@@ -54,8 +59,8 @@ class _Around:
         self.told.append(message)
 
 
-async def _asked(around: _Around, path: str, given: dict[str, Any]) -> dict[str, Any]:
-    admission = Admission(rules, around, lambda _: Response(404, b""), CollectorRegistry())
+async def _asked(around: _Around, path: str, given: dict[str, Any], by: Rules | None = None) -> dict[str, Any]:
+    admission = Admission(lambda: by or rules(), around, lambda _: Response(404, b""), CollectorRegistry())
     kind = {"group": "", "version": "v1", "kind": "Pod"}
     request = {"uid": "u", "kind": kind, "operation": "CREATE", "namespace": "team", "object": given}
     review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
@@ -86,6 +91,19 @@ async def test_a_pod_that_no_node_can_hold_is_refused_at_either_look(path: str, 
     assert (response["allowed"], response["status"]["message"]) == (False, words)
     assert around.asked == []
     assert (await _asked(_Around(largest={"bitfusion.io/gpu": 50}), path, given))["allowed"]
+
+
+async def test_a_copy_that_may_lack_what_the_template_of_today_adds_is_to_be_looked_at_again() -> None:
+    document: Any = load_yaml(packaged(TEMPLATE))
+    document["containers"][0]["volumeMounts"].append({"name": "bitfusion-distro", "mountPath": "/more"})
+    own = replace(rules(), template=template.parse(document))
+    given = admitted(pod())
+    response = await _asked(_Around(), "/mutate", given, own)
+    (operation,) = json.loads(base64.b64decode(response["patch"]))
+    assert operation == {"op": "add", "path": "/metadata/annotations/bitfusion.io~1validate", "value": "always"}
+    assert "patch" not in await _asked(_Around(), "/mutate", given)
+    given["metadata"]["annotations"]["bitfusion.io/validate"] = "always"
+    assert "patch" not in await _asked(_Around(), "/mutate", given, own)
 
 
 async def test_parts_that_another_webhook_may_still_bring_back_are_no_matter_of_the_first_look() -> None:

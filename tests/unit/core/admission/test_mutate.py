@@ -496,3 +496,14 @@ def test_populate_has_the_mount_that_the_api_server_would_add_and_ask_us_again()
 def test_a_mount_that_not_all_containers_have_is_nobodys_but_theirs(other: list[Any] | None) -> None:
     given = pod(container(volumeMounts=[_CREDENTIALS]), {"name": "other", "volumeMounts": other})
     assert _CREDENTIALS not in admitted(given)["spec"]["initContainers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize("more", [{"mountPropagation": "Bidirectional"}, {"subPathExpr": "$(X)"}, {"readOnly": False}])
+def test_a_mount_there_that_the_api_server_would_not_make_is_not_copied(more: dict[str, Any]) -> None:
+    mount = {**_CREDENTIALS, **more}
+    assert mount not in admitted(pod(container(volumeMounts=[mount])))["spec"]["initContainers"][0]["volumeMounts"]
+
+
+def test_a_pod_that_wants_no_token_gets_none_into_populate() -> None:
+    given = pod(container(volumeMounts=[_CREDENTIALS]), automountServiceAccountToken=False)
+    assert _CREDENTIALS not in admitted(given)["spec"]["initContainers"][0]["volumeMounts"]
