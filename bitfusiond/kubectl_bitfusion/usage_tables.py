@@ -26,7 +26,9 @@ def lines(usage: Usage) -> list[str]:
 
 def _offered(usage: Usage) -> str:
     if usage.counted is Counted.UNKNOWN:
-        return "no shares are offered, as far as can be seen: an operator runs: kubectl bitfusion check"
+        line = "no shares are offered, as far as can be seen"
+        # Where something could not be read, a note says whom to ask.
+        return line if usage.notes else f"{line}: an operator runs: kubectl bitfusion check"
     by = "one pool" if usage.counted is Counted.POOL else "each node for itself"
     free = "an unknown number" if usage.free is None else usage.free
     return f"{free} of {usage.shares} shares free (100 = one GPU), counted by {by}"

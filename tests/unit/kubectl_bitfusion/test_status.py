@@ -120,7 +120,7 @@ def test_who_may_see_his_own_namespace_alone_is_told_so(cluster: Clusters, capsy
     cluster(paths | {each: forbidden("x") for each in (NODES, PODS, SLICES, CLAIMS)})
     assert command.main(["status"]) == 0
     assert capsys.readouterr().out.splitlines()[-4:] == [
-        NONE,
+        "no shares are offered, as far as can be seen",
         "in team: 50 shares held",
         "may not read nodes: ask the operator",
         "may not read pods and claims of all namespaces, so what is free is not known: ask the operator",
