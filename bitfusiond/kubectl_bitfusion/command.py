@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 from typing import NoReturn
@@ -19,7 +20,7 @@ from bitfusiond.core.fields import Json
 from bitfusiond.core.text import one_line
 from bitfusiond.core.usage import usage
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, usage_tables, why
+from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, terminal, usage_tables, why
 from bitfusiond.kubectl_bitfusion.reader import Reader
 from bitfusiond.kubectl_bitfusion.tables import printable
 from bitfusiond.operate import manifests, settings
@@ -38,20 +39,29 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 = done, or it runs; 1 = it does not, or failed; 2 = wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.prepare()
     # The one file that `just build` makes has a link to it.
     if arguments is None and Path(sys.argv[0]).name == completion.PROGRAM:
         return completion.main(words)
     try:
-        return _run(words)
+        return terminal.flushed(lambda: _run(words))
     except Failure as error:
-        sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
+        _complain(error)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads us has enough (`| head`). Python would stumble over it once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads us has enough (`| head`).
+        terminal.forget()
         return 1
+    except OSError as error:
+        terminal.forget()
+        sys.stderr.write(f"kubectl bitfusion: the answer cannot be written: {error.strerror}\n")
+        return 1
+
+
+def _complain(error: Failure) -> None:
+    sys.stderr.write(f"kubectl bitfusion: {printable(one_line(str(error)))}\n")
 
 
 def _run(words: list[str]) -> int:
@@ -101,15 +111,39 @@ def _status(given: options.Split) -> int:
     chosen = parser.parse_args(given.rest)
     kubectl = options.kubectl(given.chosen)
     namespace = "" if chosen.all_namespaces else options.namespace(kubectl, given.chosen)
-    last = None
+    reader = Reader(kubectl)
+    if chosen.watch:
+        _watch(lambda: status.read(reader, namespace), chosen.output)
+    _show(status.read(reader, namespace), chosen.output)
+    return 0
+
+
+def _watch(read: Callable[[], usage.Usage], form: str) -> NoReturn:
+    """Go on for ever; a request that fails when one has succeeded is said once, and tried again."""
+    last, failure = None, ""
     while True:
-        found = status.read(Reader(kubectl), namespace)
-        if found != last:
-            _show(found, chosen.output)
-            last = found
-        if not chosen.watch:
-            return 0
+        try:
+            found = read()
+        except Failure as error:
+            if last is None:
+                raise
+            if failure != str(error):
+                _complain(error)
+            failure = str(error)
+        else:
+            if found != last or failure:
+                _show_at(datetime.now(UTC), found, form)
+            last, failure = found, ""
         sleep(WATCH_SECONDS)
+
+
+def _show_at(now: datetime, found: usage.Usage, form: str) -> None:
+    """One of several, each of which begins with its time, or as a document of its own."""
+    if form == "table":
+        _say(f"{now:%Y-%m-%dT%H:%M:%SZ}")
+    elif form == "yaml":
+        sys.stdout.write("---\n")
+    _show(found, form)
 
 
 def _show(found: usage.Usage, form: str) -> None:

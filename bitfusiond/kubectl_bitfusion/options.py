@@ -23,7 +23,11 @@ CLUSTER = {
     "--kubeconfig": "the kubeconfig file to use",
     "--cluster": "the cluster of the kubeconfig to use",
     "--user": "the user of the kubeconfig to use",
+    "--as": "the user to ask as",
+    "--as-group": "a group to ask as; give it several times for several",
 }
+_SEVERAL = "--as-group"
+_BETWEEN = "\n"  # of several values; no group has such a name
 NAMESPACE = ("-n", "--namespace")
 OUTPUT = ("-o", "--output")
 OUTPUTS = ("table", "json", "yaml")
@@ -53,16 +57,28 @@ def split(words: Sequence[str]) -> Split:
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
-        flag, equals, value = word.partition("=")
+        flag, value = _parts(word)
         if flag in VALUES:
-            if not equals and not remaining:
+            if value is None and remaining:
+                value = remaining.pop(0)
+            if not value:
                 raise ConfigurationError(f"{flag} needs a value")
-            chosen["--namespace" if flag in NAMESPACE else flag] = value if equals else remaining.pop(0)
+            key = NAMESPACE[1] if flag in NAMESPACE else flag
+            chosen[key] = f"{chosen[key]}{_BETWEEN}{value}" if key == _SEVERAL and key in chosen else value
         elif not command and word in COMMANDS:
             command = word
         else:
             rest.append(word)
     return Split(command, chosen, rest)
+
+
+def _parts(word: str) -> tuple[str, str | None]:
+    """A flag, and the value that stands in the same word: ``--namespace=team``, ``-n=team``, ``-nteam``."""
+    short = NAMESPACE[0]
+    if word.startswith(short) and len(word) > len(short):
+        return short, word.removeprefix(short).removeprefix("=")
+    flag, equals, value = word.partition("=")
+    return flag, value if equals else None
 
 
 def flags(command: str) -> list[str]:
@@ -71,7 +87,7 @@ def flags(command: str) -> list[str]:
 
 def kubectl(chosen: Mapping[str, str], seconds: int = SECONDS) -> Kubectl:
     """As the flags and KUBECTL say."""
-    given = [f"{flag}={value}" for flag, value in chosen.items() if flag in CLUSTER]
+    given = [f"{flag}={value}" for flag in chosen if flag in CLUSTER for value in chosen[flag].split(_BETWEEN)]
     return Kubectl(os.environ.get("KUBECTL") or "kubectl", given, seconds)
 
 
@@ -84,8 +100,12 @@ def namespace(kubectl: Kubectl, chosen: Mapping[str, str]) -> str:
     try:
         view = next(iter(objects_in(kubectl.run("config", "view", "--minify", "-o", "json"))), {})
     except KubectlError as error:
-        if "--context" not in chosen:  # none is needed within a cluster; what else is wrong shows when it is asked
-            return "default"
-        raise ConfigurationError(str(error)) from None
+        if error.reason == "NotJson":
+            raise
+        if not chosen.keys() & CLUSTER.keys():
+            return "default"  # within a cluster no context is needed; what else is wrong shows when it is asked
+        given = " ".join(f"{flag}={chosen[flag]}" for flag in CLUSTER if flag in chosen)
+        listed = "`kubectl config get-contexts` lists the contexts"
+        raise ConfigurationError(f"{given}: {error}: {listed}") from None
     context = next(iter(objects(view.get("contexts"))), {})
     return str(mapping(context, "context").get("namespace") or "default")

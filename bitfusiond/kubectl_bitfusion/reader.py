@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from bitfusiond.core.diagnosis.finding import Unread
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
-from bitfusiond.errors import Failure
+from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate.kubectl import Kubectl, KubectlError
 
 _FORBIDDEN = {"Forbidden", "Unauthorized"}
 _LONGEST_LOG = 65_536  # bytes
-_LAST_LINES = 50
+_LAST_LINES = (50, 5, 1)
+
+# Of kubectl itself, by which it means its kubeconfig; where there is none, it tries the port 8080 of this machine.
+_NO_CLUSTER = re.compile(
+    r"(context|cluster|auth info) \S+ does not exist|stat .*: no such file|error loading config|invalid configuration"
+    r"|no configuration has been provided|localhost:8080 was refused"
+)
+_UNKNOWN_USER = re.compile(r"[Uu]nauthorized|logged in to the server|getting credentials")
 
 ResultT = TypeVar("ResultT")
 
@@ -39,12 +47,18 @@ class Reader:
 
     def log(self, namespace: str, pod: str, container: str, *, previous: bool = False) -> str | Unread:
         """The last lines of a container; nothing where it has none yet."""
-        path = f"{pods_path(namespace)}/{pod}/log?container={container}&tailLines={_LAST_LINES}"
-        path += f"&limitBytes={_LONGEST_LOG}" + ("&previous=true" if previous else "")
+        path = f"{pods_path(namespace)}/{pod}/log?container={container}&limitBytes={_LONGEST_LOG}"
+        path += "&previous=true" if previous else ""
+        text = ""
         try:
-            return self.kubectl.raw(path)
+            for lines in _LAST_LINES:
+                text = self.kubectl.raw(f"{path}&tailLines={lines}")
+                # Of too many bytes the API server sends the first ones, and it is the last words that count.
+                if len(text.encode()) < _LONGEST_LOG:
+                    break
         except KubectlError as error:
             return Unread("logs of pods") if error.reason in _FORBIDDEN else ""
+        return text
 
 
 def attempt(read: Callable[[], ResultT], what: str, absent: ResultT) -> ResultT | Unread:
@@ -54,11 +68,27 @@ def attempt(read: Callable[[], ResultT], what: str, absent: ResultT) -> ResultT 
     except KubectlError as error:
         if error.reason == "NotFound":
             return absent
-        if error.reason in _FORBIDDEN:
+        if error.reason == "Forbidden":
             return Unread(what)
+        if error.reason == "Unauthorized":
+            raise unanswered(error) from None
         if not error.reason:
-            raise Failure(f"the cluster does not answer: {error}") from None
+            raise unanswered(error) from None
         return Unread(what, str(error))
+
+
+def unanswered(error: KubectlError) -> Failure:
+    """What it means that kubectl got no answer about an object: no cluster was chosen, or none that knows us."""
+    words = str(error)
+    if _NO_CLUSTER.search(words):
+        return ConfigurationError(
+            f"which cluster is meant is not clear: {words}: `kubectl config get-contexts` lists what --context takes,"
+            " and KUBECONFIG or --kubeconfig names the file"
+        )
+    if error.reason == "Unauthorized" or _UNKNOWN_USER.search(words):
+        look = "kubectl config view --minify"
+        return Failure(f"the cluster does not know you: {words}: log in again; whom you ask as: {look}")
+    return Failure(f"the cluster does not answer: {words}: does `kubectl get --raw /readyz`?")
 
 
 def everything(_: Object) -> bool:

@@ -24,13 +24,15 @@ def read(reader: Reader, namespace: str) -> Usage:
             return []
         return found
 
-    published = known(pool_slices(reader))
+    offered = pool_slices(reader)
+    published = known(offered)
     claims = pool_claims(reader, "")
     knows_holders = not isinstance(claims, Unread)
     if isinstance(claims, Unread) and namespace:
         claims = pool_claims(reader, namespace)
     given = known(claims)
-    if published:
+    if published or isinstance(offered, Unread):
+        # With a pool each node offers all of it: nodes count only where it is seen that there is none.
         nodes, pods = [], known(counting_pods(reader, namespace))
     else:
         nodes, everywhere = known(offering_nodes(reader)), counting_pods(reader, "")
@@ -38,7 +40,9 @@ def read(reader: Reader, namespace: str) -> Usage:
         if isinstance(everywhere, Unread) and namespace:
             everywhere = counting_pods(reader, namespace)
         pods = known(everywhere)
-    if not knows_holders:
+    if namespace and reader.get(f"/api/v1/namespaces/{namespace}", "namespaces") is None:
+        notes.append(f"there is no namespace {namespace}: `kubectl get namespaces` lists those that are there")
+    if not knows_holders and not isinstance(offered, Unread):
         notes.append("may not read pods and claims of all namespaces, so what is free is not known: ask the operator")
     found = known(reader.all(in_namespace("v1", "resourcequotas", namespace), "resourcequotas", everything))
     by_pod = holdings.by_pod(given)
@@ -59,7 +63,11 @@ def pool_slices(reader: Reader) -> list[Object] | Unread:
     """What is offered of a pool; nothing where each node counts for itself."""
     selector = f"spec.driver={names.DRIVER}"
     path = in_namespace(RESOURCES, "resourceslices", "")
-    return reader.all(path, "resourceslices", slices.is_ours, fieldSelector=selector)
+    found = reader.all(path, "resourceslices", slices.is_ours, fieldSelector=selector)
+    # Who may not read them is told so of a kind that is not there, too: everybody may ask for what there is.
+    if isinstance(found, Unread) and reader.get(f"/apis/{RESOURCES}", "kinds") is None:
+        return []
+    return found
 
 
 def pool_claims(reader: Reader, namespace: str) -> list[Object] | Unread:

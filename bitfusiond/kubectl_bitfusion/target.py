@@ -6,15 +6,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bitfusiond.core.diagnosis import running
 from bitfusiond.core.diagnosis.finding import Unread
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object, Pod
 from bitfusiond.core.text import shown
 from bitfusiond.errors import ConfigurationError, Failure
-from bitfusiond.kubectl_bitfusion.reader import Reader, everything, in_namespace, pods_path, uid
+from bitfusiond.kubectl_bitfusion.reader import Reader, everything, in_namespace, pods_path, uid, unanswered
 from bitfusiond.operate.kubectl import KubectlError
 
 _POD = {"pod", "pods", "po"}
+# Of these people know the pods, and they have none of their own: by all their names.
+_PODLESS = {
+    name: kind
+    for kind, plurals in {
+        "service": ("services", "svc"),
+        "configmap": ("configmaps", "cm"),
+        "secret": ("secrets",),
+        "namespace": ("namespaces", "ns"),
+        "node": ("nodes", "no"),
+    }.items()
+    for name in (kind, *plurals)
+}
 # What stands between a workload and its pods.
 _BETWEEN = (("apps/v1", "replicasets"), ("batch/v1", "jobs"), ("apps/v1", "statefulsets"))
 
@@ -47,6 +60,10 @@ def parse(word: str) -> Target:
         raise ConfigurationError(
             f"{shown(word)} is neither POD nor TYPE/NAME: write for example my-pod or deployment/my-app"
         )
+    if kind.lower() in _PODLESS:
+        raise ConfigurationError(
+            f"a {_PODLESS[kind.lower()]} makes no pods: name a pod, or what makes pods, for example deployment/my-app"
+        )
     return Target("" if kind.lower() in _POD else kind.lower(), name)
 
 
@@ -69,6 +86,8 @@ def family(reader: Reader, namespace: str, target: Target) -> Family:
     try:
         found = reader.kubectl.json("get", target.kind, target.name, "-n", namespace)
     except KubectlError as error:
+        if error.reason == "Unauthorized":
+            raise unanswered(error) from None
         raise Failure(f"{target.words}: {error}") from None
     document = found[0] if found else {}
     labels = mapping(document, "spec", "selector", "matchLabels")
@@ -97,10 +116,33 @@ def has_too_few(found: Family) -> bool:
     """Whether pods are missing, by what the document wants, or by what its controller says of a new generation."""
     if isinstance(found.pods, Unread):
         return False
-    spec, status = mapping(found.document, "spec"), mapping(found.document, "status")
-    failing = any(
-        each.get("type") == "ReplicaFailure" and each.get("status") == "True"
-        for each in objects(status.get("conditions"))
-    )
-    wanted = spec.get("replicas")
-    return not found.pods or failing or (isinstance(wanted, int) and wanted > len(found.pods))
+    going_on = sum(not running.has_ended(each) for each in found.pods)
+    failing = _is_met(found.document, "ReplicaFailure")
+    return not found.pods or failing or _wanted(found.document) > going_on
+
+
+def _wanted(document: Object) -> int:
+    """How many pods there should be now; 0 where the document does not say so."""
+    spec, status = mapping(document, "spec"), mapping(document, "status")
+    if "parallelism" in spec or "completions" in spec:
+        is_over = _is_met(document, "Complete") or _is_met(document, "Failed") or spec.get("suspend") is True
+        return 0 if is_over else _of_job(spec, _number(status.get("succeeded")) or 0)
+    wanted = status.get("desiredNumberScheduled") if "desiredNumberScheduled" in status else spec.get("replicas")
+    return _number(wanted) or 0
+
+
+def _of_job(spec: Object, succeeded: int) -> int:
+    at_once, completions = _number(spec.get("parallelism")), _number(spec.get("completions"))
+    at_once = 1 if at_once is None else at_once
+    if completions is None:  # a queue of work: with the first that has succeeded no more begin
+        return 0 if succeeded else at_once
+    return min(at_once, completions - succeeded)
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _is_met(document: Object, condition: str) -> bool:
+    conditions = objects(mapping(document, "status").get("conditions"))
+    return any(each.get("type") == condition and each.get("status") == "True" for each in conditions)

@@ -26,7 +26,9 @@ def lines(usage: Usage) -> list[str]:
 
 def _offered(usage: Usage) -> str:
     if usage.counted is Counted.UNKNOWN:
-        return "no shares are offered, as far as can be seen"
+        line = "no shares are offered, as far as can be seen"
+        # Where something could not be read, a note says whom to ask.
+        return line if usage.notes else f"{line}: an operator runs: kubectl bitfusion check"
     by = "one pool" if usage.counted is Counted.POOL else "each node for itself"
     free = "an unknown number" if usage.free is None else usage.free
     return f"{free} of {usage.shares} shares free (100 = one GPU), counted by {by}"
@@ -51,10 +53,14 @@ def _pool(usage: Usage) -> Table:
 
 def _nodes(usage: Usage) -> Table:
     listed: Sequence[NodeShares] = [] if usage.servers else usage.nodes
-    rows = [
-        [each.name, *_shares(each, usage), _held(each.holders), "" if each.is_open else "cordoned"] for each in listed
-    ]
+    rows = [[each.name, *_shares(each, usage), _held(each.holders), _state(each)] for each in listed]
     return Table(["NODE", "SHARES", "USED", "FREE", "HELD BY", "STATE"], rows, _NUMBERS)
+
+
+def _state(node: NodeShares) -> str:
+    if not node.is_ready:
+        return "not ready"
+    return "" if node.is_open else "cordoned"
 
 
 def _shares(offer: Gpu | NodeShares, usage: Usage) -> list[str]:
@@ -79,5 +85,5 @@ def _gpus(pod: PodShares) -> str:
 
 
 def _quotas(usage: Usage) -> Table:
-    rows = [[each.namespace, each.name, str(each.hard), str(each.used), str(each.left)] for each in usage.quotas]
+    rows = [[each.namespace, each.words, str(each.hard), str(each.used), str(each.left)] for each in usage.quotas]
     return Table(["NAMESPACE", "QUOTA", "HARD", "USED", "LEFT"], rows, _NUMBERS)

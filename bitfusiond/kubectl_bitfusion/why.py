@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bitfusiond.core import names, proof
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.clients.catalogue import Catalogue
-from bitfusiond.core.diagnosis import facts, filling, makers, pods
+from bitfusiond.core.diagnosis import facts, filling, makers, pods, running
 from bitfusiond.core.diagnosis.facts import MakerFacts, PodFacts, Surroundings
 from bitfusiond.core.diagnosis.finding import Finding, Unread, good, is_bad
 from bitfusiond.core.fields import mapping, objects
@@ -149,7 +149,7 @@ def _of_maker(reader: Reader, namespace: str, asked: Target, family: Family) -> 
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {**mapping(template, "metadata"), "generateName": f"{asked.name[:50]}-", "namespace": namespace},
-        "spec": mapping(template, "spec"),
+        "spec": _without_claims(family.document, mapping(template, "spec")),
     }
     tried = _tried(reader.kubectl, pod) if template else Unread("the template of its pods", "it has none of the usual")
     makers_of = {uid(each) for each in family.makers}
@@ -160,6 +160,17 @@ def _of_maker(reader: Reader, namespace: str, asked: Target, family: Family) -> 
         events=_events(reader, namespace, makers_of),
         trial=tried,
     )
+
+
+def _without_claims(document: Object, spec: Object) -> Object:
+    """``spec`` with a volume for each claim that a StatefulSet's controller would make: a dry run makes none."""
+    made = [str(mapping(each, "metadata").get("name")) for each in _claim_templates(document)]
+    kept = [each for each in objects(spec.get("volumes")) if each.get("name") not in made]
+    return {**spec, "volumes": [*kept, *({"name": each, "emptyDir": {}} for each in made)]} if made else spec
+
+
+def _claim_templates(document: Object) -> list[Object]:
+    return objects(mapping(document, "spec").get("volumeClaimTemplates"))
 
 
 def _events(reader: Reader, namespace: str, about: set[str]) -> list[Object] | Unread:
@@ -188,6 +199,9 @@ def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> P
         tried = _tried(reader.kubectl, proof.pod(namespace, _client(pod)))
         around = _around(reader, namespace, tried, _catalogue(reader))
         return PodFacts(pod=pod, around=around, maker=maker, events=events)
+    if running.has_ended(pod):
+        around = _around_injected(reader, namespace)
+        return PodFacts(pod=pod, around=around, maker=maker, events=events, logs=_logs(reader, namespace, pod))
     uses_pool = bool(mapping(pod, "spec").get("resourceClaims"))
     claims = _claims(reader, namespace, pod)
     copies, sources = _tokens(reader, namespace, pod)

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from bitfusiond.core import fields
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.objects import Object
+from bitfusiond.core.text import shown
 from bitfusiond.errors import ConfigurationError, Failure
 
 FIELD_MANAGER = "bitfusiond-deploy"
@@ -82,7 +83,8 @@ class Kubectl:
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",  # a container's log may hold anything
                 check=False,
                 timeout=_REQUESTS * self.seconds,
             )
@@ -201,15 +203,28 @@ class Kubectl:
 
 
 def objects_in(text: str) -> list[Object]:
-    """The objects in what kubectl printed: one, a List, or several one after the other."""
+    """The objects in what kubectl printed: one, a List, or several one after the other. Raises KubectlError."""
     decoder = json.JSONDecoder()
     objects: list[Object] = []
     rest = text.strip()
     while rest:
-        value, end = decoder.raw_decode(rest)
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            raise _no_object(rest) from None
+        if not isinstance(value, dict):
+            raise _no_object(rest)
         objects += value["items"] if isinstance(value.get("items"), list) else [value]
         rest = rest[end:].lstrip()
     return objects
+
+
+def _no_object(text: str) -> KubectlError:
+    return KubectlError(
+        f"kubectl printed {shown(text.splitlines()[0])} where JSON is expected: does KUBECTL, or a program called"
+        " kubectl, print something of its own?",
+        "NotJson",
+    )
 
 
 def _in(namespace: str) -> list[str]:

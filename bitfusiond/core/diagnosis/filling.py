@@ -14,6 +14,7 @@ from bitfusiond.core.fields import Json, mapping, objects, strings
 from bitfusiond.core.objects import Pod
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import BY_SECRET, Content
+from bitfusiond.core.usage import holdings
 from bitfusiond.core.usage.quotas import number
 
 _PULLING = {"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError"}
@@ -60,21 +61,36 @@ def _all_containers(pod: Pod) -> list[str]:
 
 def state_of(status: Json, container: str, *kinds: str) -> Json | None:
     """How a container is: its ``waiting``, ``running`` or ``terminated``, if it is one of ``kinds``."""
-    for group in ("initContainerStatuses", "containerStatuses"):
-        for each in objects(status.get(group)):
-            if each.get("name") == container:
-                state = mapping(each, "state")
-                return next((mapping(state, kind) for kind in kinds if kind in state), None)
-    return None
+    state = mapping(_status_of(status, container), "state")
+    return next((mapping(state, kind) for kind in kinds if kind in state), None)
 
 
 def last_end(status: Json, container: str) -> Json:
-    """How a container ended last; ``{}`` where it never did."""
-    for group in ("initContainerStatuses", "containerStatuses"):
-        for each in objects(status.get(group)):
-            if each.get("name") == container:
-                return mapping(each, "state", "terminated") or mapping(each, "lastState", "terminated")
-    return {}
+    """How a container ended, or the one before it that it takes the place of; ``{}`` where none ever did."""
+    found = _status_of(status, container)
+    return mapping(found, "state", "terminated") or mapping(found, "lastState", "terminated")
+
+
+def ending(end: Json) -> str:
+    message = f": {end['message']}" if end.get("message") else ""
+    return f"exit status {end.get('exitCode')}, {end.get('reason') or 'no reason given'}{message}"
+
+
+def restarted(facts: PodFacts, container: str) -> Iterator[Finding]:
+    """Of a container that runs: how the ones before it ended."""
+    found = _status_of(facts.status, container)
+    end, count = mapping(found, "lastState", "terminated"), found.get("restartCount")
+    if end:
+        times = "once" if count in (None, 1) else f"{count} times"
+        yield unknown(
+            f"{container} restarted {times}, last: {ending(end)}",
+            f"kubectl logs {facts.words} -c {container} --previous",
+        )
+
+
+def _status_of(status: Json, container: str) -> Json:
+    groups = (status.get("initContainerStatuses"), status.get("containerStatuses"))
+    return next((each for group in groups for each in objects(group) if each.get("name") == container), {})
 
 
 def populated(facts: PodFacts) -> Iterator[Finding]:
@@ -86,14 +102,14 @@ def populated(facts: PodFacts) -> Iterator[Finding]:
         return
     status = facts.status
     logs = f"kubectl logs {facts.words} -c {name}"
-    ended, end = state_of(status, name, "terminated"), last_end(status, name)
+    ended, runs, end = state_of(status, name, "terminated"), state_of(status, name, "running"), last_end(status, name)
     if ended is not None and ended.get("exitCode") == 0:
         yield good(f"its client and its token are in place ({name} has ended well)")
+    elif runs is not None:
+        yield bad(f"{name} still copies the client, since {runs.get('startedAt') or 'a moment ago'}", f"wait; {logs}")
+        yield from restarted(facts, name)
     elif end:
         yield bad(f"{name} failed: {failure(end, facts.logs.get(name))}", logs)
-    elif state_of(status, name, "running") is not None:
-        since = (state_of(status, name, "running") or {}).get("startedAt") or "a moment ago"
-        yield bad(f"{name} still copies the client, since {since}", f"wait; {logs}")
     elif waiting := state_of(status, name, "waiting"):
         yield from stuck(facts, name, waiting)
 
@@ -195,6 +211,9 @@ def _compared(facts: PodFacts, name: str, copy: Json) -> Iterator[Finding | None
             f"kubectl delete secret {name} -n {facts.around.namespace}, then create the pod again",
         )
         return
+    if mapping(copy, "metadata", "labels").get(names.MANAGED_BY) != names.MANAGED_BY_US:
+        yield unknown(f"the token Secret {name} is none of our copies, but the namespace's own: it is used as it is")
+        return
     source = facts.sources.get(name)
     if isinstance(source, Unread):
         yield source.finding
@@ -221,7 +240,9 @@ def plugin(facts: PodFacts) -> Iterator[Finding]:
     elif facts.node is not None:
         shares = mapping(facts.node, "status", "allocatable").get(names.GPU)
         name = mapping(facts.node, "metadata").get("name")
-        if shares == "0":
+        if not holdings.is_ready(facts.node):
+            yield bad(f"node {name} does not answer", f"an operator runs: kubectl describe node {name}")
+        elif shares == "0":
             yield bad(
                 f"node {name} offers 0 {names.GPU}: its plugin reaches no Bitfusion server, or does not run",
                 "an operator runs: kubectl bitfusion check",

@@ -20,8 +20,12 @@ REFUSALS = ("FailedCreate", names.EVENT_REFUSED)
 
 def diagnose(facts: MakerFacts) -> list[Finding]:
     """Findings, one of them bad at least: it has no pod. Only a Job may have done its work without one."""
-    if _is_complete(facts.document):
+    if _condition(facts.document, "Complete") is not None:
         return [good("it has done its work, and its pods are gone")]
+    failed = _condition(facts.document, "Failed")
+    if failed is not None:
+        why = ": ".join(str(failed[key]) for key in ("reason", "message") if failed.get(key)) or "it gives no reason"
+        return [bad(f"it failed, and its pods are gone: {why}", f"kubectl describe {facts.words}")]
     found = list(_walk(facts))
     schedule = mapping(facts.document, "spec").get("schedule")
     if not is_bad(found) and schedule is not None:
@@ -31,9 +35,11 @@ def diagnose(facts: MakerFacts) -> list[Finding]:
     return found
 
 
-def _is_complete(document: Object) -> bool:
+def _condition(document: Object, kind: str) -> Object | None:
+    """A condition of a Job that is met."""
     conditions = objects(mapping(document, "status").get("conditions"))
-    return any(each.get("type") == "Complete" and each.get("status") == "True" for each in conditions)
+    met = (each for each in conditions if each.get("type") == kind and each.get("status") == "True")
+    return next(met, None)
 
 
 def _walk(facts: MakerFacts) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ def by_quota(around: Surroundings) -> Iterator[Finding]:
         yield around.quotas.finding
         return
     for quota in quotas.of(around.quotas):
-        line = f"quota {quota.name}: {quota.used} of {quota.hard} shares used, {quota.left} left"
+        line = f"quota {quota.words}: {quota.used} of {quota.hard} shares used, {quota.left} left"
         # Whoever is counted already has what he asked for.
         yield good(line) if quota.left else unknown(line, f"kubectl describe quota {quota.name} -n {quota.namespace}")
 

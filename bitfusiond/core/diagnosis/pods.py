@@ -19,14 +19,23 @@ def diagnose(facts: PodFacts) -> list[Finding]:
     found = list(_walk(facts))
     if not is_bad(found) and not running.is_running(facts):
         message = next(iter(said(facts.events)), "nothing says why")
-        found.append(bad(f"it does not run yet; the last word about it: {message}", facts.describe))
+        how = "it failed" if running.has_ended(facts.pod) else "it does not run yet"
+        found.append(bad(f"{how}; the last word about it: {message}", facts.describe))
     return found
 
 
 def is_injected(pod: Pod) -> bool:
-    """Whether it carries what the webhook adds: our status alone can be written by anybody."""
-    status = mapping(pod, "metadata", "annotations").get(names.STATUS)
-    return bool(status == names.STATUS_INJECTED) and not asked.left_over(pod) and capacity.shares(pod) > 0
+    """Whether it carries what the webhook adds: our status and shares alone can be written by anybody."""
+    metadata = mapping(pod, "metadata")
+    if mapping(metadata, "annotations").get(names.STATUS) != names.STATUS_INJECTED or asked.left_over(pod):
+        return False
+    asks = asked.read(pod, str(metadata.get("namespace"))).mode is not Mode.NONE
+    return capacity.shares(pod) > 0 and (asks or _is_filled(pod))
+
+
+def _is_filled(pod: Pod) -> bool:
+    """Whether a client or its token is put into it."""
+    return bool(filling.populate_name(pod) or filling.client_image(pod) or filling.token_secrets(pod))
 
 
 def _walk(facts: PodFacts) -> Iterator[Finding]:
@@ -38,9 +47,11 @@ def _walk(facts: PodFacts) -> Iterator[Finding]:
     yield good(f"it was injected, and has {capacity.shares(pod)} shares ({names.STATUS} is {names.STATUS_INJECTED})")
     if mapping(pod, "metadata").get("deletionTimestamp"):
         yield bad("it is being deleted", facts.describe)
-    if _is_evicted(pod):
-        yield bad(f"its node evicted it: {facts.status.get('message') or 'it gives no reason'}", facts.describe)
+    if running.has_ended(pod):
+        yield from _ended(facts)
         return
+    if facts.status.get("phase") == "Unknown":
+        yield bad(f"its node has said nothing for a while: {_reason(facts)}", facts.describe)
     yield from placing.by_quota(around)
     yield from placing.placed(facts)
     yield from placing.claimed(facts)
@@ -55,8 +66,22 @@ def _walk(facts: PodFacts) -> Iterator[Finding]:
     yield from filling.plugin(facts)
 
 
-def _is_evicted(pod: Pod) -> bool:
-    return mapping(pod, "status").get("reason") == "Evicted"
+def _ended(facts: PodFacts) -> Iterator[Finding]:
+    """Of one that has succeeded or failed: its claim may be gone by now, and its node and token others'."""
+    status = facts.status
+    if status.get("reason") == "Evicted":
+        yield bad(f"its node evicted it: {status.get('message') or 'it gives no reason'}", facts.describe)
+        return
+    if status.get("phase") == "Failed" and (status.get("reason") or status.get("message")):
+        yield bad(f"it failed: {_reason(facts)}", facts.describe)
+    yield from filling.populated(facts)
+    yield from running.programs(facts)
+
+
+def _reason(facts: PodFacts) -> str:
+    """What the node, or the cluster in its place, says of the pod as a whole."""
+    words = [str(facts.status[key]) for key in ("reason", "message") if facts.status.get(key)]
+    return ": ".join(words) or "it gives no reason"
 
 
 def _uninjected(facts: PodFacts) -> Iterator[Finding]:
@@ -90,14 +115,11 @@ def worst(pods: list[Pod]) -> Pod:
 
     Who tries again, or was evicted, leaves pods behind that have ended.
     """
-    going_on = [each for each in pods if mapping(each, "status").get("phase") not in _ENDED]
+    going_on = [each for each in pods if not running.has_ended(each)]
     waiting = [each for each in going_on if not _is_ready(each)]
     return max(
         waiting or going_on or pods, key=lambda pod: str(mapping(pod, "metadata").get("creationTimestamp") or "")
     )
-
-
-_ENDED = ("Succeeded", "Failed")
 
 
 def _is_ready(pod: Pod) -> bool:

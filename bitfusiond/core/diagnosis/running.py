@@ -9,8 +9,8 @@ from bitfusiond.core import names
 from bitfusiond.core.diagnosis import filling
 from bitfusiond.core.diagnosis.facts import PodFacts, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
-from bitfusiond.core.diagnosis.placing import gone
 from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.objects import Pod
 from bitfusiond.core.text import one_line
 from bitfusiond.core.usage import holdings
 
@@ -67,27 +67,25 @@ def programs(facts: PodFacts) -> Iterator[Finding]:
 def _container(facts: PodFacts, name: str) -> Iterator[Finding]:
     status, logs = facts.status, f"kubectl logs {facts.words} -c {name}"
     log = facts.logs.get(name)
-    end = filling.last_end(status, name)
-    waiting = filling.state_of(status, name, "waiting")
-    if waiting is not None and not end:
-        yield from filling.stuck(facts, name, waiting)
-    elif end and (waiting is not None or end.get("exitCode") != 0):
-        yield bad(f"{name} ended: {_end(end)}", logs if waiting is None else f"{logs} --previous")
-    elif end:
-        yield good(f"{name} has ended well")
-    elif filling.state_of(status, name, "running") is not None:
+    waiting, ended = (filling.state_of(status, name, kind) for kind in ("waiting", "terminated"))
+    last = filling.last_end(status, name)
+    has_failed = False
+    if filling.state_of(status, name, "running") is not None:
         yield good(f"{name} runs")
+        yield from filling.restarted(facts, name)
+    elif ended is not None and (ended.get("exitCode") == 0 or status.get("phase") == "Succeeded"):
+        # The kubelet ends sidecars itself, with whatever status: the pod's phase counts.
+        yield good(f"{name} has ended well")
+    elif ended is not None or (waiting is not None and last):
+        has_failed = True
+        yield bad(f"{name} ended: {filling.ending(last)}", logs if waiting is None else f"{logs} --previous")
+    elif waiting is not None:
+        yield from filling.stuck(facts, name, waiting)
     if isinstance(log, Unread):
         yield log.finding
     elif log:
-        # What runs on may have said so for a reason of its own.
-        runs = waiting is None and not end
-        yield from _told(log, f"{name} says", logs, unknown if runs else bad)
-
-
-def _end(end: dict[str, object]) -> str:
-    message = f": {end['message']}" if end.get("message") else ""
-    return f"exit status {end.get('exitCode')}, {end.get('reason') or 'no reason given'}{message}"
+        # What runs on, or ended well, may have said so for a reason of its own.
+        yield from _told(log, f"{name} says", logs, bad if has_failed else unknown)
 
 
 def _told(log: str, who: str, logs: str, finding: Callable[[str, str], Finding]) -> Iterator[Finding]:
@@ -100,15 +98,19 @@ def _told(log: str, who: str, logs: str, finding: Callable[[str, str], Finding])
 
 
 def servers(facts: PodFacts) -> Iterator[Finding]:
-    """Whether the servers whose GPUs the pod has still answer."""
-    told = said(facts.events, names.EVENT_SERVER_GONE)[:1]
-    yield from (bad(message, f"kubectl delete pod {facts.words}") for message in told)
-    if told or isinstance(facts.slices, Unread):
-        return
+    """Whether the servers whose GPUs the pod has still answer: as they are published now, else by the last Event."""
     given = {
         each.pool for claim in facts.claims.values() if isinstance(claim, dict) for each in holdings.results(claim)
     }
-    yield from gone([each for each in holdings.servers(facts.slices, ()) if each.name in given])
+    told = said(facts.events, names.EVENT_SERVER_GONE)[:1]
+    following = f"kubectl delete pod {facts.words}"
+    if isinstance(facts.slices, Unread) or not given:
+        yield from (bad(message, following) for message in told)
+        return
+    for each in holdings.servers(facts.slices, ()):
+        if each.name in given and each.unreachable is not None:
+            message = f"GPU server {each.name} ({each.address}), which has GPUs of this pod, does not answer"
+            yield bad(f"{message} since {each.unreachable}", following)
 
 
 def is_running(facts: PodFacts) -> bool:
@@ -117,3 +119,7 @@ def is_running(facts: PodFacts) -> bool:
     states = [mapping(each, "state") for each in objects(facts.status.get("containerStatuses"))]
     started = bool(states) and all("running" in each or "terminated" in each for each in states)
     return phase == "Succeeded" or (phase == "Running" and started)
+
+
+def has_ended(pod: Pod) -> bool:
+    return mapping(pod, "status").get("phase") in ("Succeeded", "Failed")

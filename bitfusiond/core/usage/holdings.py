@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import capacity
@@ -15,6 +16,7 @@ from bitfusiond.core.pool.allocation import AllocationError
 from bitfusiond.core.usage.quotas import number
 
 _ENDED = ("Succeeded", "Failed")
+_UNREACHABLE = "node.kubernetes.io/unreachable"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,12 +67,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class NodeShares:
-    """What a node counts of its own. ``is_open``: the scheduler puts pods there."""
+    """What a node counts of its own. ``is_open``: the scheduler puts pods there, as it is ``is_ready`` besides."""
 
     name: str
     shares: int
     is_open: bool
     holders: tuple[Holder, ...]
+    is_ready: bool = True
 
     @property
     def used(self) -> int:
@@ -177,14 +180,23 @@ def nodes(found: Iterable[Node], pods: Iterable[Pod]) -> tuple[NodeShares, ...]:
         if isinstance(node, str) and is_counting(pod):
             where = str(metadata.get("namespace")), str(metadata.get("name"))
             held[node].append(Holder(*where, capacity.shares(pod)))
-    return tuple(
-        NodeShares(name, shares, is_open, tuple(sorted(held.get(name, []))))
-        for name, shares, is_open in sorted(_offer(each) for each in found)
-        if shares or name in held
-    )
+    every = sorted(((str(mapping(each, "metadata").get("name")), each) for each in found), key=itemgetter(0))
+    return tuple(_node(name, each, held.get(name, [])) for name, each in every if _offer(each) or name in held)
 
 
-def _offer(node: Node) -> tuple[str, int, bool]:
-    shares = number(mapping(node, "status", "allocatable").get(names.GPU))
-    is_closed = mapping(node, "spec").get("unschedulable") is True
-    return str(mapping(node, "metadata").get("name")), shares, not is_closed
+def _node(name: str, node: Node, holders: list[Holder]) -> NodeShares:
+    answers = is_ready(node)
+    is_open = answers and mapping(node, "spec").get("unschedulable") is not True
+    return NodeShares(name, _offer(node), is_open, tuple(sorted(holders)), answers)
+
+
+def _offer(node: Node) -> int:
+    return number(mapping(node, "status", "allocatable").get(names.GPU))
+
+
+def is_ready(node: Node) -> bool:
+    """Whether its kubelet answers, as the cluster knows it."""
+    conditions = objects(mapping(node, "status").get("conditions"))
+    taints = objects(mapping(node, "spec").get("taints"))
+    is_down = any(each.get("type") == "Ready" and each.get("status") != "True" for each in conditions)
+    return not is_down and not any(each.get("key") == _UNREACHABLE for each in taints)

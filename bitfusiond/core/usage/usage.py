@@ -83,12 +83,19 @@ def document(usage: Usage) -> Json:
         "waiting": usage.waiting,
         "servers": [_server(each, usage) for each in usage.servers],
         "nodes": [
-            {"name": each.name, "schedulable": each.is_open, **_shares(each, usage)}
+            {"name": each.name, "schedulable": each.is_open, "ready": each.is_ready, **_shares(each, usage)}
             for each in ([] if usage.servers else usage.nodes)
         ],
         "pods": [_pod(each) for each in usage.pods],
         "quotas": [
-            {"namespace": each.namespace, "name": each.name, "hard": each.hard, "used": each.used, "left": each.left}
+            {
+                "namespace": each.namespace,
+                "name": each.name,
+                "scopes": list(each.scopes),
+                "hard": each.hard,
+                "used": each.used,
+                "left": each.left,
+            }
             for each in usage.quotas
         ],
         "notes": list(usage.notes),

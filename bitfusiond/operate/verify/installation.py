@@ -95,7 +95,8 @@ def compared(wanted: Object, current: Object) -> Row:
         )
     if wanted["kind"] == "Namespace" and manifests.ignored(wanted) and not manifests.ignored(current):
         detail = f"it has no label {manifests.IGNORED}=ignore: its pods may wait for the webhook"
-        return Row(str(what), WRONG, detail, DEPLOY)
+        fix = f"kubectl label {what.words} {manifests.IGNORED}=ignore --overwrite"
+        return Row(str(what), WRONG, detail, fix)
     return Row(str(what), OK)
 
 

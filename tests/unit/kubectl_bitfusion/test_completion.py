@@ -34,6 +34,8 @@ PATHS: dict[str, Any] = {
             ["-n", "other", "why", ""],
             [*["cronjob/", "daemonset/", "deployment/", "job/", "replicaset/", "statefulset/", "there"], NO_FILES],
         ),
+        (["-nother", "why", "t"], ["there", NO_FILES]),
+        (["--namespace=", "why", "t"], [NO_FILES]),
         (["status", "-n", "te"], ["team", "test", NO_FILES]),
         (["status", "--namespace", "o"], ["other", NO_FILES]),
         (["status", "-o", ""], ["json", "table", "yaml", NO_FILES]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ from tests.unit.kubectl_bitfusion.conftest import Clusters
 
 Json = dict[str, Any]
 NODES, PODS, MINE = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/team/pods"
+HERE, OTHER = "/api/v1/namespaces/team", "/api/v1/namespaces/other"
+NAMESPACES: Json = {HERE: {"metadata": {}}, OTHER: {"metadata": {}}}
+NONE = "no shares are offered, as far as can be seen: an operator runs: kubectl bitfusion check"
 QUOTAS, ALL_QUOTAS = "/api/v1/namespaces/team/resourcequotas", "/api/v1/resourcequotas"
 SLICES, CLAIMS = "/apis/resource.k8s.io/v1/resourceslices", "/apis/resource.k8s.io/v1/resourceclaims"
 MY_CLAIMS = "/apis/resource.k8s.io/v1/namespaces/team/resourceclaims"
@@ -33,7 +37,13 @@ def named(name: str, namespace: str = "team", on: str | None = "n1", **changed: 
 
 def on_nodes() -> Json:
     pods = [named("a"), named("b", "other"), named("c", on=None), {"metadata": {"name": "no GPU"}, "spec": {}}]
-    return {NODES: [node("n1", "200"), node("n2", None)], PODS: pods, QUOTAS: [quota(100, 50)], SLICES: [], CLAIMS: []}
+    return NAMESPACES | {
+        NODES: [node("n1", "200"), node("n2", None)],
+        PODS: pods,
+        QUOTAS: [quota(100, 50)],
+        SLICES: [],
+        CLAIMS: [],
+    }
 
 
 def in_pool() -> Json:
@@ -42,7 +52,7 @@ def in_pool() -> Json:
         each["metadata"]["labels"] = dict(slices.LABELS)
     claims = [held("c", "a", result("gpu-a", "gpu-0", 60)), held("d", "b", result("gpu-b", "gpu-0", 10))]
     claims[1]["metadata"]["namespace"] = "other"
-    return {SLICES: published, CLAIMS: claims, MINE: [with_claim(named("a"))], QUOTAS: []}
+    return NAMESPACES | {SLICES: published, CLAIMS: claims, MINE: [with_claim(named("a"))], QUOTAS: []}
 
 
 def test_nodes_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +72,17 @@ def test_nodes_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str])
         "100 of 200 shares free (100 = one GPU), counted by each node for itself\n"
         "in team: 50 shares held, 50 waited for\n"
     )
+
+
+def test_a_node_that_is_not_ready_is_told(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    down = node("n1", "200")
+    down["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+    cluster({**on_nodes(), NODES: [down, node("n2", "100", unschedulable=True)]})
+    assert command.main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("  not ready")
+    assert lines[2].endswith("  cordoned")
+    assert "0 of 300 shares free (100 = one GPU), counted by each node for itself" in lines
 
 
 def test_a_pool_as_a_table(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,13 +119,31 @@ def test_who_may_see_his_own_namespace_alone_is_told_so(cluster: Clusters, capsy
     paths = {**on_nodes(), MINE: [named("a")], MY_CLAIMS: []}
     cluster(paths | {each: forbidden("x") for each in (NODES, PODS, SLICES, CLAIMS)})
     assert command.main(["status"]) == 0
-    assert capsys.readouterr().out.splitlines()[-5:] == [
+    assert capsys.readouterr().out.splitlines()[-4:] == [
         "no shares are offered, as far as can be seen",
         "in team: 50 shares held",
-        "may not read resourceslices: ask the operator",
         "may not read nodes: ask the operator",
         "may not read pods and claims of all namespaces, so what is free is not known: ask the operator",
     ]
+
+
+def test_who_may_not_see_the_pool_is_not_shown_it_once_for_each_node(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = {"/apis/resource.k8s.io/v1": {"kind": "APIResourceList"}}
+    cluster({**on_nodes(), MINE: [named("a")], **kinds, SLICES: forbidden("resourceslices")})
+    assert command.main(["status", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["counted"], found["shares"], found["free"], found["nodes"]) == ("unknown", None, None, [])
+    assert [each["name"] for each in found["pods"]] == ["a"]
+    assert found["notes"] == ["may not read resourceslices: ask the operator"]
+
+
+def test_a_cluster_without_such_a_kind_has_no_pool(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster({**on_nodes(), SLICES: forbidden("resourceslices")})
+    assert command.main(["status", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["counted"], found["free"], found["notes"]) == ("nodes", 100, [])
 
 
 def test_a_server_that_does_not_answer_ends_it_with_one_line(
@@ -167,14 +206,66 @@ def test_watching_prints_again_what_has_changed(
     monkeypatch.setattr(command, "sleep", pause)
     assert command.main(["status", "--watch"]) == 130
     assert rounds == [command.WATCH_SECONDS] * 3
-    told = [each for each in capsys.readouterr().out.splitlines() if "shares free" in each]
+    lines = capsys.readouterr().out.splitlines()
+    assert len([each for each in lines if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", each)]) == 2, "each its time"
+    told = [each for each in lines if "shares free" in each]
     assert told == [
         "100 of 200 shares free (100 = one GPU), counted by each node for itself",
         "200 of 200 shares free (100 = one GPU), counted by each node for itself",
     ]
 
 
+def test_a_watch_goes_on_after_a_request_that_failed(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = cluster(on_nodes())
+    rounds: list[float] = []
+
+    def pause(seconds: float) -> None:
+        rounds.append(seconds)
+        gone = KubectlError("kubectl get: Unable to connect to the server: EOF")
+        recorded.paths[PODS] = gone if len(rounds) in {1, 2} else on_nodes()[PODS]
+        if len(rounds) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "sleep", pause)
+    assert command.main(["status", "-w", "-o", "yaml"]) == 130
+    printed = capsys.readouterr()
+    assert [each["free"] for each in yaml.safe_load_all(printed.out)] == [100, 100], "a document for each"
+    assert printed.err.count("the cluster does not answer: kubectl get: Unable to connect") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (KubectlError('kubectl get: context "x" does not exist'), 2, "which cluster is meant is not clear: "),
+        (KubectlError("kubectl get: stat /x: no such file or directory"), 2, "which cluster is meant is not clear: "),
+        (
+            KubectlError("kubectl get: The connection to the server localhost:8080 was refused - did you"),
+            2,
+            "which cluster is meant is not clear: ",
+        ),
+        (KubectlError("kubectl get: You must be logged in to the server"), 1, "the cluster does not know you: "),
+        (KubectlError("kubectl get: Unauthorized", "Unauthorized"), 1, "the cluster does not know you: "),
+        (KubectlError("kubectl get: Unable to connect: EOF"), 1, "the cluster does not answer: "),
+    ],
+)
+def test_why_there_is_no_answer_at_all(
+    cluster: Clusters, capsys: pytest.CaptureFixture[str], error: KubectlError, status: int, told: str
+) -> None:
+    cluster({SLICES: error})
+    assert command.main(["status", "-A"]) == status
+    assert capsys.readouterr().err.startswith(f"kubectl bitfusion: {told}{error}: ")
+
+
+def test_a_namespace_that_is_not_there(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster(on_nodes())
+    assert command.main(["status", "-n", "typo"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "there is no namespace typo: `kubectl get namespaces` lists those that are there"
+
+
 def test_an_empty_cluster(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
-    cluster({NODES: [], PODS: []})
+    cluster({HERE: {"metadata": {}}, NODES: [], PODS: []})
     assert command.main(["status"]) == 0
-    assert capsys.readouterr().out == "no shares are offered, as far as can be seen\nin team: 0 shares held\n"
+    assert capsys.readouterr().out == f"{NONE}\nin team: 0 shares held\n"

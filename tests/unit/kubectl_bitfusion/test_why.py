@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -11,8 +12,10 @@ import yaml
 from bitfusiond.core import names
 from bitfusiond.core.pool import slices
 from bitfusiond.kubectl_bitfusion import command
+from bitfusiond.kubectl_bitfusion.reader import Reader
+from bitfusiond.kubectl_bitfusion.target import Family, has_too_few
 from bitfusiond.operate.kubectl import KubectlError
-from tests.fakes.kubectl import forbidden
+from tests.fakes.kubectl import Recorded, forbidden
 from tests.fakes.pool import claim, result
 from tests.pods import admitted, pod
 from tests.unit.core.diagnosis import scenes
@@ -167,6 +170,35 @@ def test_a_deployment_whose_pods_are_refused(cluster: Clusters, capsys: pytest.C
     assert "WRONG  its pods: asked, refused by bwkimua.bitfusion.io: spec: no\n" in told
 
 
+def test_a_dry_run_of_a_stateful_set_has_volumes_for_its_claims(cluster: Clusters) -> None:
+    document = deployment(volumeClaimTemplates=[{"metadata": {"name": "data"}}])
+    recorded = cluster(around(**{"statefulset/app/team": document, f"{HERE}/pods": []}))
+    assert command.main(["why", "statefulset/app"]) == 1
+    (tried,) = recorded.sent
+    assert {"name": "data", "emptyDir": {}} in tried["spec"]["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "too_few"),
+    [
+        ({"replicas": 2}, {}, True),
+        ({"replicas": 1}, {}, False),
+        ({"parallelism": 2, "completions": 2}, {}, True),
+        ({"parallelism": 2, "completions": 2}, {"succeeded": 1}, False),
+        ({"parallelism": 2}, {}, True),
+        ({"parallelism": 2}, {"succeeded": 1}, False),
+        ({"parallelism": 2, "completions": 2}, {"conditions": [{"type": "Failed", "status": "True"}]}, False),
+        ({"parallelism": 2, "completions": 2, "suspend": True}, {}, False),
+        ({}, {"desiredNumberScheduled": 2}, True),
+        ({}, {"desiredNumberScheduled": 1}, False),
+        ({}, {}, False),
+    ],
+)
+def test_whether_pods_are_missing(spec: Json, status: Json, too_few: bool) -> None:
+    family = Family({"spec": spec, "status": status}, [], [injected(**scenes.RUNNING), injected(phase="Failed")])
+    assert has_too_few(family) is too_few
+
+
 def test_a_pod_that_waits_for_the_pool(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
     message = "0/1 nodes are available: 1 cannot allocate all claims."
     published = pool_slice("gpu-a", "0")
@@ -209,12 +241,26 @@ def test_the_log_of_a_populate_that_failed_is_read_from_before(
     assert "limitBytes=" in asked
 
 
+def test_of_a_long_log_the_last_words_are_read() -> None:
+    class Long(Recorded):
+        def run(self, *arguments: str, stdin: str | None = None) -> str:
+            """As an API server: the last lines, and of those the first bytes."""
+            asked = parse_qs(urlsplit(arguments[-1]).query)
+            lines = [*["x" * 2000] * 60, "last words"][-int(asked["tailLines"][0]) :]
+            return "\n".join(lines)[: int(asked["limitBytes"][0])]
+
+    log = Reader(Long({})).log("team", "p", "main")
+    assert isinstance(log, str)
+    assert log.endswith("last words")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
         (["why", "p"], 1, "there is no pod p in namespace team: `kubectl get pods -n team` lists those"),
         (["why", "deployment/none"], 1, "deployment none: kubectl get: the server could not find"),
         (["why", "a b"], 2, "a b is neither POD nor TYPE/NAME: write for example my-pod or deployment/my-app"),
+        (["why", "svc/x"], 2, "a service makes no pods: name a pod, or what makes pods, for example deployment/my-app"),
         (["why", "../secrets/x"], 2, "../secrets/x is neither POD nor TYPE/NAME"),
         (["why", "p?watch=true"], 2, "p?watch=true is neither POD nor TYPE/NAME"),
         (["why"], 2, "the following arguments are required: POD|TYPE/NAME; `kubectl bitfusion why --help` lists"),

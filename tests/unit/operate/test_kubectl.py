@@ -66,3 +66,13 @@ def test_a_list_comes_in_pages_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_list_of_another_form_is_empty(tmp_path: Path) -> None:
     for text in ('{"items": "x"}', "[]", json.dumps({"items": [1]})):
         assert list(program(tmp_path, f"echo '{text}'").pages("/x")) == [[]]
+
+
+def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
+    assert program(tmp_path, r"printf 'a\377b\n'").raw("/x") == "a\ufffdb\n"
+
+
+@pytest.mark.parametrize("text", ["Welcome, u!", "[1]", '{"a": 1} bye', "1"])
+def test_a_program_that_prints_something_of_its_own_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(KubectlError, match=r"^kubectl printed .* where JSON is expected: does KUBECTL"):
+        program(tmp_path, f"echo '{text}'").json("get", "pods")

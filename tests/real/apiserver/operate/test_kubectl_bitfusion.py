@@ -198,7 +198,7 @@ def test_a_user_with_the_role_view_gets_an_answer_and_is_told_what_he_may_not_re
     ]
     status, lines = somebody.bitfusion("status", "-n", team)
     assert status == 0
-    assert lines[-1].startswith("may not read pods and claims of all namespaces")
+    assert lines[-1] == "may not read resourceslices: ask the operator"
     assert f"in {team}: 50 shares held" in lines
 
 

@@ -64,6 +64,12 @@ def state(container: str, kind: str, **details: Any) -> Json:
     return {"name": container, "state": {kind: details}}
 
 
+def restarted(name: str, kind: str, **details: Any) -> Json:
+    """Of one that ended twice before."""
+    ended = {"exitCode": 1, "reason": "Error"}
+    return {**state(name, kind, **details), "restartCount": 2, "lastState": {"terminated": ended}}
+
+
 POPULATED = state("populate", "terminated", exitCode=0, reason="Completed")
 RUNNING: Json = {
     "phase": "Running",

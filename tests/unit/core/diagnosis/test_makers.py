@@ -145,6 +145,13 @@ def test_a_job_that_has_done_its_work_needs_no_pod() -> None:
     assert (finding.state, finding.line) == (State.GOOD, "it has done its work, and its pods are gone")
 
 
+def test_a_job_that_has_failed_says_why() -> None:
+    condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "too often"}
+    failed = deployment() | {"status": {"conditions": [condition]}}
+    told = "it failed, and its pods are gone: BackoffLimitExceeded: too often"
+    assert bad(facts(failed)) == [(told, DESCRIBE)]
+
+
 def test_a_cron_job_between_two_runs() -> None:
     job = {"metadata": {"name": "app"}, "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": pod()}}}}
     assert bad(facts(job)) == [("it has no pod now: its schedule is 0 3 * * *", DESCRIBE)]

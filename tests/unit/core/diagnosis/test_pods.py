@@ -22,6 +22,7 @@ from tests.unit.core.diagnosis.scenes import (
     lines,
     node,
     quota,
+    restarted,
     state,
     unschedulable,
     with_claim,
@@ -59,6 +60,29 @@ def test_a_pod_that_has_done_its_work_is_well() -> None:
     assert "main has ended well" in lines(facts(done))
 
 
+def test_what_has_become_of_node_claim_and_token_since_is_nothing_to_a_pod_that_has_ended() -> None:
+    ended = [state("main", "terminated", exitCode=0, reason="Completed")]
+    done = injected(phase="Succeeded", initContainerStatuses=[scenes.POPULATED], containerStatuses=ended)
+    gone = event("BitfusionServerGone", "GPU server gpu-a does not answer")
+    since: dict[str, Any] = {
+        "node": node("n1", "0"),
+        "copies": dict.fromkeys(scenes.SECRETS),
+        "claims": {"c": None},
+        "events": [gone],
+    }
+    assert bad(facts(with_claim(done), **since)) == []
+    done["status"] |= {"phase": "Failed", "containerStatuses": [state("main", "terminated", exitCode=3)]}
+    ends = [("main ended: exit status 3, no reason given", "kubectl logs p -n team -c main")]
+    assert bad(facts(with_claim(done), **since)) == ends
+
+
+def test_a_sidecar_that_the_kubelet_ended_takes_nothing_from_a_pod_that_has_succeeded() -> None:
+    ended = [state("main", "terminated", exitCode=0), state("side", "terminated", exitCode=143, reason="Error")]
+    done = injected(phase="Succeeded", initContainerStatuses=[scenes.POPULATED], containerStatuses=ended)
+    done["spec"]["containers"].append({"name": "side", "image": "i"})
+    assert bad(facts(done)) == []
+
+
 def test_a_quota_that_is_used_up_is_nothing_against_a_pod_that_is_counted_in_it() -> None:
     of = facts(injected(**scenes.RUNNING), around=around(quotas=[quota(50, 50)]))
     assert Finding(
@@ -79,6 +103,14 @@ def test_a_client_that_is_mounted_needs_no_populate() -> None:
     of = facts(mounted, copies={}, sources={})
     assert f"its client is mounted from the image {scenes.IMAGE}" in lines(of)
     assert bad(of) == []
+
+
+def test_shares_and_a_status_that_somebody_wrote_are_no_injection() -> None:
+    document = scenes.stored({"metadata": {"name": "p", "annotations": {names.STATUS: names.STATUS_INJECTED}}})
+    document["spec"] = {"containers": [{"name": "main", "resources": {"limits": {names.GPU: "50"}}}]}
+    assert not pods.is_injected(document)
+    (told,) = [each for each, _ in bad(facts(document)) if names.STATUS in each]
+    assert told == f"it has the annotation {names.STATUS} without what the webhook adds"
 
 
 # --- not placed -------------------------------------------------------------------------------------------------------
@@ -192,6 +224,12 @@ def test_populate_failed_and_its_own_log_says_why() -> None:
     )
 
 
+def test_populate_that_tries_again_has_not_failed_yet() -> None:
+    of = waiting(restarted("populate", "running", startedAt=scenes.MADE))
+    assert bad(of) == [(f"populate still copies the client, since {scenes.MADE}", f"wait; {LOGS}")]
+    assert "populate restarted 2 times, last: exit status 1, Error" in lines(of, State.UNKNOWN)
+
+
 def test_populate_ran_out_of_memory() -> None:
     failed = state("populate", "terminated", exitCode=137, reason="OOMKilled")
     assert bad(waiting(failed)) == [("populate failed: exit status 137, OOMKilled", LOGS)]
@@ -236,6 +274,29 @@ def test_an_evicted_pod() -> None:
     assert bad(facts(document)) == [(told, DESCRIBE)]
 
 
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (
+            {"reason": "UnexpectedAdmissionError", "message": "Allocate failed due to no healthy devices present"},
+            "it failed: UnexpectedAdmissionError: Allocate failed due to no healthy devices present",
+        ),
+        (
+            {"reason": "DeadlineExceeded", "message": "Pod was active on the node longer than the specified deadline"},
+            "it failed: DeadlineExceeded: Pod was active on the node longer than the specified deadline",
+        ),
+        ({"message": "Pod was rejected"}, "it failed: Pod was rejected"),
+        ({}, "it failed; the last word about it: nothing says why"),
+        (
+            {"phase": "Unknown", "reason": "NodeLost", "message": "Node n1 is unresponsive"},
+            "its node has said nothing for a while: NodeLost: Node n1 is unresponsive",
+        ),
+    ],
+)
+def test_a_pod_that_failed_as_a_whole_says_what_its_status_says(status: dict[str, Any], told: str) -> None:
+    assert bad(facts(injected(**{"phase": "Failed", **status}))) == [(told, DESCRIBE)]
+
+
 def test_a_token_that_is_missing_empty_stale_or_without_a_source() -> None:
     name, running = scenes.SECRETS[1], injected(**scenes.RUNNING)
     usual = {each: scenes.secret(each, "team") for each in scenes.SECRETS}
@@ -257,85 +318,15 @@ def test_a_token_that_is_missing_empty_stale_or_without_a_source() -> None:
     assert found[0][1] == "an operator runs: just tokens DIR"
 
 
-# --- not running ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("log", "meaning", "following"),
-    [
-        (
-            "none of the servers responded correctly to client id claim requests",
-            "no Bitfusion server took the token",
-            "an operator downloads a new one and runs: just tokens DIR",
-        ),
-        ("error: context deadline exceeded", "the Bitfusion server did not answer", "an operator downloads a new"),
-        ("dial tcp 10.1.2.3:56001: i/o timeout", "the network does not reach the server", "look for a firewall"),
-        ("dial tcp 10.1.2.3:56001: connection refused", "nothing listens at the server's port", "ask the operator"),
-        (
-            "Failed to parse /root/.bitfusion/servers.conf",
-            "the client cannot read its list of servers",
-            "create the pod",
-        ),
-        ("x: error while loading shared libraries: y", "the client is for another system", "take another"),
-        ("/lib/libc.so.6: version `GLIBC_2.33' not found", "the client is for another system", "take another"),
-        ("exec: /bin/bash: no such file or directory", "a command of one string runs under bash", "write the command"),
-    ],
-)
-def test_a_program_whose_last_words_are_the_clients(log: str, meaning: str, following: str) -> None:
-    ended = state("main", "terminated", exitCode=3, reason="Error")
-    document = injected(phase="Failed", initContainerStatuses=[scenes.POPULATED], containerStatuses=[ended])
-    found = bad(facts(document, logs={"main": f"first\n{log}\nlast\n"}))
-    assert found[0] == ("main ended: exit status 3, Error", "kubectl logs p -n team -c main")
-    assert found[1][0].startswith(f"main says: {log} ({meaning}")
-    assert found[1][1].startswith(following)
-    # Of a program that goes on it is no proof.
-    still = facts(injected(**scenes.RUNNING), logs={"main": log})
-    assert bad(still) == []
-    assert any(each.startswith(f"main says: {log}") for each in lines(still, State.UNKNOWN))
-
-
-def test_a_program_that_ends_again_and_again() -> None:
-    again = {
-        "name": "main",
-        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-        "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
-    }
-    document = injected(phase="Running", initContainerStatuses=[scenes.POPULATED], containerStatuses=[again])
-    assert bad(facts(document)) == [("main ended: exit status 1, Error", "kubectl logs p -n team -c main --previous")]
-
-
-def test_a_container_that_cannot_be_made() -> None:
-    stuck = state("main", "waiting", reason="CreateContainerConfigError", message='configmap "x" not found')
-    document = injected(initContainerStatuses=[scenes.POPULATED], containerStatuses=[stuck])
-    told = 'main does not start (CreateContainerConfigError): configmap "x" not found'
-    assert bad(facts(document)) == [(told, DESCRIBE)]
-
-
-def test_the_server_of_a_pod_is_gone() -> None:
-    message = "GPU server gpu-a (10.1.2.3:56001), which has GPUs of this pod, does not answer: a program waits"
-    of = facts(injected(**scenes.RUNNING), events=[event("BitfusionServerGone", message)])
-    assert bad(of) == [(message, "kubectl delete pod p -n team")]
-
-
-def test_the_node_offers_nothing_any_more() -> None:
-    told = "node n1 offers 0 bitfusion.io/gpu: its plugin reaches no Bitfusion server, or does not run"
-    assert bad(facts(injected(**scenes.RUNNING), node=node("n1", "0"))) == [(told, CHECK)]
-
-
-def test_a_pod_that_is_being_deleted() -> None:
-    document = injected(**scenes.RUNNING)
-    document["metadata"]["deletionTimestamp"] = scenes.MADE
-    assert bad(facts(document)) == [("it is being deleted", DESCRIBE)]
-
-
-def test_a_pod_of_which_nothing_says_why_does_not_run_all_the_same() -> None:
-    document = injected(initContainerStatuses=[scenes.POPULATED], containerStatuses=[state("main", "waiting")])
-    assert bad(facts(document)) == [("it does not run yet; the last word about it: nothing says why", DESCRIBE)]
-    of = facts(
-        document,
-        events=[event("Pulling", "older", "2026-11-28T10:00:01Z"), event("Pulled", "newer", "2026-11-28T10:00:02Z")],
-    )
-    assert bad(of) == [("it does not run yet; the last word about it: newer", DESCRIBE)]
+def test_a_token_of_the_namespaces_own_is_compared_with_nothing() -> None:
+    own = {each: scenes.secret(each, "team", "its own", origin=None) for each in scenes.SECRETS}
+    of = facts(injected(**scenes.RUNNING), copies=own)
+    assert bad(of) == []
+    assert lines(of, State.UNKNOWN) == [
+        f"the token Secret {each} is none of our copies, but the namespace's own: it is used as it is"
+        for each in scenes.SECRETS
+    ]
+    assert "its token is that of the source" not in lines(of)
 
 
 # --- what may not be read ---------------------------------------------------------------------------------------------

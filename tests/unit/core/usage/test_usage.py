@@ -88,11 +88,34 @@ def test_nodes_by_the_requests_of_their_pods() -> None:
     assert found[0].holders == (Holder("team", "p", 50),)
 
 
+def test_a_node_that_is_not_ready_has_nothing_free() -> None:
+    down, tainted, well = node("n1"), node("n2", taints=[{"key": "node.kubernetes.io/unreachable"}]), node("n3")
+    down["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}]
+    well["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    found = holdings.nodes([down, tainted, well], [])
+    assert [(each.name, each.free, each.is_open, each.is_ready) for each in found] == [
+        ("n1", 0, False, False),
+        ("n2", 0, False, False),
+        ("n3", 1000, True, True),
+    ]
+
+
 def test_a_quota_counts_shares_and_no_other_resource() -> None:
     other = {"metadata": {"name": "cpu", "namespace": "team"}, "spec": {"hard": {"cpu": "1"}}}
     (found,) = quotas.of([quota(100, 60), other])
     assert (found.namespace, found.name, found.hard, found.used, found.left) == ("team", "gpus", 100, 60, 40)
     assert quotas.of([quota(50, 60)])[0].left == 0
+
+
+def test_a_quota_says_which_pods_it_is_about() -> None:
+    some, high = quota(100, 60), quota(50, 0)
+    some["spec"]["scopes"] = ["NotTerminating"]
+    match = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
+    high["spec"]["scopeSelector"] = {"matchExpressions": [match, {"scopeName": "BestEffort", "operator": "Exists"}]}
+    assert [each.words for each in quotas.of([some, high])] == [
+        "gpus (scope NotTerminating)",
+        "gpus (scope PriorityClass In high, BestEffort)",
+    ]
 
 
 def test_what_is_free_is_not_known_where_the_holders_are_not() -> None:
@@ -147,7 +170,7 @@ def test_the_document_has_a_form_that_scripts_can_rely_on() -> None:
                 "gpus": [{"server": "gpu-a", "id": "0", "shares": 50}],
             }
         ],
-        "quotas": [{"namespace": "team", "name": "gpus", "hard": 100, "used": 50, "left": 50}],
+        "quotas": [{"namespace": "team", "name": "gpus", "scopes": [], "hard": 100, "used": 50, "left": 50}],
         "notes": [],
     }
 
@@ -157,7 +180,7 @@ def test_the_document_of_nodes() -> None:
     found = document(usage(nodes=holdings.nodes([node("n1")], []), pods=[waiting], knows_holders=False, notes=["x"]))
     assert found["counted"] == "nodes"
     assert found["nodes"] == [
-        {"name": "n1", "schedulable": True, "shares": 1000, "used": None, "free": None, "holders": []}
+        {"name": "n1", "schedulable": True, "ready": True, "shares": 1000, "used": None, "free": None, "holders": []}
     ]
     assert (found["waiting"], found["held"], found["notes"]) == (50, 0, ["x"])
     assert found["pods"][0]["node"] is None
