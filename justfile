@@ -206,8 +206,7 @@ chart OUT="dist": setup
 verify *ARGS: setup
     @{{ operate }} verify "$@"
 
-# Take bitfusiond out of the cluster; NAMESPACE=yes deletes the namespace bwki too. Your own token Secrets stay. FORCE=yes
-# goes on while pods hold GPUs of a pool.
+# Take all but your token Secrets out of the cluster; NAMESPACE=yes: bwki too, FORCE=yes: while pods hold GPUs of a pool.
 [no-exit-message]
 uninstall *VARIABLES: setup
     @{{ operate }} uninstall "$@"

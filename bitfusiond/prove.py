@@ -23,6 +23,8 @@ from bitfusiond.files.read import load_yaml
 from bitfusiond.kube import PODS, Cluster, ClusterError, UnavailableError, apiserver
 
 _LOGS = f"kubectl logs -n {names.NAMESPACE} deployment/{names.WEBHOOK_DEPLOYMENT}"
+# Of a pod that it was not asked about the webhook has logged nothing.
+_CONFIGURATIONS = f"kubectl get mutatingwebhookconfiguration {names.MUTATING_CONFIGURATION} -o yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ async def serve(settings: Settings, stop: trio.Event) -> None:  # noqa: ARG001 -
 
 def _say(what: str, answer: Proof, *, is_right: bool) -> None:
     if not is_right:
-        raise Failure(f"{what}, by dry run: {answer.detail}; more: {_LOGS}")
+        more = _CONFIGURATIONS if answer.outcome is Outcome.NOT_ASKED else _LOGS
+        raise Failure(f"{what}, by dry run: {answer.detail}; more: {more}")
     print(f"{what}, by dry run: {answer.detail}", flush=True)  # noqa: T201
 
 

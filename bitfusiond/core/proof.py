@@ -29,6 +29,7 @@ _FAILED = re.compile(r'failed calling webhook "(?P<webhook>[^"]+)": (?P<why>.*)'
 # The policy of manifests/guard, which says no where the webhook was not asked.
 _GUARDED = re.compile(r"ValidatingAdmissionPolicy 'bitfusiond-pods'.* denied request: (?P<why>.*)", re.DOTALL)
 REFUSED_BY_OTHERS = "refused, not by bitfusiond: "
+REFUSED_BY_POLICY = "refused by the policy bitfusiond-pods: "
 
 
 class Outcome(Enum):
@@ -145,7 +146,7 @@ def judge_error(message: str) -> Proof:
         return Proof(Outcome.REFUSED, f"asked, refused by {match['webhook']}: {match['why']}")
     if match := _GUARDED.search(message):
         outcome = Outcome.NOT_ASKED if "was not asked" in match["why"] else Outcome.REFUSED
-        return Proof(outcome, f"refused by the policy bitfusiond-pods: {match['why']}")
+        return Proof(outcome, f"{REFUSED_BY_POLICY}{match['why']}")
     if (match := _FAILED.search(message)) and _OURS.search(match[0]):
         return Proof(Outcome.UNREACHABLE, f"the API server cannot reach {match['webhook']}: {match['why']}")
     return Proof(Outcome.OTHER, f"{REFUSED_BY_OTHERS}{message}")

@@ -110,7 +110,10 @@ def _pool(value: str) -> str:
 
 
 def _globs(value: str) -> str:
-    return ",".join(settings.globs(value))
+    patterns = settings.globs(value)
+    if names.EXEMPT_NAMESPACES | {names.NAMESPACE} >= set(patterns):
+        raise ValueError("a choice of namespaces whose pods may receive tokens: none of these is ever served")
+    return ",".join(patterns)
 
 
 def _namespace(value: str) -> str:

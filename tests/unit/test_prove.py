@@ -63,6 +63,13 @@ def unreachable(pod: Object) -> Object:
     raise UnavailableError('failed calling webhook "bwkimua.bitfusion.io": no endpoints available')
 
 
+def guarded(pod: Object) -> Object:
+    raise InvalidError(
+        "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'bitfusiond-pods' with binding 'bitfusiond-pods' denied"
+        " request: the pod opted in to GPUs, and bitfusiond's webhook was not asked about it"
+    )
+
+
 def away(pod: Object) -> Object:
     raise UnavailableError("the API server did not answer within 60 s")
 
@@ -91,7 +98,6 @@ async def test_a_right_installation_admits_refuses_and_leaves_alone(capsys: pyte
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (asks_nobody, "a pod that opts in, by dry run: the API server did not ask the webhook"),
         (unreachable, "a pod that opts in, by dry run: the API server cannot reach bwkimua.bitfusion.io"),
         (away, "a pod that opts in, by dry run: the API server did not answer within 60 s; more"),
         (forbidden, "a pod that opts in, by dry run: refused, not by bitfusiond: pods is forbidden"),
@@ -102,6 +108,21 @@ async def test_the_first_pod_that_is_not_treated_as_it_should_be_is_named(answer
     with pytest.raises(Failure, match=r"more: kubectl logs -n bwki deployment/") as raised:
         await prove.serve(settings(answer), trio.Event())
     assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (asks_nobody, "the API server did not ask the webhook, and would have stored the pod as it is"),
+        (guarded, "refused by the policy bitfusiond-pods: the pod opted in to GPUs, and bitfusiond's webhook was not"),
+    ],
+)
+async def test_where_the_webhook_is_not_asked_its_configuration_says_more_than_its_log(
+    answer: Answer, told: str
+) -> None:
+    with pytest.raises(Failure, match=r"more: kubectl get mutatingwebhookconfiguration bwki-webhook-cfg") as raised:
+        await prove.serve(settings(answer), trio.Event())
+    assert str(raised.value).startswith(f"a pod that opts in, by dry run: {told}")
 
 
 async def test_the_wait_ends_by_the_clock_however_long_an_answer_takes(autojump_clock: trio.testing.MockClock) -> None:

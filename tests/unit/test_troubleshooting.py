@@ -37,7 +37,7 @@ SILENT_CALLS = {
 SILENT_MODULES = {
     *("bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"),
     "bitfusiond.kubectl_bitfusion.options",
-} | {f"bitfusiond.operate.chart.{name}" for name in ("options", "template", "values")}
+} | {f"bitfusiond.operate.chart.{name}" for name in ("forms", "options", "template", "values")}
 # No messages by themselves: parts of others, headings of ``just verify``, names.
 SILENT = {
     *("usage: bitfusiond --role ROLE [options]", "       bitfusiond --role ROLE --help", "text/plain; charset=utf-8"),

@@ -5,6 +5,7 @@ Where an operator's value goes, a placeholder is built in, and the template has 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -30,6 +31,9 @@ _TOKENS, _ALLOWED, _NAMESPACE = "chart-token-namespace", "chart-allowed", "chart
 _REGISTRIES, _INSECURE = "chart-image-registries", "chart-insecure-registries"
 _ADDRESS = "192.0.2.1"
 _CLIENTS, _CLIENT_CA, _REGISTRY_CA, _POOL = "chart-clients", "chart-client-ca", "chart-registry-ca", "chart-pool"
+
+# Any of these, or a part of one.
+PLACEHOLDER = re.compile(r"\bchart-[a-z*]\S*|70{10,}\d+|192\.0\.2\.\S*")
 
 
 def _digest(image: str) -> str:

@@ -17,7 +17,7 @@ from bitfusiond import __version__
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
 from bitfusiond.operate import choices
-from bitfusiond.operate.chart import options, template, values
+from bitfusiond.operate.chart import forms, options, template, values
 from bitfusiond.operate.chart.conditions import Chosen, Formula, explain, holds
 from bitfusiond.operate.chart.merge import Node, chosen_of, merge
 from bitfusiond.operate.chart.options import Overlays
@@ -73,13 +73,22 @@ def files(overlays: Overlays) -> dict[str, str]:
         "values.schema.json": json.dumps(values.schema(), indent=2) + "\n",
         "templates/NOTES.txt": _read("NOTES.txt", words),
         "templates/_helpers.tpl": _read("_helpers.tpl", words) + options.template(),
+        "templates/_refusals.tpl": _read("_refusals.tpl", words) + forms.template(),
         "templates/refusals.yaml": _read("refusals.yaml", words),
         "templates/tests/prove.yaml": _read("test.yaml", words),
     }
     for kind in sorted({what.kind for what in documents}):
         of_kind = [each for what, each in documents.items() if what.kind == kind]
         found[f"templates/{kind.lower()}.yaml"] = template.text(of_kind)
+    _check_filled(found)
     return found
+
+
+def _check_filled(made: Mapping[str, str]) -> None:
+    """A placeholder that is cut or written otherwise has no expression in its place, and would go into the cluster."""
+    for name, text in made.items():
+        if name.startswith("templates/") and (left := options.PLACEHOLDER.search(text)):
+            raise Failure(f"the chart would install a placeholder: {left[0]!r} is left in {name}")
 
 
 def tree(overlays: Overlays) -> dict[Ref, tuple[Formula, Node]]:

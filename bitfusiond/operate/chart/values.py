@@ -9,12 +9,14 @@ from bitfusiond.core import devices, names
 from bitfusiond.core.fields import Json
 from bitfusiond.operate import choices
 from bitfusiond.operate.chart.options import IMAGES
-from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, DIGEST, LARGEST_MAP, LEGACY, REPO, TAG, TKGI
-from bitfusiond.settings import GLOB
+from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LARGEST_MAP, LEGACY, TKGI
 
 
 class Value(NamedTuple):
-    """``name`` with dots, what it must be, the variable of ``just deploy`` that says the same, and a sentence."""
+    """``name`` with dots, of what type it must be, the variable of ``just deploy`` that says the same, and a sentence.
+
+    What a text must look like: ``forms``.
+    """
 
     name: str
     default: Any
@@ -23,28 +25,17 @@ class Value(NamedTuple):
     about: str
 
 
-def _text(pattern: str) -> Json:
-    return {"type": "string", "pattern": f"^{pattern}$"}
-
-
-def _texts(*patterns: str) -> Json:
-    one = patterns[0] if len(patterns) == 1 else f"({'|'.join(patterns)})"
-    return {"type": "array", "items": _text(one), "uniqueItems": True}
-
-
-_PEM = r"(\s*-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)*"
-_PORT = r"(:[0-9]{1,5})?"
-_OCTET = r"(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
-_ADDRESSES = (rf"{_OCTET}(\.{_OCTET}){{3}}", r"[0-9a-f]{0,4}(:[0-9a-f]{0,4}){2,7}")
+_TEXT: Json = {"type": "string"}
+_TEXTS: Json = {"type": "array", "items": _TEXT, "uniqueItems": True}
 _LARGEST_MEMORY = 10**15  # MB; what YAML readers still take for a whole number
 
 VALUES = (
-    Value("image.repository", DEFAULT_REPO, _text(REPO), "IMAGE_REPO", "Where both images are: a registry and a path."),
-    Value("image.tag", "", _text(f"({TAG})?"), "IMAGE_TAG", "Their tag. Empty: the version of the chart."),
+    Value("image.repository", DEFAULT_REPO, _TEXT, "IMAGE_REPO", "Where both images are: a registry and a path."),
+    Value("image.tag", "", _TEXT, "IMAGE_TAG", "Their tag. Empty: the version of the chart."),
     Value(
         "image.digests",
         {},
-        {"type": "object", "properties": dict.fromkeys(IMAGES, _text(DIGEST)), "additionalProperties": False},
+        {"type": "object", "properties": dict.fromkeys(IMAGES, _TEXT), "additionalProperties": False},
         "IMAGE_DIGESTS",
         f"Digests, sha256:..., under {' and '.join(IMAGES)}: what is pulled, whatever the tag says by then.",
     ),
@@ -79,14 +70,14 @@ VALUES = (
     Value(
         "tokenNamespace",
         names.KUBE_SYSTEM,
-        _text(names.LABEL),
+        _TEXT,
         "TOKEN_NAMESPACE",
         "Where the Secrets of your tokens are.",
     ),
     Value(
         "allowNamespaces",
         [],
-        _texts(names.LABEL, rf"({GLOB})*([*?]|\[!?[a-z0-9-]+\])({GLOB})*"),
+        _TEXTS,
         "ALLOW_NAMESPACES",
         "Names or globs of namespaces: only their pods may receive tokens. Empty: all. With names alone, 32 at most, no"
         " permission reaches further; these namespaces must be there.",
@@ -94,14 +85,14 @@ VALUES = (
     Value(
         "clientCa",
         "",
-        _text(_PEM),
+        _TEXT,
         "CLIENT_CA",
         "CAs in PEM, nothing beside them: --set-file clientCa=FILE. Who asks the webhook needs a certificate of one.",
     ),
     Value(
         "apiServers",
         [],
-        _texts(*_ADDRESSES),
+        _TEXTS,
         "API_SERVER_ONLY",
         "Addresses of the API servers: a NetworkPolicy lets none but these reach the webhook's port. Empty: everybody.",
     ),
@@ -109,18 +100,18 @@ VALUES = (
     Value(
         "imageRegistries",
         [],
-        _texts(r"[^/,\s]+"),
+        _TEXTS,
         "IMAGE_REGISTRIES",
         "Registries or globs: the image lookup asks no others. Empty: all.",
     ),
     Value(
         "insecureRegistries",
         [],
-        _texts(rf"https?://[A-Za-z0-9._-]+{_PORT}", rf"https?://\[[0-9A-Fa-f:]+\]{_PORT}"),
+        _TEXTS,
         "INSECURE_REGISTRIES",
         "http://HOST:PORT (no TLS) or https://HOST:PORT (a certificate that nobody checks).",
     ),
-    Value("registryCa", "", _text(_PEM), "REGISTRY_CA", "CAs of registries in PEM: --set-file registryCa=FILE."),
+    Value("registryCa", "", _TEXT, "REGISTRY_CA", "CAs of registries in PEM: --set-file registryCa=FILE."),
     Value(
         "pool",
         "",
@@ -177,7 +168,7 @@ def _object() -> Json:
 
 def text() -> str:
     """values.yaml, each value with its sentence."""
-    lines = ["# What `just deploy` takes as variables. Whatever is wrong here is refused before anything is installed."]
+    lines = ["# What `just deploy` takes as variables. What Helm can see to be wrong it refuses before it installs."]
     group = ""
     for each in VALUES:
         above, _, last = each.name.rpartition(".")

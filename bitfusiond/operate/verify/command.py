@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from bitfusiond.core.objects import Object
-from bitfusiond.core.proof import Outcome, Proof
+from bitfusiond.core.proof import REFUSED_BY_POLICY, Outcome, Proof
 from bitfusiond.errors import Failure
 from bitfusiond.operate import (
     access,
@@ -149,6 +149,8 @@ _NEXT = {
     Outcome.REFUSED: webhooks.LOGS,
     Outcome.OTHER: "mend what refuses it; then just verify",
 }
+# The policy saw what ours had injected, and somebody had changed it since.
+_OTHER_WEBHOOKS = "kubectl get mutatingwebhookconfigurations shows who else changes pods"
 
 
 def admission(answer: Proof, namespace: str) -> Row:
@@ -160,4 +162,6 @@ def admission(answer: Proof, namespace: str) -> Row:
         return Row(what, NOTE, answer.detail)
     # The API server's words where there is no Service to ask.
     fix = installation.DEPLOY if _NO_SERVICE in answer.detail else _NEXT[answer.outcome]
+    if answer.outcome is Outcome.REFUSED and answer.detail.startswith(REFUSED_BY_POLICY):
+        fix = _OTHER_WEBHOOKS
     return Row(what, WRONG, answer.detail, fix)

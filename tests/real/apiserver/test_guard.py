@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bitfusiond.core import names
+from bitfusiond.core import names, proof
+from bitfusiond.core.proof import Outcome
 from tests import DATA, EXAMPLES, MANIFESTS
 from tests.fakes.processes import wait_until
 from tests.pods import Pod, admitted, container, example, pod
@@ -88,6 +89,19 @@ def test_a_pod_that_did_not_opt_in_is_nobodys_business(
     document = pod(container({}))
     document["metadata"]["annotations"] = annotations
     assert guarded(document) == ""
+
+
+@pytest.mark.parametrize("variant", [lambda each: each, proof.broken], ids=["right", "wrong"])
+def test_the_proof_tells_a_refusal_of_the_policy_from_one_of_the_webhook(
+    guarded: Callable[[Pod], str], variant: Callable[[Pod], Pod]
+) -> None:
+    answer = proof.judge_error(guarded(variant(proof.pod(TEAM, proof.client_of(None)))))
+    assert answer.outcome is Outcome.NOT_ASKED
+    assert answer.detail.startswith("refused by the policy bitfusiond-pods: the pod opted in to GPUs")
+
+
+def test_the_pod_that_the_proof_has_left_alone_is_taken(guarded: Callable[[Pod], str]) -> None:
+    assert guarded(proof.plain(proof.pod(TEAM, proof.client_of(None)))) == ""
 
 
 def test_a_status_written_by_hand_opens_nothing(guarded: Callable[[Pod], str]) -> None:

@@ -495,6 +495,11 @@ def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: di
         ("ALLOW_NAMESPACES", " , ", "is not comma-separated namespace names or globs"),
         (
             "ALLOW_NAMESPACES",
+            "kube-system,bwki",
+            "is not a choice of namespaces whose pods may receive tokens",
+        ),
+        (
+            "ALLOW_NAMESPACES",
             "[a-",
             "is not comma-separated namespace names or globs, for example team-*,research: [a-",
         ),

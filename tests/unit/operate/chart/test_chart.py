@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import io
+import ipaddress
 import json
 import re
 import tarfile
@@ -13,8 +14,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+import trustme
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ from bitfusiond.core.fields import Json
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.operate import settings
 from bitfusiond.operate.__main__ import main
-from bitfusiond.operate.chart import options, package, template, values
+from bitfusiond.operate.chart import forms, options, package, template, values
 from bitfusiond.operate.chart.conditions import ALWAYS, Chosen
 from bitfusiond.operate.chart.merge import Fixed
 from tests import ROOT
@@ -96,6 +98,25 @@ def test_a_chart_that_would_say_something_else_is_not_made(monkeypatch: pytest.M
         package.files(overlay)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["chart-token", "chart-*", "7000000000000", "192.0.2.1/24"])
+def test_a_chart_with_a_placeholder_that_nothing_fills_is_not_made(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    built = options.documents
+
+    def documents(overlays: options.Overlays, chosen: Chosen) -> list[Any]:
+        return [*built(overlays, chosen), {"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"b": f"x {part}"}}]
+
+    monkeypatch.setattr(options, "documents", documents)
+    with pytest.raises(Failure) as refused:
+        package.files(overlay)
+    assert str(refused.value) == f"the chart would install a placeholder: '{part}' is left in templates/configmap.yaml"
+
+
+def test_what_is_looked_for_as_a_placeholder_is_each_of_them() -> None:
+    placeholders = [*options.EXPRESSIONS, *options.FRAGMENTS]
+    assert not [each for each in placeholders if not options.PLACEHOLDER.search(each)]
+
+
 def test_no_placeholder_is_left() -> None:
     text = "".join(FILES().values())
     assert not re.findall(r"chart-(?:image|token|namespace|allowed|digest|insecure|client|registry|pool)\S*", text)
@@ -146,7 +167,70 @@ def test_every_object_of_the_schema_refuses_what_it_does_not_know() -> None:
 
 def is_taken(name: str, value: Any) -> bool:
     schema = next(each.schema for each in values.VALUES if each.name == name)
-    return bool(jsonschema.Draft7Validator(schema).is_valid(value))
+    form = forms.FORMS.get(name, forms.Form(".*", ""))
+    texts = value if isinstance(value, list) else [value]
+    fitting = all(re.fullmatch(form.pattern, str(each), re.DOTALL) for each in texts)
+    return fitting and bool(jsonschema.Draft7Validator(schema).is_valid(value))
+
+
+def test_no_message_is_a_pattern() -> None:
+    """The schema's own words for a text that does not fit would be its expression."""
+    assert '"pattern"' not in FILES()["values.schema.json"]
+
+
+def test_every_form_is_of_a_value_that_holds_texts() -> None:
+    texts = {each.name for each in values.VALUES if '"string"' in json.dumps(each.schema)}
+    of_their_own = {"clients", "pool"}  # the template reads them
+    assert set(forms.FORMS) == texts - of_their_own
+
+
+def is_address(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text and not ("." in text and address.version == 6)  # which no NetworkPolicy takes
+
+
+ADDRESSES = st.one_of(
+    st.ip_addresses().map(str),
+    st.ip_addresses(v=6).map(lambda each: each.exploded.upper()),
+    st.lists(st.sampled_from(["", "0", "1", "00", "ffff", "12345", "g", "255", "256", "01"]), max_size=10).flatmap(
+        lambda parts: st.sampled_from([":".join(parts), ".".join(parts), "::".join(parts)])
+    ),
+)
+
+
+@given(ADDRESSES)
+@example(":::::")
+@example("::")
+@example("1:2:3:4:5:6:7::")
+@example("::ffff:10.0.0.1")
+@example("fe80::1%eth0")
+@example("10.0.0.0/8")
+@hypothesis_settings(max_examples=500)
+def test_the_addresses_of_api_servers_are_addresses(text: str) -> None:
+    assert is_taken("apiServers", [text]) is is_address(text)
+
+
+def certificate(algorithm: trustme.KeyType) -> str:
+    return trustme.CA(key_type=algorithm).cert_pem.bytes().decode()
+
+
+@pytest.mark.parametrize("algorithm", list(trustme.KeyType))
+def test_certificates_are_taken(algorithm: trustme.KeyType) -> None:
+    one = certificate(algorithm)
+    assert is_taken("clientCa", one)
+    assert is_taken("registryCa", f"\n{one}\n{one.replace(chr(10), chr(13) + chr(10))}")
+
+
+def test_what_is_no_certificate_is_not_taken() -> None:
+    one = certificate(trustme.KeyType.ECDSA)
+    of_nothing = "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n"
+    key = one.replace("CERTIFICATE", "PRIVATE KEY")
+    assert not [
+        each for each in ("AA", of_nothing, one + of_nothing, one + key, f"# {one}") if is_taken("clientCa", each)
+    ]
 
 
 @pytest.mark.parametrize(
