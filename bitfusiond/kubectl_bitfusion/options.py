@@ -102,10 +102,8 @@ def namespace(kubectl: Kubectl, chosen: Mapping[str, str]) -> str:
     except KubectlError as error:
         if error.reason == "NotJson":
             raise
-        if not chosen.keys() & CLUSTER.keys():
-            return "default"  # within a cluster no context is needed; what else is wrong shows when it is asked
-        given = " ".join(f"{flag}={chosen[flag]}" for flag in CLUSTER if flag in chosen)
-        listed = "`kubectl config get-contexts` lists the contexts"
-        raise ConfigurationError(f"{given}: {error}: {listed}") from None
+        if "--context" not in chosen:  # none is needed within a cluster; what else is wrong shows when it is asked
+            return "default"
+        raise ConfigurationError(f"{error}: `kubectl config get-contexts` lists the contexts") from None
     context = next(iter(objects(view.get("contexts"))), {})
     return str(mapping(context, "context").get("namespace") or "default")

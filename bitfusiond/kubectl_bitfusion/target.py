@@ -86,7 +86,7 @@ def family(reader: Reader, namespace: str, target: Target) -> Family:
     try:
         found = reader.kubectl.json("get", target.kind, target.name, "-n", namespace)
     except KubectlError as error:
-        if error.reason == "Unauthorized":
+        if error.reason in {"", "Unauthorized"}:
             raise unanswered(error) from None
         raise Failure(f"{target.words}: {error}") from None
     document = found[0] if found else {}

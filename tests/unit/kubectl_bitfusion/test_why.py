@@ -282,6 +282,12 @@ def test_what_cannot_be_answered(
     assert printed.err.count("\n") == 1
 
 
+def test_what_makes_pods_in_a_cluster_that_is_not_there(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster({"job/x/team": KubectlError('kubectl get: context "c" does not exist')})
+    assert command.main(["why", "job/x"]) == 2
+    assert capsys.readouterr().err.startswith("kubectl bitfusion: which cluster is meant is not clear: ")
+
+
 def test_a_pod_that_may_not_be_read(cluster: Clusters, capsys: pytest.CaptureFixture[str]) -> None:
     cluster(around(**{f"{HERE}/pods/p": forbidden("pods")}))
     assert command.main(["why", "p"]) == 1

@@ -255,7 +255,10 @@ def test_one_pool(api: APIServer, admin: User, team: str) -> None:
         (["why", "none", "-n", "default"], 1, "there is no pod none in namespace default"),
         (["why", "nothing/none"], 1, "nothing none: kubectl get: the server doesn't have a resource type"),
         (["why", "p", "--context", "nobodys"], 2, "nobodys"),
-        (["status", "--kubeconfig", "/nonexistent"], 1, "the cluster does not answer"),
+        (["status", "-A", "--context", "nobodys"], 2, "which cluster is meant is not clear"),
+        (["why", "job/x", "-n", "default", "--context=nobodys"], 2, "which cluster is meant is not clear"),
+        (["status", "--kubeconfig", "/nonexistent"], 2, "which cluster is meant is not clear"),
+        (["status", "--user=nobody"], 2, "which cluster is meant is not clear"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(admin: User, words: list[str], status: int, told: str) -> None:
@@ -264,6 +267,13 @@ def test_what_cannot_be_answered_is_one_line(admin: User, words: list[str], stat
     assert done.stderr.startswith("kubectl bitfusion: ")
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_credentials_that_are_not_known_are_no_cluster_that_is_silent(api: APIServer, tmp_path: Path) -> None:
+    stranger = User(api.write_kubeconfig(tmp_path / "stranger", "no-such-token"))
+    done = stranger.kubectl("bitfusion", "status", "-n", "default")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("kubectl bitfusion: the cluster does not know you: ")
 
 
 def test_kubectl_completes_our_words(api: APIServer, admin: User, team: str) -> None:
