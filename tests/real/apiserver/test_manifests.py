@@ -149,7 +149,7 @@ def test_while_nobody_answers_pods_are_refused_that_opted_in_or_ask_for_gpus_and
     assert [name for name, each in ours.items() if words not in refused(unattended, "team", each)] == []
     assert [name for name, each in others.items() if refused(unattended, "team", each)] == []
     injected = refused(unattended, "team", annotated(None, status=names.STATUS_INJECTED))
-    assert 'failed calling webhook "bwkival.bitfusion.io"' in injected
+    assert 'failed calling webhook "bwkimua.bitfusion.io"' in injected
 
 
 def test_while_nobody_answers_our_own_pods_start(unattended: Cluster) -> None:
