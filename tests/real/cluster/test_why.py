@@ -142,7 +142,7 @@ def test_a_cause_of_its_namespace(deployed: Cluster, team: str) -> None:
     _is_told(deployed, "deployment/over-quota", _QUOTA, *quota)
     why = deployed.bitfusion("why", "own-token", "-n", _OWN_TOKEN)
     assert why.status == 0, why.output
-    assert f"note   the token Secret {_CA} in {_OWN_TOKEN} is none of our copies, but the namespace's own" in why.answer
+    assert f"note   the token Secret {_CA} is none of our copies, but the namespace's own" in why.answer
 
 
 def test_a_token_that_is_deleted_while_a_pod_starts(deployed: Cluster, team: str) -> None:
