@@ -14,6 +14,7 @@ import json
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
@@ -40,6 +41,7 @@ CONFIGURATIONS = (
     (VALIDATING, "ValidatingWebhookConfiguration", "validation.bitfusion.io-cfg", "bwkival.bitfusion.io", "/validate"),
 )
 _PROBE_SECONDS = 0.2
+_WRITTEN_SECONDS = 0.1
 
 
 @contextmanager
@@ -82,7 +84,8 @@ class Replica:
         self.address = str(self.said("listening")[0]["address"])
 
     def said(self, event: str | None = None) -> list[Json]:
-        """The log lines of that event, or all."""
+        """The log lines of that event, or all, of what has happened until now: they are written within a moment."""
+        time.sleep(_WRITTEN_SECONDS)
         return logged(self._log, event)
 
     def get(self, path: str) -> tuple[int, str]:
