@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bitfusiond.core.admission import decision, template
 from bitfusiond.core.admission.template import Delivery
+from bitfusiond.core.pool import inventory
 from bitfusiond.files import read
 
 Servers = Callable[[], Sequence[str]]
@@ -29,6 +30,6 @@ def load(
     Raises ConfigurationError that names the option, the file and every problem in it.
     """
     added = read.load(injection, "--injection", read.TEMPLATE, template.parse)
-    inventory = read.load_pool(pool)
+    counted = None if pool is None else read.load(pool, "--pool", "", inventory.parse)
     known = read.load_clients(clients)
-    return decision.Rules(known, added, total_gpu_memory, exempt_namespaces, servers, inventory, delivery)
+    return decision.Rules(known, added, total_gpu_memory, exempt_namespaces, servers, counted, delivery)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from bitfusiond.core.clients import catalogue
-from bitfusiond.core.pool import inventory
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 
@@ -66,8 +65,3 @@ def load(path: Path | None, option: str, default: str, parse: Callable[[object],
 def load_clients(path: Path | None) -> catalogue.Catalogue:
     """The client catalogue of ``--clients``; None = the packaged one. Raises ConfigurationError."""
     return load(path, "--clients", CATALOGUE, catalogue.parse)
-
-
-def load_pool(path: Path | None) -> inventory.Pool | None:
-    """The inventory of ``--pool``; None where it is not given. Raises ConfigurationError."""
-    return None if path is None else load(path, "--pool", "", inventory.parse)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -136,9 +136,7 @@ class FakeCluster(Faults):
 
     def all(self, resource: Resource, namespace: str | None = None, name: str | None = None) -> list[Object]:
         """Copies of all objects of a kind, of one namespace, of one name, ordered as an API server does."""
-        selector = _Selector(resource, namespace, name)
-        keys = sorted((key for key in self._stored if selector.takes(key)), key=lambda key: (key[1] or "", key[2]))
-        return [copy.deepcopy(self._stored[key].document) for key in keys]
+        return [copy.deepcopy(each) for each in self._ordered(_Selector(resource, namespace, name))]
 
     def watching(self, resource: Resource, namespace: str | None = None, name: str | None = None) -> int:
         """How many watches of exactly this are open."""
@@ -186,12 +184,24 @@ class FakeCluster(Faults):
         labels: Mapping[str, str] = NO_LABELS,
         keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
-        await self.asked("list", resource, namespace, name)
-        selector = _Selector(resource, namespace, name, labels)
-        items = [each for each in self.all(resource, namespace, name) if selector.is_labelled(each)]
+        found = await self.read(resource, namespace, name, labels=labels)
+        items = copy.deepcopy(found.items)
         for item in items:  # a list says once what its items are
             del item["apiVersion"], item["kind"]
-        return Listing([keep(item) for item in items] if keep else items, str(self._version))
+        return found._replace(items=[keep(item) for item in items] if keep else items)
+
+    async def read(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, str] = NO_LABELS,
+    ) -> Listing:
+        """A list of the objects as they are stored, no copies: only for whoever changes nothing in them."""
+        await self.asked("list", resource, namespace, name)
+        selector = _Selector(resource, namespace, name, labels)
+        return Listing([each for each in self._ordered(selector) if selector.is_labelled(each)], str(self._version))
 
     @asynccontextmanager
     async def watch(
@@ -274,6 +284,10 @@ class FakeCluster(Faults):
         self.remove(resource, namespace, name)
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _ordered(self, selector: _Selector) -> Iterator[Object]:
+        for key in sorted(filter(selector.takes, self._stored), key=lambda key: (key[1] or "", key[2])):
+            yield self._stored[key].document
 
     def _existing(self, key: Key) -> _Stored:
         if key not in self._stored:

@@ -1,8 +1,8 @@
-"""What our code relies on, asked of the fake and of a real API server by the same tests."""
+"""What our code relies on, asked of the fake, alone and over HTTPS, and of a real API server by the same tests."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,15 +23,22 @@ from bitfusiond.kube import (
 )
 from bitfusiond.kube.apiserver import connect
 from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster_server import Server
 from tests.real.harness.apiserver import APIServer, Refused
 
 SPACES = ("contract-a", "contract-b")
 
 
-@pytest.fixture(params=["fake", "real"])
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
+@pytest.fixture(params=["fake", "served", "real"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """``served``: the fake over HTTPS, asked as a real one is."""
     if request.param == "fake":
-        return FakeCluster(*SPACES)
+        yield FakeCluster(*SPACES)
+        return
+    if request.param == "served":
+        with Server(FakeCluster(*SPACES), tmp_path).running() as server:
+            yield connect(str(server.write_kubeconfig(tmp_path / "kubeconfig")))
+        return
     api: APIServer = request.getfixturevalue("api")
     for path in (
         "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/contract",
@@ -40,7 +47,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Cluster:
         _ignoring_refusal(api, "DELETE", path)
     for space in SPACES:
         _ignoring_refusal(api, "POST", "/api/v1/namespaces", {"metadata": {"name": space}})
-    return connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
+    yield connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
 
 
 def _ignoring_refusal(api: APIServer, method: str, path: str, body: object = None) -> None:

@@ -27,7 +27,8 @@ class Load:
     """One window: ``connections`` ask ``path`` of ``address`` for ``seconds``, or for ``requests`` answers if given.
 
     ``ca`` and ``body`` are files; the CPU time of the process ``pid`` and its children is the server's. With ``pause``
-    all ask at once, and again so many seconds after that; without it each asks as soon as it has its answer.
+    all ask at once, and again so many seconds after that; without it each asks as soon as it has its answer. ``host``
+    is the name in the server's certificate.
     """
 
     address: tuple[str, int]
@@ -39,6 +40,7 @@ class Load:
     seconds: float
     requests: int | None = None
     pause: float = 0.0
+    host: str = "localhost"
 
     def run(self) -> Result:
         """The window, in a new process."""
@@ -59,10 +61,10 @@ class Result:
 class _Connection:
     """One connection that was asked once already, so that the size of its answers is known: they are all the same."""
 
-    def __init__(self, address: Address, context: ssl.SSLContext, request: bytes) -> None:
+    def __init__(self, address: Address, host: str, context: ssl.SSLContext, request: bytes) -> None:
         plain = socket.create_connection(address)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = context.wrap_socket(plain, server_hostname="localhost")
+        self.socket = context.wrap_socket(plain, server_hostname=host)
         self._request = request
         self._missing = 0
         self._size = 0
@@ -113,7 +115,7 @@ def _run(load: Load) -> Result:
     poll = select.epoll()
     connections = {}
     for _ in range(load.connections):
-        connection = _Connection(Address(*load.address), context, head.encode() + body)
+        connection = _Connection(Address(*load.address), load.host, context, head.encode() + body)
         connection.first()
         connections[connection.socket.fileno()] = connection
         poll.register(connection.socket, select.EPOLLIN)

@@ -98,10 +98,24 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
+def own_cpu_seconds(pid: int) -> float:
+    """CPU time of a process alone, of its threads that have ended too: those that wait for a list or a watch do end."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3), which Python has for threads only
+
+
 def resident_megabytes(pid: int) -> float:
     """Resident memory of the process ``pid``."""
+    return _megabytes(pid, "VmRSS:")
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most that it was so far."""
+    return _megabytes(pid, "VmHWM:")
+
+
+def _megabytes(pid: int, field: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -26,7 +26,7 @@ import pytest
 from tests.fakes.processes import wait_until
 from tests.real.harness.webhook import Replica
 from tests.tools.bench.clients import Result
-from tests.tools.bench.measure import Figure, paired, resident_megabytes
+from tests.tools.bench.measure import Figure, own_cpu_seconds, paired, peak_megabytes, resident_megabytes
 from tests.tools.bench.scale_cluster import FLOOR, NOBODY, OURS, ScaleCluster, cluster, floor
 
 CONNECTIONS = (1, 8)
@@ -101,7 +101,7 @@ def _measured(nodes: int, namespaces: int, rounds: int) -> Iterator[Figure]:
         replica = stack.enter_context(on.replica())
         time.sleep(SETTLE_SECONDS)
         pid = replica.process.pid
-        start = _cpu_seconds(pid)
+        start = own_cpu_seconds(pid)
         known = paired(f"resident, {nodes} nodes known", "MB", [(resident_megabytes(pid), empty)], "no nodes")
         on.installation.publish()
         wait_until(on.injects, "a pod that is injected")
@@ -119,7 +119,7 @@ def _measured(nodes: int, namespaces: int, rounds: int) -> Iterator[Figure]:
         yield Figure("requests of ours by the clock meanwhile", "", made["by the clock"])
         yield known
         yield Figure(f"resident after {pods} pods", "MB", resident_megabytes(pid))
-        yield Figure("resident, the most until then", "MB", _peak_megabytes(pid))
+        yield Figure("resident, the most until then", "MB", peak_megabytes(pid))
         yield Figure("CPU of a start, all nodes listed", "s", start)
         yield from _at_rest(on, pid, min(nodes, HEARTBEATS))
         yield from _later_replica(on, replica)
@@ -138,10 +138,10 @@ def _first_pods(on: ScaleCluster, namespaces: int) -> Iterator[Figure]:
 def _window(on: ScaleCluster, pid: int, kind: _Kind, connections: int) -> _Window:
     programs = {**_children(), "webhook": pid}
     asked_before = on.webhook_seconds() if kind is _OURS else {}
-    before = {program: _cpu_seconds(each) for program, each in programs.items()}
+    before = {program: own_cpu_seconds(each) for program, each in programs.items()}
     result = on.create_pods(kind.asked, opted_in=kind.opted_in, connections=connections, seconds=WINDOW_SECONDS)
     count = len(result.milliseconds)
-    cpu = {program: (_cpu_seconds(each) - before[program]) / count * 1e3 for program, each in programs.items()}
+    cpu = {program: (own_cpu_seconds(each) - before[program]) / count * 1e3 for program, each in programs.items()}
     waited = {}
     for path, (seconds, calls) in asked_before.items():
         seconds_now, calls_now = on.webhook_seconds()[path]
@@ -190,14 +190,14 @@ def _rows(rounds: list[dict[_Kind, _Window]], connections: int) -> Iterator[Figu
 def _at_rest(on: ScaleCluster, pid: int, heartbeats: int) -> Iterator[Figure]:
     """What the watches cost: with nothing happening, and with kubelets that write their nodes."""
     time.sleep(SETTLE_SECONDS)
-    before = _cpu_seconds(pid)
+    before = own_cpu_seconds(pid)
     time.sleep(IDLE_SECONDS)
-    idle = (_cpu_seconds(pid) - before) / IDLE_SECONDS
+    idle = (own_cpu_seconds(pid) - before) / IDLE_SECONDS
     yield Figure("CPU of the webhook at rest", "% core", idle * 100)
-    before, began = _cpu_seconds(pid), time.monotonic()
+    before, began = own_cpu_seconds(pid), time.monotonic()
     on.heartbeats(heartbeats)
     time.sleep(SETTLE_SECONDS)
-    used = _cpu_seconds(pid) - before - idle * (time.monotonic() - began)
+    used = own_cpu_seconds(pid) - before - idle * (time.monotonic() - began)
     yield Figure("CPU of the webhook for a node's heartbeat", "ms", used / heartbeats * 1e3)
     yield Figure("a node's heartbeat on the watch", "kB", on.node_bytes() / 1e3)
 
@@ -237,13 +237,3 @@ def _children() -> dict[str, int]:
         Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for each in pids for pid in each.read_text().split()
     }
     return {program: named[program] for program in _PROGRAMS}
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far, threads that have ended included: those that wait for a list or a watch do end."""
-    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3), which Python has for threads only
-
-
-def _peak_megabytes(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.tools.bench import __main__ as bench
-from tests.tools.bench import admission, core, memory, plugin, populate, startup, trees
+from tests.tools.bench import admission, core, memory, plugin, populate, simulated, startup, trees
 from tests.tools.bench.measure import Figure, cpu_microseconds, paired
+from tests.tools.bench.simulated import Size
 
 
 def once(
@@ -96,6 +97,17 @@ def test_populate_measures_a_tree_and_leaves_nothing_behind(tmp_path: Path) -> N
             {"opt in another volume, tiny", "second run, tiny", "init of three files, exec to exit"},
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_simulated_measures_both_daemons_beside_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"MINUTE_SECONDS": 1.0, "SETTLE_SECONDS": 0.1, "POD_SECONDS": 6.0, "PODS_OF_A_NODE": 5}
+    for name, value in settings.items():
+        monkeypatch.setattr(simulated, name, value)
+    measured = simulated.measured(Size(nodes=20, namespaces=3, pods=60, gpus=10))
+    check(simulated._rows("twice", measured, "once", measured), {"twice: webhook, memory", "twice: plugin, memory"})
+    assert measured["plugin, requests for 5 pods"][1] == 10
+    assert measured["webhook, requests while they were"][1] <= 1
+    assert 0 < measured["webhook, start to ready"][1] <= measured["webhook, start until all is listed"][1]
 
 
 def test_a_name_that_is_no_benchmark_is_refused_with_those_that_are(
