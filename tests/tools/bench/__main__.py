@@ -6,7 +6,19 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.tools.bench import admission, bursts, cluster, core, memory, plugin, populate, scale, simulated, startup
+from tests.tools.bench import (
+    admission,
+    bursts,
+    cluster,
+    core,
+    memory,
+    peers,
+    plugin,
+    populate,
+    scale,
+    simulated,
+    startup,
+)
 from tests.tools.bench.measure import Figure
 
 _ALL = {
@@ -23,6 +35,7 @@ _LONG = {
     "memory-long": memory.long_figures,
     "scale-full": scale.full_figures,
     "cluster": cluster.figures,
+    "peers": peers.figures,
     "simulated": simulated.figures,
 }  # minutes each, or a cluster: only by their names
 

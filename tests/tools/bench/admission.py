@@ -39,8 +39,9 @@ _WRAPPED = "the floor on ours"
 class Server:
     """A server in a process of its own, and what a client needs to ask it."""
 
-    def __init__(self, pid: int, where: Address, directory: Path) -> None:
+    def __init__(self, pid: int, where: Address, directory: Path, path: str = "/mutate") -> None:
         self.pid = pid
+        self._path = path
         self._address = where
         self._directory = directory
 
@@ -53,9 +54,9 @@ class Server:
     def load(
         self, connections: int, seconds: float = WINDOW_SECONDS, requests: int | None = None, pause: float = 0.0
     ) -> Result:
-        """Ask about the README's pod."""
+        """Ask about the pod in ``review.json``."""
         ca, body = (str(self._directory / name) for name in ("ca.crt", "review.json"))
-        return Load(self._address, ca, "/mutate", body, self.pid, connections, seconds, requests, pause).run()
+        return Load(self._address, ca, self._path, body, self.pid, connections, seconds, requests, pause).run()
 
 
 def figures() -> list[Figure]:

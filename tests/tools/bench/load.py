@@ -20,6 +20,7 @@ from bitfusiond.settings import Address
 from tests.tools.bench.measure import cpu_seconds
 
 _WARM_UP_SECONDS = 0.1
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,10 @@ class Result:
 
 
 class _Connection:
-    """One connection that was asked once already, so that the size of its answers is known: they are all the same."""
+    """One connection that was asked once already: it is known how its answers end.
+
+    They are all of the same size, or in chunks, of which the last is empty.
+    """
 
     def __init__(self, address: Address, host: str, context: ssl.SSLContext, request: bytes) -> None:
         plain = socket.create_connection(address)
@@ -67,7 +71,8 @@ class _Connection:
         self.socket = context.wrap_socket(plain, server_hostname=host)
         self._request = request
         self._missing = 0
-        self._size = 0
+        self._size: int | None = None
+        self._end = b""
         self.began = 0.0
 
     def first(self) -> None:
@@ -79,10 +84,12 @@ class _Connection:
         lines = head.lower().split(b"\r\n")
         if b" 200" not in lines[0]:
             raise RuntimeError(f"not answered: {lines[0].decode()}")
-        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
-        while len(body) < length:
+        headers = dict(line.split(b": ", 1) for line in lines[1:])
+        if b"content-length" in headers:
+            length = int(headers[b"content-length"])
+            self._size = len(head) + 4 + length
+        while len(body) < length if self._size else not body.endswith(_LAST_CHUNK):
             body += self._received()
-        self._size = len(head) + 4 + length
         self.socket.setblocking(False)
 
     def _received(self) -> bytes:
@@ -93,14 +100,16 @@ class _Connection:
 
     def ask(self) -> None:
         self.began = time.perf_counter()
-        self._missing = self._size
+        self._missing, self._end = self._size or 0, b""
         self.socket.sendall(self._request)
 
     def answered(self) -> bool:
         """Whether the answer is whole, with what can be read now."""
         try:
-            while self._missing > 0:
-                self._missing -= len(self._received())
+            while self._missing > 0 if self._size else self._end != _LAST_CHUNK:
+                data = self._received()
+                self._missing -= len(data)
+                self._end = (self._end + data)[-len(_LAST_CHUNK) :]
         except ssl.SSLWantReadError:
             return False
         return True
