@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import itemgetter
+from types import TracebackType
 
 import trio
 
@@ -55,20 +54,14 @@ class Connections:
         self._number -= 1
         self._changed.unpark_all()
 
-    @contextmanager
-    def waiting(
-        self, seconds: float, *, since: float | None = None, is_idle: bool = True
-    ) -> Iterator[trio.CancelScope]:
+    def waiting(self, seconds: float, *, since: float | None = None, is_idle: bool = True) -> _Waiting:
         """The client has ``seconds`` for what is waited for in the block; less where others want its place.
 
         ``since`` is when that began, by default now. One that ``is_idle`` owes nothing, and ends when the server does.
         """
-        with trio.CancelScope() as scope:
-            self.waits(scope, seconds, since=since, is_idle=is_idle)
-            try:
-                yield scope
-            finally:
-                self.ends(scope)
+        scope = trio.CancelScope()
+        self.waits(scope, seconds, since=since, is_idle=is_idle)
+        return _Waiting(self, scope)
 
     def waits(
         self, scope: trio.CancelScope, seconds: float, *, since: float | None = None, is_idle: bool = True
@@ -95,6 +88,25 @@ class Connections:
         self._closing = True
         for scope in self._idle:
             scope.cancel()
+
+
+class _Waiting:
+    """No generator, which every answer would pay for several times."""
+
+    __slots__ = ("_connections", "_scope")
+
+    def __init__(self, connections: Connections, scope: trio.CancelScope) -> None:
+        self._connections = connections
+        self._scope = scope
+
+    def __enter__(self) -> trio.CancelScope:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._connections.ends(self._scope)
+        return self._scope.__exit__(kind, error, traceback)
 
 
 class BoundedListener(trio.abc.Listener[trio.SocketStream]):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import h11
 import trio
@@ -34,7 +33,6 @@ SMALL = 2**14  # bytes of a body or an answer that wait for no large one; a pod'
 _RECEIVED_AT_ONCE = 2**14  # bytes; no more data is in one TLS record
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
-_ResultT = TypeVar("_ResultT")
 
 _log = logs.Log("serving")
 
@@ -98,11 +96,11 @@ class Conversation:
         """One request and its answer."""
         with self._shared.bodies.share() as bodies:
             try:
-                head = await self._in_time(self._event)
+                head = await self._event()
                 if isinstance(head, h11.Request):
                     await self._send(await self._answered(head, bodies))
-                elif not isinstance(head, h11.ConnectionClosed):
-                    await self._refuse(408)
+            except trio.TooSlowError:
+                await self._refuse(408)
             except h11.RemoteProtocolError as error:
                 if self._http.trailing_data[1]:
                     raise ClientGoneError from None
@@ -125,7 +123,7 @@ class Conversation:
         )
         try:
             return await self._shared.answer(request)
-        except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError):
+        except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError):
             raise
         except Exception:  # noqa: BLE001 - a defect in one answer must not end the connection without a word
             _log.exception("error in the application")
@@ -141,27 +139,24 @@ class Conversation:
                 return b""
             received += len(event.data)
             if received > SMALL:
-                await bodies.take(len(event.data))
+                with trio.fail_at(self._deadline):
+                    await bodies.take(len(event.data))
             return bytes(event.data)
 
         return more
 
-    async def _in_time(self, function: Callable[[], Awaitable[_ResultT]]) -> _ResultT | None:
-        """None where the time for the request is over."""
-        with trio.move_on_at(self._deadline):
-            return await function()
-        return None
-
     async def _event(self) -> h11.Event:
+        """The next part of the request. Raises TooSlowError once its time is over, ClientGoneError."""
         while not isinstance(event := self._http.next_event(), h11.Event):  # h11.NEED_DATA
-            if self._http.they_are_waiting_for_100_continue:
-                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
-                await self._stream.send_all(self._http.send(go_on) or b"")
             # What stalls in the middle of a request is no better than what never begins one.
-            with self._shared.connections.waiting(math.inf, since=self._begun, is_idle=False) as waiting:
+            left = self._deadline - trio.current_time()
+            with self._shared.connections.waiting(left, since=self._begun, is_idle=False) as waiting:
+                if self._http.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                    await self._stream.send_all(self._http.send(go_on) or b"")
                 await self._receive()
             if waiting.cancelled_caught:
-                raise ClientGoneError
+                raise ClientGoneError if trio.current_time() < self._deadline else trio.TooSlowError
         return event
 
     async def _receive(self) -> None:

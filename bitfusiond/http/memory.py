@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import trio
 
 
@@ -16,16 +13,16 @@ class Memory:
         self._shares: list[Share] = []  # that took some, the oldest first
         self._returned = trio.lowlevel.ParkingLot()
 
-    @contextmanager
-    def share(self) -> Iterator[Share]:
-        """A share that holds nothing yet; after the block all that it took is back."""
-        share = Share(self)
-        try:
-            yield share
-        finally:
-            if share.taken:
-                self._shares.remove(share)
+    def share(self) -> Share:
+        """A share that holds nothing yet; after its block all that it took is back."""
+        return Share(self)
+
+    def give_back(self, share: Share) -> None:
+        """All that ``share`` took is there to be lent again."""
+        if share.taken:
+            self._shares.remove(share)
             self._left += share.taken
+            share.taken = 0
             self._returned.unpark_all()
 
     async def take(self, share: Share, size: int) -> None:
@@ -49,11 +46,19 @@ class Memory:
 
 
 class Share:
-    """What one task has of a Memory, in bytes."""
+    """What one task has of a Memory, in bytes, until the end of its ``with`` block."""
+
+    __slots__ = ("_memory", "taken")
 
     def __init__(self, memory: Memory) -> None:
         self.taken = 0
         self._memory = memory
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.give_back(self)
 
     async def take(self, size: int) -> None:
         """``size`` bytes more, as soon as they are there."""

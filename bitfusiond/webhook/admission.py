@@ -236,10 +236,10 @@ class Admission:
         """The body, of somebody who may ask, and small enough to be parsed. Raises HTTPError."""
         if self._needs_certificate and not request.is_certified:
             raise HTTPError(401, _NO_CERTIFICATE)
-        with trio.move_on_at(request.deadline) as deadline:
+        try:
             body = await _read(request)
-        if deadline.cancelled_caught:
-            raise HTTPError(408, f"the request did not arrive within {conversation.REQUEST_SECONDS:g} s")
+        except trio.TooSlowError:
+            raise HTTPError(408, f"the request did not arrive within {conversation.REQUEST_SECONDS:g} s") from None
         _check_head(request)
         _check_size(body)
         return body
