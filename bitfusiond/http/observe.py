@@ -28,7 +28,7 @@ from bitfusiond import __version__, logs
 from bitfusiond.http import server
 from bitfusiond.http.connections import Connections
 from bitfusiond.http.messages import Response
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 
 KEEP_ALIVE_SECONDS = 60.0
 REQUEST_SECONDS = 10.0

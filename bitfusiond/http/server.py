@@ -16,7 +16,7 @@ from bitfusiond.http.conversation import Conversation, Shared
 from bitfusiond.http.memory import Memory
 from bitfusiond.http.messages import Answer
 from bitfusiond.pacing import Repeats
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 
 HANDSHAKE_SECONDS = 10.0
 BODIES = 2**23  # bytes of large bodies that are being received; more must wait

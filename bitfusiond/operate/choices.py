@@ -16,7 +16,7 @@ from bitfusiond.operate import delivery, manifests
 from bitfusiond.operate.current import IMAGES, Running
 from bitfusiond.operate.settings import DEFAULT_REPO, Settings
 from bitfusiond.operate.tokenplace import TokenPlace
-from bitfusiond.settings import globs, parts
+from bitfusiond.settings.values import globs, parts
 
 ValueT = TypeVar("ValueT")
 

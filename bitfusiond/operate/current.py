@@ -10,11 +10,11 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import manifests, rollout
+from bitfusiond.operate import manifests, rollout, workloads
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DIGEST
 from bitfusiond.operate.upgrade04 import leftovers
-from bitfusiond.settings import Parser, insecure_registries, parts, registry_globs
+from bitfusiond.settings.values import Parser, insecure_registries, parts, registry_globs
 
 WEBHOOK = Ref("Deployment", names.WEBHOOK_DEPLOYMENT, names.NAMESPACE)
 PLUGIN = Ref("DaemonSet", names.PLUGIN_DAEMONSET, names.KUBE_SYSTEM)
@@ -68,28 +68,28 @@ def from_objects(
     pool: Object | None = None,
 ) -> Running:
     """From the objects; those of 0.4 have the same variables."""
-    image = next((each["image"] for each in manifests.containers(webhook)), None) if webhook else None
+    image = next((each["image"] for each in workloads.containers(webhook)), None) if webhook else None
     texts = [image or "", *map(str, mapping(template, "data").values())]
     return Running(
-        _number(manifests.variable(webhook, manifests.TOTAL_GPU_MEMORY)),
-        _number(manifests.variable(plugin, manifests.RESOURCE_NUMS)),
+        _number(workloads.variable(webhook, manifests.TOTAL_GPU_MEMORY)),
+        _number(workloads.variable(plugin, manifests.RESOURCE_NUMS)),
         _clients(clients),
         image,
-        manifests.option(webhook, manifests.TOKEN_NAMESPACE) or None,
-        ",".join(parts(manifests.option(webhook, manifests.ALLOW_NAMESPACES) or "")) or None,
+        workloads.option(webhook, manifests.TOKEN_NAMESPACE) or None,
+        ",".join(parts(workloads.option(webhook, manifests.ALLOW_NAMESPACES) or "")) or None,
         ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
-        manifests.option(webhook, manifests.CLIENT_CA) or None,
-        manifests.option(webhook, manifests.TLS_CERT) or None,
+        workloads.option(webhook, manifests.CLIENT_CA) or None,
+        workloads.option(webhook, workloads.TLS_CERT) or None,
         None if policy is None else _is_for_api_servers(policy),
         {match[1]: match[2] for text in texts for match in _WITH_DIGEST.finditer(text)},
-        _is_on(manifests.option(webhook, manifests.IMAGE_LOOKUP)),
-        _taken(registry_globs, manifests.option(webhook, manifests.IMAGE_REGISTRIES)),
-        _taken(insecure_registries, manifests.option(webhook, manifests.INSECURE_REGISTRIES)),
+        _is_on(workloads.option(webhook, manifests.IMAGE_LOOKUP)),
+        _taken(registry_globs, workloads.option(webhook, manifests.IMAGE_REGISTRIES)),
+        _taken(insecure_registries, workloads.option(webhook, manifests.INSECURE_REGISTRIES)),
         mapping(registry_ca, "data").get(manifests.REGISTRY_CA_KEY) or None,
-        manifests.option(webhook, manifests.REGISTRY_CA) or None,
+        workloads.option(webhook, manifests.REGISTRY_CA) or None,
         mapping(pool, "data").get(manifests.POOL_KEY) or None,
-        manifests.option(webhook, manifests.POOL) or None,
-        manifests.option(webhook, manifests.DELIVERY) or None,
+        workloads.option(webhook, manifests.POOL) or None,
+        workloads.option(webhook, manifests.DELIVERY) or None,
     )
 
 

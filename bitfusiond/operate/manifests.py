@@ -14,11 +14,12 @@ from typing import Any
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
-from bitfusiond.core.objects import Container, EnvVar, Namespace, Object, Workload
+from bitfusiond.core.objects import Namespace, Object
 from bitfusiond.core.tokens import copies
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
+from bitfusiond.operate import workloads
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
@@ -63,7 +64,6 @@ POOL = "BITFUSIOND_POOL"
 DELIVERY = "BITFUSIOND_DELIVERY"
 POOL_MAP = Ref("ConfigMap", names.POOL_CONFIGMAP, names.NAMESPACE)
 POOL_KEY = "pool.yaml"
-TLS_CERT = "BITFUSIOND_TLS_CERT"
 TOKENS_ROLE = "bitfusiond-webhook-tokens"  # of its RoleBinding too
 # Bound everywhere, or in each namespace of ALLOW_NAMESPACES, by this name too.
 COPIES_ROLE = "bitfusiond-webhook-copies"
@@ -314,7 +314,7 @@ def _fit_workload(workload: Object, values: Values) -> None:
     variable = _VARIABLE_OF[workload["kind"]]
     number = values.total_gpu_memory if variable == TOTAL_GPU_MEMORY else values.resource_nums
     for container in workload["spec"]["template"]["spec"]["containers"]:
-        container["env"] = with_variable(container.get("env") or [], variable, str(number))
+        container["env"] = workloads.with_variable(container.get("env") or [], variable, str(number))
     if workload["kind"] == "Deployment":
         _choose(workload, values)
     elif values.serves_claims:
@@ -335,7 +335,7 @@ def _choose(webhook: Object, values: Values) -> None:
     """The variables and files of the webhook."""
     for container in webhook["spec"]["template"]["spec"]["containers"]:
         for name, value in _trust(values):
-            container["env"] = with_variable(container["env"], name, value)
+            container["env"] = workloads.with_variable(container["env"], name, value)
     for configmap, _, text in _files(values):
         if text:
             _mount(webhook, configmap)
@@ -408,14 +408,6 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def with_variable(variables: list[EnvVar], name: str, value: str) -> list[EnvVar]:
-    """A container's ``env`` with this variable, in its place or at the end."""
-    ours = {"name": name, "value": value}
-    if all(each["name"] != name for each in variables):
-        return [*variables, ours]
-    return [ours if each["name"] == name else each for each in variables]
-
-
 def _images(value: Any, values: Values) -> Any:
     """Image names stand in the containers, and inside the text of the injection template."""
     if isinstance(value, dict):
@@ -437,35 +429,3 @@ def catalogue_text(path: Path) -> str:
     except ValueError as error:
         raise ConfigurationError(f"CLIENTS: {path}: {error}") from None
     return text
-
-
-def containers(workload: Workload) -> Iterator[Container]:
-    yield from workload["spec"]["template"]["spec"]["containers"]
-
-
-def option(workload: Workload | None, name: str) -> str | None:
-    """The value of an option of the daemon in a workload, by its argument or by its variable, or None."""
-    flag = "--" + name.removeprefix("BITFUSIOND_").replace("_", "-").lower()
-    for container in containers(workload) if workload else ():
-        words: list[str] = [*(container.get("command") or []), *(container.get("args") or [])]
-        for word, following in zip(words, [*words, ""][1:], strict=True):
-            if word == flag:
-                return following
-            if word.startswith(f"{flag}="):
-                return word.removeprefix(f"{flag}=")
-    return variable(workload, name)
-
-
-def self_managed(webhook: Workload | None) -> bool:
-    """Whether the webhook makes its own certificates, by the options of its Deployment."""
-    return option(webhook, TLS_CERT) is None
-
-
-def variable(workload: Workload | None, name: str) -> str | None:
-    """The value of an environment variable in a workload's containers, or None."""
-    for container in containers(workload) if workload else ():
-        for each in container.get("env") or []:
-            if each["name"] == name:
-                value: str | None = each.get("value")
-                return value
-    return None

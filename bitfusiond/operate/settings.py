@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitfusiond import pki, settings
+from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.pool import inventory
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files.read import load_yaml
+from bitfusiond.settings import values
 
 COMMUNITY, LEGACY, TKGI = "community", "legacy", "tkgi"
 DEFAULT_REPO = "docker.io/bitfusiondeviceplugin"
@@ -110,7 +111,7 @@ def _pool(value: str) -> str:
 
 
 def _globs(value: str) -> str:
-    patterns = settings.globs(value)
+    patterns = values.globs(value)
     if names.EXEMPT_NAMESPACES | {names.NAMESPACE} >= set(patterns):
         raise ValueError("a choice of namespaces whose pods may receive tokens: none of these is ever served")
     return ",".join(patterns)
@@ -122,7 +123,7 @@ def _namespace(value: str) -> str:
     return value
 
 
-def _ca(whose: str) -> settings.Parser:
+def _ca(whose: str) -> values.Parser:
     def parse(value: str) -> str:
         if value == "none":
             return ""
@@ -137,12 +138,12 @@ def _ca(whose: str) -> settings.Parser:
 
 
 def _registries(value: str) -> str:
-    return ",".join(settings.registry_globs(value))
+    return ",".join(values.registry_globs(value))
 
 
 def _insecure(value: str) -> str:
     """As it was given: what the webhook is told, if it would take it."""
-    return "" if not settings.insecure_registries(value) else value
+    return "" if not values.insecure_registries(value) else value
 
 
 def _on(value: str) -> bool:
@@ -162,7 +163,7 @@ class Variable(NamedTuple):
 
     name: str
     default: str | None
-    parse: settings.Parser
+    parse: values.Parser
 
 
 VARIABLES = {
@@ -170,12 +171,12 @@ VARIABLES = {
     "image_tag": Variable("IMAGE_TAG", None, _tag),
     "digests": Variable("IMAGE_DIGESTS", None, _digests),
     "pushed": Variable("IMAGE_DIGESTS", str(PUSHED) if PUSHED.is_file() else None, _digests),
-    "platform": Variable("K8S_PLATFORM", COMMUNITY, settings.choice(COMMUNITY, LEGACY, TKGI)),
-    "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, settings.integer(0)),
-    "resource_nums": Variable("RESOURCE_NUMS", None, settings.device_count),
+    "platform": Variable("K8S_PLATFORM", COMMUNITY, values.choice(COMMUNITY, LEGACY, TKGI)),
+    "total_gpu_memory": Variable("TOTAL_GPU_MEMORY", None, values.integer(0)),
+    "resource_nums": Variable("RESOURCE_NUMS", None, values.device_count),
     "clients": Variable("CLIENTS", None, _file),
     "pool": Variable("POOL", None, _pool),
-    "delivery": Variable("DELIVERY", None, settings.choice("init", "image", "auto")),
+    "delivery": Variable("DELIVERY", None, values.choice("init", "image", "auto")),
     "allow_namespaces": Variable("ALLOW_NAMESPACES", None, _globs),
     "token_namespace": Variable("TOKEN_NAMESPACE", None, _namespace),
     "client_ca": Variable("CLIENT_CA", None, _ca("the API server's client certificate")),
@@ -185,8 +186,8 @@ VARIABLES = {
     "insecure_registries": Variable("INSECURE_REGISTRIES", None, _insecure),
     "registry_ca": Variable("REGISTRY_CA", None, _ca("your registries")),
     "adopt": Variable("ADOPT", "no", _yes),
-    "timeout": Variable("TIMEOUT", "300", settings.seconds(1, 3600)),
-    "kubectl": Variable("KUBECTL", "kubectl", settings.text),
+    "timeout": Variable("TIMEOUT", "300", values.seconds(1, 3600)),
+    "kubectl": Variable("KUBECTL", "kubectl", values.text),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jsonpatch
 import trio
 
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 
 Json = dict[str, Any]
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"

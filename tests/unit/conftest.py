@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from bitfusiond import settings
-from bitfusiond.settings import Address
+from bitfusiond.settings import values
+from bitfusiond.settings.values import Address
 from bitfusiond.webhook import service
 from tests import pods
 from tests.fakes import https_client as client
@@ -117,8 +118,8 @@ def run_webhook(pki: Pki, events: Events) -> RunWebhook:
             await until(lambda: events("listening"))
             observing = events("observing")
             webhook = Webhook(
-                settings.address(events("listening")[-1]["address"]),
-                settings.address(observing[-1]["address"]) if observing else None,
+                values.address(events("listening")[-1]["address"]),
+                values.address(observing[-1]["address"]) if observing else None,
                 pki.client("http/1.1"),
                 stop,
             )

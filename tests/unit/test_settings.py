@@ -10,7 +10,8 @@ import pytest
 from bitfusiond import settings
 from bitfusiond.core.images.registries import Origin
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.settings import Address
+from bitfusiond.settings import values
+from bitfusiond.settings.values import Address
 
 CATALOGUE = ("clients", None, "c.yaml", Path("c.yaml"))
 DELIVERY = ("delivery", "init", "image", "image")
@@ -224,7 +225,7 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(name: str, value: str) ->
     ],
 )
 def test_an_address_is_read_and_written(value: str, address: Address, written: str) -> None:
-    assert settings.address(value) == address
+    assert values.address(value) == address
     assert str(address) == written
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bitfusiond.core import names
 from bitfusiond.operate.settings import DEFAULT_REPO, DIGEST, REPO, TAG
-from bitfusiond.settings import GLOB
+from bitfusiond.settings.values import GLOB
 
 
 class Form(NamedTuple):

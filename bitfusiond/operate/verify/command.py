@@ -22,6 +22,7 @@ from bitfusiond.operate import (
     proof,
     release,
     report,
+    workloads,
 )
 from bitfusiond.operate.kubectl import Kubectl, Ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
@@ -78,7 +79,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
 
 
 def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
-    if not manifests.self_managed(found.get(current.WEBHOOK)):
+    if not workloads.self_managed(found.get(current.WEBHOOK)):
         wanted = [each for each in wanted if each["metadata"]["name"] != manifests.CERTIFICATES_ROLE]
     rows = installation.check(kubectl, wanted, found)
     rows += installation.version(wanted, found)

@@ -14,8 +14,9 @@ from bitfusiond.files.read import load_yaml
 from bitfusiond.operate import endpoints, manifests, rollout
 from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
-from bitfusiond.operate.manifests import CATALOGUE_MAP, POOL_KEY, POOL_MAP, TEMPLATE_MAP, containers
+from bitfusiond.operate.manifests import CATALOGUE_MAP, POOL_KEY, POOL_MAP, TEMPLATE_MAP
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
+from bitfusiond.operate.workloads import containers
 
 DEPLOY = "just deploy"
 SERVICE = Ref("Service", names.WEBHOOK_SERVICE, names.NAMESPACE)

@@ -11,9 +11,10 @@ from bitfusiond.core.objects import Object
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate.current import WEBHOOK
 from bitfusiond.operate.kubectl import Ref
-from bitfusiond.operate.manifests import ABSENT, CLIENT_CA, CLIENT_CA_MAP, NETWORK_POLICY, Values, option
+from bitfusiond.operate.manifests import ABSENT, CLIENT_CA, CLIENT_CA_MAP, NETWORK_POLICY, Values
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.verify.installation import DEPLOY
+from bitfusiond.operate.workloads import option
 
 
 def check(values: Values, found: Mapping[Ref, Object], addresses: Callable[[], tuple[str, ...]]) -> list[Row]:

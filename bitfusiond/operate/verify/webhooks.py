@@ -11,7 +11,7 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.core.objects import Namespace, Object, Secret, Webhook, WebhookConfiguration, Workload
-from bitfusiond.operate import manifests
+from bitfusiond.operate import manifests, workloads
 from bitfusiond.operate.kubectl import Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.upgrade04 import takeover
@@ -28,7 +28,7 @@ def check(
     rows = []
     signing: x509.Certificate | None = None
     fix = DEPLOY if webhook is None else LOGS
-    if webhook is not None and manifests.self_managed(webhook):
+    if webhook is not None and workloads.self_managed(webhook):
         row, signing = certificates(secret, now)
         rows.append(row)
     configurations = [each for each in wanted if each["kind"] in _KINDS]

@@ -20,7 +20,7 @@ from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.http import server
 from bitfusiond.http.messages import JSON, Request, Response
 from bitfusiond.kube import MUTATING, VALIDATING, Resource, apiserver
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 from bitfusiond.webhook.certificates.cabundles import FIELD_MANAGER, Target
 from bitfusiond.webhook.certificates.selfmanaged import SelfManagedCertificate
 from tests.fakes.handshakes import ca_bundle, ca_bundles, shake

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import trio
 
-from bitfusiond import settings
 from bitfusiond.core import names
-from bitfusiond.settings import Address
+from bitfusiond.settings import values
+from bitfusiond.settings.values import Address
 from bitfusiond.webhook.admission import BODY_LIMIT, MOST_VALUES
 from tests.fakes.https_client import HungUpError, connect, head, review
 from tests.pods import container, pod
@@ -42,8 +42,8 @@ class Attacker:
     """Whoever can open a connection to the webhook."""
 
     def __init__(self, replica: Replica) -> None:
-        self.address = settings.address(replica.address)
-        self.observe = settings.address(str(replica.said("observing")[0]["address"]))
+        self.address = values.address(replica.address)
+        self.observe = values.address(str(replica.said("observing")[0]["address"]))
         self.context = ssl.create_default_context()
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
         self.statuses: set[int] = set()

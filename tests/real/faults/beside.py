@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 from tests import pods
 from tests.fakes import https_client as client
 from tests.fakes.https_client import Connection, HungUpError, review

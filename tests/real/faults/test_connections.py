@@ -12,9 +12,9 @@ from pathlib import Path
 
 import trio
 
-from bitfusiond import settings
 from bitfusiond.http.connections import MOST
-from bitfusiond.settings import Address
+from bitfusiond.settings import values
+from bitfusiond.settings.values import Address
 from bitfusiond.webhook.admission import BODY_LIMIT
 from tests import pods
 from tests.fakes import https_client as client
@@ -119,7 +119,7 @@ def peak_mebibytes(replica: Replica) -> int:
 
 
 async def test_clients_that_misbehave_in_every_way_at_once_cost_no_good_request(replica: Replica, pki: Pki) -> None:
-    address, context = settings.address(replica.address), pki.client("http/1.1")
+    address, context = values.address(replica.address), pki.client("http/1.1")
     became: dict[str, Counter[str]] = {fault.__name__: Counter() for fault, *_ in FAULTS}
 
     async def run(fault: Misbehave, tls: bool) -> None:
@@ -142,7 +142,7 @@ async def test_clients_that_misbehave_in_every_way_at_once_cost_no_good_request(
 async def test_60_bodies_of_8_mebibytes_that_never_end_take_no_more_memory_than_the_manifest_allows(
     replica: Replica, pki: Pki
 ) -> None:
-    address, context = settings.address(replica.address), pki.client("http/1.1")
+    address, context = values.address(replica.address), pki.client("http/1.1")
 
     async def pours() -> None:
         async with client.connect(address, context) as connection:
@@ -164,7 +164,7 @@ async def test_60_bodies_of_8_mebibytes_that_never_end_take_no_more_memory_than_
 async def test_2000_half_handshakes_are_not_in_progress_at_once_and_end_to_let_others_in(
     replica: Replica, pki: Pki
 ) -> None:
-    address, context = settings.address(replica.address), pki.client("http/1.1")
+    address, context = values.address(replica.address), pki.client("http/1.1")
     hello = _HELLO + b"\x40\0\1\0\x3f\xfc\3\3" + bytes(16_000)  # of 16 KiB, and some bytes are to come
     ended: Counter[str] = Counter()
     most_files = 0
@@ -229,7 +229,7 @@ async def _one(
 
 
 async def test_500_connections_at_once_are_all_answered(replica: Replica, pki: Pki) -> None:
-    address, context = settings.address(replica.address), pki.client("http/1.1")
+    address, context = values.address(replica.address), pki.client("http/1.1")
     answered: list[float] = []
     lost: list[str] = []
     begin = trio.Event()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import trio
 
-from bitfusiond import settings
 from bitfusiond.files import watch
-from bitfusiond.settings import Address
+from bitfusiond.settings import values
+from bitfusiond.settings.values import Address
 from tests.fakes import https_client as client
 from tests.fakes.pki import Pki
 from tests.real.faults.beside import BODY, asked
@@ -41,7 +41,7 @@ async def without_descriptors(replica: Replica, address: Address) -> AsyncIterat
 
 
 async def test_it_serves_on_without_descriptors_and_as_ever_when_they_are_back(replica: Replica, pki: Pki) -> None:
-    address, context = settings.address(replica.address), pki.client("http/1.1")
+    address, context = values.address(replica.address), pki.client("http/1.1")
     waiting: list[str] = []
 
     async def waits() -> None:
@@ -69,7 +69,7 @@ async def test_it_serves_on_without_descriptors_and_as_ever_when_they_are_back(r
 async def test_files_that_are_replaced_meanwhile_are_taken_up_when_descriptors_are_back(
     replica: Replica, pki: Pki, catalogue: Path
 ) -> None:
-    async with without_descriptors(replica, settings.address(replica.address)):
+    async with without_descriptors(replica, values.address(replica.address)):
         leaf = pki.issue()
         catalogue.write_text(catalogue.read_text() + "\n")
         await trio.sleep(watch.POLL_SECONDS * 4)
@@ -79,6 +79,6 @@ async def test_files_that_are_replaced_meanwhile_are_taken_up_when_descriptors_a
     await trio.sleep(watch.POLL_SECONDS * 3)
     assert len(replica.said("configuration taken up")) == 1
     assert len(replica.said("certificate taken up")) == 1
-    address = settings.address(replica.address)
+    address = values.address(replica.address)
     shown = ssl.get_server_certificate((address.host, address.port))
     assert shown == leaf.cert_chain_pems[0].bytes().decode()

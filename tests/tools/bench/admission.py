@@ -21,7 +21,7 @@ from pathlib import Path
 
 import trustme
 
-from bitfusiond.settings import Address, address
+from bitfusiond.settings.values import Address, address
 from tests import ROOT
 from tests.fakes.https_client import review
 from tests.pods import NAMESPACE, example

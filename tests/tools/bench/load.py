@@ -16,7 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 from tests.tools.bench.measure import cpu_seconds
 
 _WARM_UP_SECONDS = 0.1

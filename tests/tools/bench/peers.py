@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bitfusiond.core.fields import Json
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 from tests.fakes.https_client import review
 from tests.fakes.processes import free_port, wait_until
 from tests.pods import NAMESPACE, example

@@ -30,7 +30,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import Json
 from bitfusiond.core.tokens.copies import TOKENS
 from bitfusiond.kube import CLAIMS, MUTATING, NODES, SECRETS, VALIDATING
-from bitfusiond.settings import address
+from bitfusiond.settings.values import address
 from tests.fakes import dra_kubelet, pool
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.cluster_server import Server, Taken

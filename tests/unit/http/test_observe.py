@@ -10,7 +10,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from bitfusiond.http import connections, observe
-from bitfusiond.settings import Address
+from bitfusiond.settings.values import Address
 from tests.fakes.https_client import Connection, HungUpError
 
 KEEP_ALIVE = 0.4

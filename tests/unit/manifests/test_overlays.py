@@ -13,9 +13,10 @@ import yaml
 from bitfusiond import pki, settings
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
+from bitfusiond.files import read
 from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.operate.delivery import has_clients
-from bitfusiond.settings import Plugin, Webhook
+from bitfusiond.settings import Plugin, Webhook, values
 from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests import MANIFESTS
 from tests.real.harness import programs
@@ -97,7 +98,7 @@ def test_what_is_applied_is_valid_strictly(overlay: str, first: str) -> None:
 
 
 def test_the_operators_files_are_the_packaged_ones() -> None:
-    packaged = Path(settings.__file__).parent / "data"
+    packaged = Path(read.__file__).parents[1] / "data"
     copies = MANIFESTS / "base" / "config"
     assert sorted(each.name for each in copies.iterdir()) == sorted(each.name for each in packaged.glob("*.yaml"))
     for copy in copies.iterdir():
@@ -145,7 +146,7 @@ def test_probes_ask_the_port_of_observe_and_variables_are_known(
     (each,) = overlays.pod(overlays.overlay("community"), kind, name)["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in each["ports"]}
     options = settings.options(role)
-    assert ports["observe"] == settings.address(options["observe"].default or "").port
+    assert ports["observe"] == values.address(options["observe"].default or "").port
     for probe in ("livenessProbe", "readinessProbe"):
         assert each[probe]["httpGet"]["port"] == "observe"
     known = {variable for option in options.values() for variable in option.variables}
@@ -158,7 +159,7 @@ def test_the_service_leads_to_the_webhook_by_the_name_of_its_certificate() -> No
     webhook = container(overlays.pod(documents, "Deployment", DEPLOYMENT), CONTAINER)
     (port,) = service["spec"]["ports"]
     ports = {each["name"]: each["containerPort"] for each in webhook["ports"]}
-    listen = settings.address(settings.options(Webhook)["listen"].default or "")
+    listen = values.address(settings.options(Webhook)["listen"].default or "")
     assert (port["port"], ports[port["targetPort"]]) == (443, listen.port)
     dns = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     assert dns in pki.service_names(selfmanaged.SERVICE, names.NAMESPACE)

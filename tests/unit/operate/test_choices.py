@@ -19,7 +19,7 @@ from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import access, choices, current, deploy, manifests, settings
+from bitfusiond.operate import access, choices, current, deploy, manifests, settings, workloads
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, ref
 
 MANIFESTS = manifests.OVERLAYS.parent
@@ -440,7 +440,7 @@ def test_whom_the_image_lookup_asks_stays_as_it_runs(tmp_path: Path) -> None:
     (applied_webhook,) = (each for each in made if each["kind"] == "Deployment")
     (configmap,) = (each for each in made if each["kind"] == "ConfigMap")
     assert configmap["data"] == {"registry-ca.crt": PEM}
-    assert manifests.variable(applied_webhook, "BITFUSIOND_REGISTRY_CA") == "/etc/bitfusiond/registry-ca.crt"
+    assert workloads.variable(applied_webhook, "BITFUSIOND_REGISTRY_CA") == "/etc/bitfusiond/registry-ca.crt"
     now = current.from_objects(applied_webhook, None, None, registry_ca=configmap)
     again, notes = choices.choose(settings.resolve({}), now)
     assert manifests.build([deployment()], again).all == made

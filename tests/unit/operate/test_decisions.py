@@ -11,7 +11,7 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings, uninstall
+from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings, uninstall, workloads
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
@@ -369,9 +369,9 @@ def test_certificate_files_of_another_issuer_need_no_secret() -> None:
     by_variable = {"args": ["--role", "webhook"], "env": [{"name": "BITFUSIOND_TLS_CERT", "value": "/c"}]}
     for container in (by_option, by_variable):
         webhook = {"spec": {"template": {"spec": {"containers": [container]}}}}
-        assert not manifests.self_managed(webhook)
+        assert not workloads.self_managed(webhook)
         assert webhooks.check([], {}, None, 0, webhook) == []
-    assert manifests.self_managed({"spec": {"template": {"spec": {"containers": [{"args": ["--role", "webhook"]}]}}}})
+    assert workloads.self_managed({"spec": {"template": {"spec": {"containers": [{"args": ["--role", "webhook"]}]}}}})
 
 
 def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bitfusiond.core import names
 from bitfusiond.errors import Failure
-from bitfusiond.operate import checks, choices, current, delivery, deploy, manifests, settings
+from bitfusiond.operate import checks, choices, current, delivery, deploy, manifests, settings, workloads
 from bitfusiond.operate.kubectl import Kubectl
 
 
@@ -75,7 +75,7 @@ def test_the_webhook_is_told_where_it_is_not_the_default() -> None:
     spec = {"containers": [{"name": "w", "image": "i", "env": []}], "volumes": [{"projected": {"sources": []}}]}
     deployment = {"kind": "Deployment", "metadata": {"name": "w"}, "spec": {"template": {"spec": spec}}}
     made = (manifests.Values("r", "t", 0, 1, delivery=each) for each in ("image", "init"))
-    told = [manifests.variable(manifests.substituted(deployment, each), manifests.DELIVERY) for each in made]
+    told = [workloads.variable(manifests.substituted(deployment, each), manifests.DELIVERY) for each in made]
     assert told == ["image", None]
 
 

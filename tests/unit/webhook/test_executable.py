@@ -15,8 +15,8 @@ import pytest
 import trio
 from cryptography.hazmat.primitives import serialization
 
-from bitfusiond import settings
 from bitfusiond.core import names
+from bitfusiond.settings import values
 from tests import pods
 from tests.fakes import https_client as client
 from tests.fakes.daemons import Daemon, daemon, refused
@@ -35,8 +35,8 @@ def command(pki: Pki, *options: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "bitfusiond", "--role", "webhook", *here, *files, *options]
 
 
-async def address_of(running: Daemon) -> settings.Address:
-    return settings.address((await running.event("listening"))["address"])
+async def address_of(running: Daemon) -> values.Address:
+    return values.address((await running.event("listening"))["address"])
 
 
 async def connected(running: Daemon, pki: Pki) -> AbstractAsyncContextManager[Connection]:
@@ -53,7 +53,7 @@ async def test_it_starts_answers_and_stops_on_sigterm(pki: Pki) -> None:
             running.process.send_signal(signal.SIGTERM)
             await running.event("draining")
             assert (await connection.ask("/mutate", review(pods.pod()))).headers["connection"] == "close"
-        observe = settings.address((await running.event("observing"))["address"])
+        observe = values.address((await running.event("observing"))["address"])
         async with client.connect(observe, None) as connection:
             response = await connection.request("GET", "/readyz")
             assert (response.status, response.text) == (503, "not ready: stopping\n")
