@@ -29,6 +29,12 @@ from tests.real.harness.apiserver import APIServer, Refused
 SPACES = ("contract-a", "contract-b")
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(FakeCluster(*SPACES), tmp_path).running() as running:
+        yield running
+
+
 @pytest.fixture(params=["fake", "served", "real"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
     """``served``: the fake over HTTPS, asked as a real one is."""
@@ -36,8 +42,8 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
         yield FakeCluster(*SPACES)
         return
     if request.param == "served":
-        with Server(FakeCluster(*SPACES), tmp_path).running() as server:
-            yield connect(str(server.write_kubeconfig(tmp_path / "kubeconfig")))
+        server: Server = request.getfixturevalue("server")
+        yield connect(str(server.write_kubeconfig(tmp_path / "kubeconfig")))
         return
     api: APIServer = request.getfixturevalue("api")
     for path in (
@@ -209,6 +215,8 @@ async def test_a_watch_from_a_version_that_was_forgotten_has_expired(
     await cluster.create(SECRETS, SPACES[0], secret())
     if isinstance(cluster, FakeCluster):
         cluster.expire()
+    elif request.node.callspec.params["cluster"] == "served":
+        await trio.to_thread.run_sync(request.getfixturevalue("server").do, FakeCluster.expire)
     else:  # its watch cache begins anew with what is there
         with request.getfixturevalue("api").stopped():
             pass
