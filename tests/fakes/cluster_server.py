@@ -11,7 +11,7 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from hypercorn.trio import serve
 
 from bitfusiond import kube
 from bitfusiond.kube import (
+    Change,
     ClusterError,
     ConflictError,
     ExpiredError,
@@ -181,9 +182,11 @@ class Server:
             if asked.verb != "watch":
                 return await answer(201 if asked.verb == "create" else 200, await self._answer(asked))
             with trio.move_on_after(float(asked.query.get("timeoutSeconds", "300"))):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
-                    await self._watch(asked, start, more)
+                version, place = asked.query["resourceVersion"], (asked.namespace, asked.selected_name)
+                async with self._cluster.watch(asked.resource, version, *place, labels=asked.labels) as changes:
+                    await start(200)
+                    await more(b"")  # hypercorn sends the head with the first part of the body
+                    await _until_gone(receive, _tell(changes, more))
             await more(b"", is_last=True)
         except ClusterError as error:
             await answer(*_refusal(error))
@@ -224,18 +227,6 @@ class Server:
         kind = {"apiVersion": asked.resource.api_version, "kind": f"{asked.resource.kind}List"}
         return {**kind, "metadata": metadata, "items": items}
 
-    async def _watch(self, asked: _Asked, start: Any, more: Any) -> None:
-        version = asked.query["resourceVersion"]
-        place = (asked.namespace, asked.selected_name)
-        async with self._cluster.watch(asked.resource, version, *place, labels=asked.labels) as changes:
-            await start(200)
-            await more(b"")  # hypercorn sends the head with the first part of the body
-            try:
-                async for change in changes:
-                    await more(_line(change.type, change.object))
-            except ClusterError as error:
-                await more(_line("ERROR", _refusal(error)[1]))
-
 
 @dataclass(frozen=True, slots=True)
 class _Pages:
@@ -245,10 +236,27 @@ class _Pages:
     version: str = ""
 
 
-async def _until_gone(receive: Any, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+async def _tell(changes: AsyncIterator[Change], more: Callable[[bytes], Awaitable[None]]) -> None:
+    """Each change in a line, to the end of the watch."""
+    try:
+        async for change in changes:
+            await more(_line(change.type, change.object))
+    except ClusterError as error:
+        await more(_line("ERROR", _refusal(error)[1]))
+
+
+async def _until_gone(receive: Callable[[], Awaitable[Any]], telling: Coroutine[Any, Any, None]) -> None:
+    """Do ``telling``, for as long as the client is there."""
+
+    async def listen(scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen, nursery.cancel_scope)
+        await telling
+        nursery.cancel_scope.cancel()
 
 
 def _asked(method: str, path: str, query: str, data: bytes) -> _Asked | None:
