@@ -115,11 +115,11 @@ def _webhook_figures(server: Server, directory: Path, size: Size) -> Measured:
         wait_until(partial(_is_synced, replica), "all lists", 600)
         synced, cpu, listed = time.monotonic() - began, own_cpu_seconds(pid), server.taken() - before
         time.sleep(SETTLE_SECONDS)
-        known = resident_megabytes(pid)
+        known, settled = resident_megabytes(pid), server.taken()
         _load(server, directory, replica, requests=size.pods).run()
         quiet = server.taken()
         minute, used = _minute(server, directory, replica, size)
-        admitted = sum(quiet.requests.values()) - sum((before.requests + listed.requests).values())
+        admitted = sum((quiet - settled).requests.values())
         per_minute = MINUTE_SECONDS / 60
         return {
             "webhook, start to ready": ("s", ready),

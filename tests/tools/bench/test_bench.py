@@ -100,7 +100,7 @@ def test_populate_measures_a_tree_and_leaves_nothing_behind(tmp_path: Path) -> N
 
 
 def test_simulated_measures_both_daemons_beside_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"MINUTE_SECONDS": 1.0, "SETTLE_SECONDS": 0.1, "POD_SECONDS": 6.0, "PODS_OF_A_NODE": 5}
+    settings = {"MINUTE_SECONDS": 1.0, "SETTLE_SECONDS": 1.0, "POD_SECONDS": 6.0, "PODS_OF_A_NODE": 5}
     for name, value in settings.items():
         monkeypatch.setattr(simulated, name, value)
     measured = simulated.measured(Size(nodes=20, namespaces=3, pods=60, gpus=10))
