@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import trio
@@ -27,18 +28,21 @@ class Pod(NamedTuple):
 
 
 class _Claim(NamedTuple):
-    """Shares by server, and the names and uids of its pods."""
+    """Shares by server, and its pods, NAME/UID each, with a blank between two. Texts are smaller than tuples."""
 
     shares: tuple[tuple[str, int], ...]
-    pods: tuple[tuple[str, str], ...]
+    pods: str
 
 
 class Claims:
-    """The claims that have GPUs of ours: as many as the pool has shares, at most. Of others nothing is kept."""
+    """The claims that have GPUs of ours: as many as the pool has shares, at most. Of others nothing is kept.
+
+    There may be a hundred thousand, and while they are listed anew they are there twice.
+    """
 
     def __init__(self) -> None:
         self.watch = WatchState()
-        self._claims: dict[tuple[str, str], _Claim] = {}
+        self._claims: dict[str, _Claim] = {}  # by NAMESPACE/NAME
         self._allocated: Counter[str] = Counter()
 
     def allocated(self) -> Mapping[str, int] | None:
@@ -47,9 +51,11 @@ class Claims:
 
     def pods_on(self, servers: set[str]) -> Iterator[tuple[str, Pod]]:
         """The pods that have GPUs of ``servers``, each with its server."""
-        for (namespace, _), claim in self._claims.items():
+        for key, claim in self._claims.items():
+            namespace = key.partition("/")[0]
             for server in servers.intersection(server for server, _ in claim.shares):
-                for name, uid in claim.pods:
+                for pod in claim.pods.split():
+                    name, _, uid = pod.partition("/")
                     yield server, Pod(namespace, name, uid)
 
     async def run(self, cluster: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -66,7 +72,7 @@ class Claims:
     def _change(self, change: Change) -> None:
         self._put(change.object["key"], None if change.type == "DELETED" else change.object["claim"])
 
-    def _put(self, key: tuple[str, str], claim: _Claim | None) -> None:
+    def _put(self, key: str, claim: _Claim | None) -> None:
         before = self._claims.pop(key, None)
         if before is not None:
             for server, shares in before.shares:
@@ -90,9 +96,15 @@ def _keep(document: Object) -> Object:
     claim = None
     if shares:
         consumers = [each for each in objects(status.get("reservedFor")) if each.get("resource") == "pods"]
-        pods = tuple((str(each.get("name")), str(each.get("uid"))) for each in consumers[:_MOST_PODS])
-        claim = _Claim(tuple(shares.items()), pods)
-    return {"key": (metadata["namespace"], metadata["name"]), "claim": claim}
+        pods = " ".join(f"{each.get('name')}/{each.get('uid')}" for each in consumers[:_MOST_PODS])
+        claim = _Claim(_shared(tuple(shares.items())), pods)
+    return {"key": f"{metadata['namespace']}/{metadata['name']}", "claim": claim}
+
+
+@lru_cache(maxsize=4096)
+def _shared(shares: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Equal ones are one: many claims ask for the same of one server."""
+    return shares
 
 
 def _shares(result: Object) -> int:
