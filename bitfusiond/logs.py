@@ -102,7 +102,7 @@ def write() -> None:
 
 def configure(form: str, stream: TextIO | None = None) -> None:
     """Send all logs to ``stream`` (stderr) as ``json`` or ``text``: ours from INFO on, libraries' from WARNING on."""
-    # What no line of ours shows is not looked up for each.
+    # No line shows threads and processes; to look them up for each one costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Text() if form == "text" else _Json())

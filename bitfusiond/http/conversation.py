@@ -123,7 +123,7 @@ class Conversation:
         )
         try:
             return await self._shared.answer(request)
-        except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError):
+        except (ClientGoneError, h11.RemoteProtocolError, trio.BrokenResourceError):
             raise
         except Exception:  # noqa: BLE001 - a defect in one answer must not end the connection without a word
             _log.exception("error in the application")

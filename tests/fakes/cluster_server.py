@@ -1,7 +1,7 @@
 """A ``FakeCluster`` over HTTPS, for processes that want an API server. What it is asked is counted.
 
-It stands in where a real one is too small for the machine: 100,000 claims, 5,000 nodes. It knows only what our code and
-an admission webhook like it ask for; the contract tests hold it to a real one.
+It stands in where the machine is too small for a real one: 100,000 claims, 5,000 nodes. It knows only what our code
+asks for; the contract tests hold it to a real one.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from bitfusiond.kube import (
 from tests.fakes.cluster import FakeCluster
 
 BOOKMARK_SECONDS = 60.0  # as an API server's
+START_SECONDS = 10.0
 _RESOURCES = {
     (each.group, each.version, each.plural): each for each in vars(kube).values() if isinstance(each, Resource)
 }
@@ -122,7 +123,8 @@ class Server:
     def running(self) -> Iterator[Server]:
         thread = threading.Thread(target=trio.run, args=(self._serve,))
         thread.start()
-        self._started.wait()
+        if not self._started.wait(START_SECONDS):
+            raise TimeoutError(f"the stand-in did not start within {START_SECONDS:g} s")
         try:
             yield self
         finally:

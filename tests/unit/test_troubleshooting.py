@@ -35,7 +35,7 @@ SILENT_CALLS = {
 }
 # Modules whose texts are the words of another page: `just --list`, `--help`, docs/operating.md, docs/helm.md.
 SILENT_MODULES = {
-    *("bitfusiond.settings", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"),
+    *("bitfusiond.settings", "bitfusiond.settings.values", "bitfusiond.plugin.metrics", "bitfusiond.operate.__main__"),
     "bitfusiond.kubectl_bitfusion.options",
 } | {f"bitfusiond.operate.chart.{name}" for name in ("forms", "options", "template", "values")}
 # No messages by themselves: parts of others, headings of ``just verify``, names.

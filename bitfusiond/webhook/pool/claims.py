@@ -28,10 +28,10 @@ class Pod(NamedTuple):
 
 
 class _Claim(NamedTuple):
-    """Shares by server, and its pods, NAME/UID each, with a blank between two. Texts are smaller than tuples."""
+    """Shares by server, and its pods: NAME/UID each, a text being smaller than a tuple."""
 
     shares: tuple[tuple[str, int], ...]
-    pods: str
+    pods: tuple[str, ...]
 
 
 class Claims:
@@ -54,8 +54,8 @@ class Claims:
         for key, claim in self._claims.items():
             namespace = key.partition("/")[0]
             for server in servers.intersection(server for server, _ in claim.shares):
-                for pod in claim.pods.split():
-                    name, _, uid = pod.partition("/")
+                for pod in claim.pods:
+                    name, _, uid = pod.rpartition("/")
                     yield server, Pod(namespace, name, uid)
 
     async def run(self, cluster: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -96,7 +96,7 @@ def _keep(document: Object) -> Object:
     claim = None
     if shares:
         consumers = [each for each in objects(status.get("reservedFor")) if each.get("resource") == "pods"]
-        pods = " ".join(f"{each.get('name')}/{each.get('uid')}" for each in consumers[:_MOST_PODS])
+        pods = tuple(f"{each.get('name')}/{each.get('uid')}" for each in consumers[:_MOST_PODS])
         claim = _Claim(_shared(tuple(shares.items())), pods)
     return {"key": f"{metadata['namespace']}/{metadata['name']}", "claim": claim}
 

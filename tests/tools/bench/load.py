@@ -20,6 +20,7 @@ from bitfusiond.settings.values import Address
 from tests.tools.bench.measure import cpu_seconds
 
 _WARM_UP_SECONDS = 0.1
+_PATIENCE_SECONDS = 30.0
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -150,7 +151,7 @@ def _answers(
     now = time.perf_counter()
     ends = now + seconds
     while len(taken) < requests if requests is not None else now < ends:
-        for number, _ in poll.poll():
+        for number, _ in _readable(poll):
             connection = connections[number]
             if connection.answered():
                 now = time.perf_counter()
@@ -168,12 +169,20 @@ def _bursts(poll: select.epoll, connections: dict[int, _Connection], seconds: fl
             connection.ask()
         waiting = set(connections)
         while waiting:
-            for number, _ in poll.poll():
+            for number, _ in _readable(poll):
                 if connections[number].answered():
                     taken.append(time.perf_counter() - connections[number].began)
                     waiting.discard(number)
         time.sleep(max(0.0, due + pause - time.perf_counter()))
     return taken
+
+
+def _readable(poll: select.epoll) -> list[tuple[int, int]]:
+    """Raises TimeoutError where no answer comes."""
+    found = poll.poll(_PATIENCE_SECONDS)
+    if not found:
+        raise TimeoutError(f"no answer within {_PATIENCE_SECONDS:g} s")
+    return found
 
 
 if __name__ == "__main__":

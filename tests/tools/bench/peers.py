@@ -223,7 +223,7 @@ def _changes(place: _Place, peer: _Peer) -> bool:
         body = (place.directory / "review.json").read_bytes()
         connection.request("POST", peer.path, body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())["response"]
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, KeyError, http.client.HTTPException):
         return False
     finally:
         connection.close()

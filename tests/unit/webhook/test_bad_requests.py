@@ -251,6 +251,48 @@ async def test_a_slow_body_is_408_after_the_deadline(
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("sent", [b"POST /mutate HTTP/1.1\r\nHos", b"P"])
+async def test_a_slow_head_is_408_after_the_deadline(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(conversation, "REQUEST_SECONDS", 0.3)
+    async with webhook.connect() as connection:
+        await connection.send(sent)
+        with trio.fail_after(5):
+            assert (await connection.response()).status == 408
+        assert await connection.rest() == b""
+    monkeypatch.undo()
+
+
+async def test_nor_does_a_body_that_was_asked_for_buy_more_time(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "REQUEST_SECONDS", 0.3)
+    async with webhook.connect() as connection:
+        headers = {"Content-Type": JSON, "Content-Length": "1000", "Expect": "100-continue"}
+        await connection.send(head("POST", "/mutate", headers))
+        assert (await connection.response()).status == 100
+        with trio.fail_after(5):
+            assert (await connection.response()).status == 408
+    monkeypatch.undo()
+
+
+async def test_a_large_body_that_waits_for_memory_is_408_after_the_deadline(
+    run_webhook: RunWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODIES", 300_000)
+    async with run_webhook() as webhook, webhook.connect() as stalled, webhook.connect() as late:
+        await stalled.send(sized(400_000) + b" " * 399_999)
+        await webhook.still_answers()
+        monkeypatch.setattr(conversation, "REQUEST_SECONDS", 0.3)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late.send, sized(200_000) + padded(200_000)[:199_999])
+            with trio.fail_after(5):
+                assert (await late.response()).status == 408
+            nursery.cancel_scope.cancel()
+        monkeypatch.undo()
+
+
 async def test_large_bodies_that_stall_hold_up_no_large_review(webhook: Webhook) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(20):
