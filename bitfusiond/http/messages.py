@@ -29,7 +29,8 @@ class Request:
 
     ``path`` comes without the query, ``headers`` with names in lower case. The whole of the request must be there at
     ``deadline``, by trio's clock. ``more()`` is the next piece of the body, ``b""`` at its end; it raises
-    ClientGoneError, and TooSlowError after ``deadline``. ``is_certified``: the client showed a certificate, and it is good.
+    ClientGoneError, and TooSlowError after ``deadline``. ``is_certified``: the client showed a certificate, and it is
+    good.
     """
 
     method: str
