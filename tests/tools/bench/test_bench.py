@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import ssl
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from bitfusiond.settings.values import Address
 from tests.tools.bench import __main__ as bench
 from tests.tools.bench import admission, core, memory, plugin, populate, simulated, startup, trees
 from tests.tools.bench.measure import Figure, cpu_microseconds, paired
@@ -78,6 +82,39 @@ def test_core_admission_startup_and_plugin_print_their_rows_and_write_them_as_js
             f"resident, {plugin.DEVICES} devices",
         },
     )
+
+
+class _InChunks(BaseHTTPRequestHandler):
+    """Answers in three chunks, the last of them empty, as Go does where it does not know the length."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in (b"{", b"}" * 3000, b""):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_answers_in_chunks_are_told_apart() -> None:
+    with admission.prepared() as directory, ThreadingHTTPServer(("127.0.0.1", 0), _InChunks) as served:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
+        served.socket = context.wrap_socket(served.socket, server_side=True)
+        threading.Thread(target=served.serve_forever).start()
+        where = Address("127.0.0.1", served.server_port)
+        try:
+            result = admission.Server(os.getpid(), where, directory).load(2, requests=20)
+        finally:
+            served.shutdown()
+    assert result.rate > 0
+    assert 0 < result.p50 <= result.p99
 
 
 def test_memory_measures_a_program_and_the_growth_of_both_servers() -> None:
