@@ -30,7 +30,7 @@ def _limits(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shares(container: Container, amount: str) -> None:
-    for section in container["resources"].values():
+    for section in container.get("resources", {}).values():
         if names.GPU in section:
             section[names.GPU] = amount
 
@@ -66,7 +66,8 @@ def an_unknown_client(pod: Pod, container: Container) -> None:
 
 @_way
 def no_populate(pod: Pod, container: Container) -> None:
-    pod["spec"]["initContainers"] = [each for each in pod["spec"]["initContainers"] if each["name"] != "populate"]
+    found = pod["spec"].get("initContainers", [])
+    pod["spec"]["initContainers"] = [each for each in found if each["name"] != "populate"]
 
 
 @_way
@@ -105,7 +106,7 @@ def another_variable(pod: Pod, container: Container) -> None:
 
 @_way
 def no_shares(pod: Pod, container: Container) -> None:
-    for section in container["resources"].values():
+    for section in container.get("resources", {}).values():
         section.pop(names.GPU, None)
 
 
