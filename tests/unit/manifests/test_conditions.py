@@ -37,6 +37,8 @@ VALIDATING = ("ValidatingWebhookConfiguration", "validation.bitfusion.io-cfg")
 NONES = ("none", "None", "n", "NO", "false", "oFF", "")
 
 
+celpy.Environment()  # the first one sets Python's recursion limit, which a test of hypothesis must not see changing
+
 # Of Kubernetes' CEL libraries ("extended strings"); cel-python has the language's own functions only.
 
 
