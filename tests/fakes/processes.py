@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import threading
@@ -38,6 +40,18 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """A process whose connections stand and which answers nothing."""
+    process.send_signal(signal.SIGSTOP)
+    # The signal stops one thread after the other: until the last one has stopped, an answer may still come.
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def logged(log: Path, event: str | None = None) -> list[dict[str, Any]]:

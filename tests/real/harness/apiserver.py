@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import re
-import signal
 import ssl
 import subprocess
 import urllib.error
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.fakes.processes import free_port, running, wait_until
+from tests.fakes.processes import free_port, frozen, running, wait_until
 from tests.real.harness import programs
 
 _ADMIN_TOKEN = "admin-of-the-tests"
@@ -50,9 +49,11 @@ class Program:
             self._process.kill()
             self._process.wait()
 
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        assert self._process is not None, "it was started"
+        with frozen(self._process):
+            yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +206,8 @@ class APIServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """An API server whose connections stand and which answers nothing."""
-        self.program.signal(signal.SIGSTOP)
-        try:
+        with self.program.frozen():
             yield
-        finally:
-            self.program.signal(signal.SIGCONT)
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not an error

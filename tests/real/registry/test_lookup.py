@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +20,7 @@ from bitfusiond.webhook.images.lookup import Lookup
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 from tests.fakes import images, registry
 from tests.fakes.pki import Pki
+from tests.fakes.processes import frozen
 from tests.real.harness.registry import AUDIENCE, HTPASSWD, ISSUER, Signer, Store
 
 CONFIG = images.config(["/entry"], ["cmd"], ["LD_LIBRARY_PATH=/of/the/image"])
@@ -144,10 +144,9 @@ async def test_content_that_was_changed_on_its_disk_is_not_used(store: Store) ->
 async def test_a_registry_that_stalls_is_given_up_and_found_again(store: Store) -> None:
     with store.serving() as (address, process):
         name, insecure = f"{address}/team/app:1", f"http://{address}"
-        process.send_signal(signal.SIGSTOP)
-        began = trio.current_time()
-        assert "did not answer in time" in await reason(name, insecure, seconds=0.5)
-        assert trio.current_time() - began < 3
-        process.send_signal(signal.SIGCONT)
+        with frozen(process):
+            began = trio.current_time()
+            assert "did not answer in time" in await reason(name, insecure, seconds=0.5)
+            assert trio.current_time() - began < 3
         assert await look_up(name, insecure) == IMAGE
     assert "Connection refused" in await reason(name, insecure)
