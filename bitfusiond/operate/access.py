@@ -56,7 +56,7 @@ EVERYTHING = Access("*", "*")
 # What every look at an installation reads, also at one of 0.4.
 READING = (
     Access("list", "Node"),
-    Access("list", "Secret"),
+    *(Access(verb, "Secret") for verb in ("get", "list")),
     *(Access("list", "Pod", namespace) for namespace in (names.NAMESPACE, names.KUBE_SYSTEM)),
     Access("list", "ReplicaSet", names.NAMESPACE),
     *(Access("list", "EndpointSlice", namespace) for namespace in (names.NAMESPACE, "default")),

@@ -1,6 +1,6 @@
 """What a pool that is counted once leaves in a cluster besides the manifests: claims that pods hold, what is published.
 
-The webhook publishes, so none of it is in the manifests; and none of these kinds is there before Kubernetes 1.34.
+The webhook publishes, so none of it is in the manifests; and it publishes nothing where no pool can be counted once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object
 from bitfusiond.core.pool import claims, slices
+from bitfusiond.operate.checks import ONE_POOL, Version
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
 KINDS = ("ResourceSlice", "ResourceClaimTemplate", "DeviceClass")
@@ -18,13 +19,13 @@ LABEL = f"{names.MANAGED_BY}={names.MANAGED_BY_US}"
 _MOST_TOLD = 5
 
 
-def holders(kubectl: Kubectl) -> list[str]:
-    """NAMESPACE/NAME of the pods that hold GPUs of the pool, or wait for them.
+def holders(kubectl: Kubectl, version: Version) -> list[str]:
+    """NAMESPACE/NAME of the pods that hold GPUs of the pool, or wait for them; ``version`` is the API server's.
 
     The end of the former needs the plugin on their node, the beginning of the latter the pool.
     """
     found = set()
-    for claim in kubectl.all("ResourceClaim"):
+    for claim in kubectl.all("ResourceClaim") if version >= ONE_POOL else []:
         if _is_of_pool(claim):
             users = [
                 each for each in objects(mapping(claim, "metadata").get("ownerReferences")) if each["kind"] == "Pod"
@@ -54,12 +55,12 @@ def told(pods: Sequence[str]) -> str:
     return f"{len(pods)} {verbs} for them ({', '.join(pods[:_MOST_TOLD])}{more})"
 
 
-def published(kubectl: Kubectl) -> list[Ref]:
-    """What the webhook made: slices, templates of claims, the class.
+def published(kubectl: Kubectl, version: Version) -> list[Ref]:
+    """What the webhook made: slices, templates of claims, the class. ``version`` is the API server's.
 
     Anybody can give anything our label; that our field manager gave it, and the name, say that it is ours.
     """
-    found = [each for kind in KINDS for each in kubectl.all_with_managers(kind, "-l", LABEL)]
+    found = kubectl.all_with_managers(",".join(KINDS), "-l", LABEL) if version >= ONE_POOL else []
     return [ref(each) for each in found if _is_named_so(each) and _is_written_by_us(each)]
 
 

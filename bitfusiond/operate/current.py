@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bitfusiond.core import names
@@ -48,36 +48,37 @@ class Running:
     delivery: str | None = None
 
 
+LOOKED_AT = (
+    WEBHOOK,
+    PLUGIN,
+    leftovers.PLUGIN,
+    manifests.CATALOGUE_MAP,
+    manifests.TEMPLATE_MAP,
+    manifests.CLIENT_CA_MAP,
+    manifests.REGISTRY_CA_MAP,
+    manifests.POOL_MAP,
+    manifests.NETWORK_POLICY,
+)
+
+
 def read(kubectl: Kubectl) -> Running:
-    plugin = kubectl.get(PLUGIN) or kubectl.get(leftovers.PLUGIN)
-    client_ca, policy = kubectl.get(manifests.CLIENT_CA_MAP), kubectl.get(manifests.NETWORK_POLICY)
-    template, registry_ca = kubectl.get(manifests.TEMPLATE_MAP), kubectl.get(manifests.REGISTRY_CA_MAP)
-    webhook, clients = kubectl.get(WEBHOOK), kubectl.get(manifests.CATALOGUE_MAP)
-    pool = kubectl.get(manifests.POOL_MAP)
-    return from_objects(webhook, plugin, clients, client_ca, policy, template, registry_ca, pool)
+    return of_objects(kubectl.existing(LOOKED_AT))
 
 
-def from_objects(
-    webhook: Object | None,
-    plugin: Object | None,
-    clients: Object | None,
-    client_ca: Object | None = None,
-    policy: Object | None = None,
-    template: Object | None = None,
-    registry_ca: Object | None = None,
-    pool: Object | None = None,
-) -> Running:
-    """From the objects; those of 0.4 have the same variables."""
+def of_objects(found: Mapping[Ref, Object]) -> Running:
+    """From those of ``LOOKED_AT`` that are there; those of 0.4 have the same variables."""
+    webhook, plugin = found.get(WEBHOOK), found.get(PLUGIN) or found.get(leftovers.PLUGIN)
     image = next((each["image"] for each in workloads.containers(webhook)), None) if webhook else None
-    texts = [image or "", *map(str, mapping(template, "data").values())]
+    texts = [image or "", *map(str, mapping(found.get(manifests.TEMPLATE_MAP), "data").values())]
+    policy = found.get(manifests.NETWORK_POLICY)
     return Running(
         _number(workloads.variable(webhook, manifests.TOTAL_GPU_MEMORY)),
         _number(workloads.variable(plugin, manifests.RESOURCE_NUMS)),
-        _clients(clients),
+        _clients(found.get(manifests.CATALOGUE_MAP)),
         image,
         workloads.option(webhook, manifests.TOKEN_NAMESPACE) or None,
         ",".join(parts(workloads.option(webhook, manifests.ALLOW_NAMESPACES) or "")) or None,
-        ((client_ca or {}).get("data") or {}).get(manifests.CLIENT_CA_KEY) or None,
+        mapping(found.get(manifests.CLIENT_CA_MAP), "data").get(manifests.CLIENT_CA_KEY) or None,
         workloads.option(webhook, manifests.CLIENT_CA) or None,
         workloads.option(webhook, workloads.TLS_CERT) or None,
         None if policy is None else _is_for_api_servers(policy),
@@ -85,9 +86,9 @@ def from_objects(
         _is_on(workloads.option(webhook, manifests.IMAGE_LOOKUP)),
         _taken(registry_globs, workloads.option(webhook, manifests.IMAGE_REGISTRIES)),
         _taken(insecure_registries, workloads.option(webhook, manifests.INSECURE_REGISTRIES)),
-        mapping(registry_ca, "data").get(manifests.REGISTRY_CA_KEY) or None,
+        mapping(found.get(manifests.REGISTRY_CA_MAP), "data").get(manifests.REGISTRY_CA_KEY) or None,
         workloads.option(webhook, manifests.REGISTRY_CA) or None,
-        mapping(pool, "data").get(manifests.POOL_KEY) or None,
+        mapping(found.get(manifests.POOL_MAP), "data").get(manifests.POOL_KEY) or None,
         workloads.option(webhook, manifests.POOL) or None,
         workloads.option(webhook, manifests.DELIVERY) or None,
     )
@@ -137,15 +138,16 @@ def absent(kubectl: Kubectl, values: manifests.Values) -> frozenset[str]:
     return named - {what.name for what, each in there.items() if not rollout.is_ending(each)}
 
 
-def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
-    """What an earlier deploy applied for a choice that is not in force any more; ``wanted`` is what is applied now."""
-    tokens = kubectl.all("Role,RoleBinding", "--field-selector", f"metadata.name={manifests.TOKENS_ROLE}")
-    bindings = [
-        each
-        for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)
-        for each in kubectl.all_with_managers("RoleBinding", "--field-selector", f"metadata.name={name}")
+def of_choices(kubectl: Kubectl) -> list[Ref]:
+    """What deploys applied for choices: nobody needs it any more when its choice is not in force."""
+    permissions = kubectl.all_with_managers("Role,RoleBinding", "-l", manifests.LABEL)
+    found = [ref(each) for each in permissions if each["metadata"]["name"] == manifests.TOKENS_ROLE]
+    bindings = {("RoleBinding", name) for name in (manifests.COPIES_ROLE, manifests.IMAGES_ROLE)}
+    found += [
+        ref(each)
+        for each in permissions
+        if (each["kind"], each["metadata"]["name"]) in bindings and manifests.labelled_by_us(each)
     ]
-    found = [*map(ref, tokens), *(ref(each) for each in bindings if manifests.labelled_by_us(each))]
     found += kubectl.existing(
         [
             *(manifests.COPIES_BINDING, manifests.IMAGES_BINDING, Ref("ClusterRole", manifests.IMAGES_ROLE)),
@@ -153,5 +155,4 @@ def outdated(kubectl: Kubectl, wanted: Iterable[Object]) -> list[Ref]:
             *manifests.pool_permissions(),
         ]
     )
-    kept = set(map(ref, wanted))
-    return [what for what in found if what not in kept]
+    return found

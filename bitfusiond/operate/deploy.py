@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bitfusiond.core import names
 from bitfusiond.core.objects import Object
@@ -44,7 +44,8 @@ _NO_CERTIFICATE = ". Has the API server its client certificate? `CLIENT_CA=none 
 def run(settings: Settings, say: Say) -> None:
     """Deploy; ``say`` prints a line. Raises Failure or ConfigurationError with what to do next."""
     kubectl = Kubectl(settings.kubectl)
-    documents, values = _checked(kubectl, settings, say)
+    plan = _checked(kubectl, settings, say)
+    documents, values = plan.documents, plan.values
     if settings.delivery is not None and values.delivery != delivery.INIT:
         kubectl.apply([each for each in manifests.build(documents, values).base if each["kind"] == "Namespace"])
         values = delivered(kubectl, values, settings.timeout, say)
@@ -54,7 +55,8 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.WEBHOOK, settings.timeout, say)
     _apply(kubectl, stages.plugin, say)
     _apply(kubectl, stages.services, say)
-    left = leftovers.find(kubectl)
+    # Another look, as what was 0.4's own before may be an orphan now.
+    left = plan.of_04 if plan.of_04.is_none else leftovers.find(kubectl, plan.version)
     owners = {each.what.name for each in left.removals if each.what.kind in {"ReplicaSet", "Pod"}}
     if owners:
         _endpoints_moved(kubectl, owners, settings.timeout, say)
@@ -62,8 +64,7 @@ def run(settings: Settings, say: Say) -> None:
     rollout.wait(kubectl, current.PLUGIN, settings.timeout, say)
     _prove(kubectl, stages, say)
     _remove(kubectl, left, say)
-    outdated = [*current.outdated(kubectl, stages.all), *([] if values.serves_claims else claims.published(kubectl))]
-    for what in outdated:
+    for what in [*plan.outdated, *([] if values.serves_claims else claims.published(kubectl, plan.version))]:
         if kubectl.delete(what):
             say(f"{what}: removed, as nothing needs it any more")
     _adopt(kubectl, values.tokens.read(kubectl), settings.adopt, say)
@@ -105,8 +106,19 @@ def delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: S
     return replace(values, delivery=delivery.INIT)
 
 
-def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Object], manifests.Values]:
-    """The manifests, and the values for them. Raises Failure with every problem, before anything is changed."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The manifests and the values for them; the API server's version; what is left of 0.4, and of earlier choices."""
+
+    documents: list[Object]
+    values: manifests.Values
+    version: checks.Version
+    of_04: leftovers.Leftovers
+    outdated: list[Ref]
+
+
+def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
+    """What is to be done. Raises Failure with every problem, before anything is changed."""
     version = checks.cluster(kubectl, say)
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
@@ -116,11 +128,12 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
     )
     if problems:
         raise Failure(report.listed(_UNCHANGED, problems))
-    removals = [each.what for each in leftovers.find(kubectl).removals]
-    problems = access.missing(kubectl, access.to_delete(removals), "deploy")
-    now = current.read(kubectl)
-    problems += [*checks.namespace(kubectl.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
-    if (of_helm := release.find(kubectl)) is not None:
+    of_04 = leftovers.find(kubectl, version)
+    problems = access.missing(kubectl, access.to_delete(each.what for each in of_04.removals), "deploy")
+    found = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT, checks.NAMESPACE])
+    now = current.of_objects(found)
+    problems += [*checks.namespace(found.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
+    if (of_helm := release.of_objects(found.values())) is not None:
         problems.append(release.refusal_of_deploy(of_helm))
     try:
         values, notes = choices.choose(settings, now)
@@ -136,7 +149,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
     absent = current.absent(kubectl, values)
     for name in sorted(absent):
         say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
-    holders = claims.holders(kubectl) if not values.pool and version >= checks.ONE_POOL else []
+    holders = [] if values.pool else claims.holders(kubectl, version)
     if holders:
         say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
     values = replace(values, api_servers=addresses, absent=absent, has_claims=bool(holders))
@@ -144,24 +157,25 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> tuple[list[Objec
         say("DELIVERY: init, as no runtime of this Kubernetes is asked to mount images")
         values = replace(values, delivery=delivery.INIT)
     stages = manifests.build(documents, values)
+    wanted = set(map(ref, stages.all))
+    outdated = [what for what in current.of_choices(kubectl) if what not in wanted]
     # Again, now that the choices are known.
-    needed = [*access.to_apply(stages.all), *access.to_delete(current.outdated(kubectl, stages.all))]
+    needed = [*access.to_apply(stages.all), *access.to_delete(outdated)]
     if not values.serves_claims:
-        needed += access.to_delete(claims.published(kubectl))
+        needed += access.to_delete(claims.published(kubectl, version))
     if values.delivery != delivery.INIT:
         needed += [access.Access(verb, "Pod", names.NAMESPACE) for verb in ("create", "delete")]
     if problems := access.missing(kubectl, needed, "deploy"):
         raise Failure(report.listed(_UNCHANGED, problems))
-    return documents, values
+    return _Plan(documents, values, version, of_04, outdated)
 
 
 def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:
     """Before our webhook starts: the CA of somebody else's that the API server asks today goes into our Secret."""
-    secret = takeover.certificate_secret(
-        kubectl.get(takeover.CERTIFICATES),
-        takeover.bundles(kubectl.get_all(stages.configurations).values()),
-        time.time(),
-    )
+    configurations = [ref(each) for each in stages.configurations if each["kind"] in names.CONFIGURATION_KINDS]
+    found = kubectl.existing([takeover.CERTIFICATES, *configurations])
+    secret = found.pop(takeover.CERTIFICATES, None)
+    secret = takeover.certificate_secret(secret, takeover.bundles(found.values()), time.time())
     if secret is not None:
         kubectl.apply([secret])
         say(f"{takeover.CERTIFICATES}: made, with the CA that the webhook of today is trusted by")

@@ -121,8 +121,12 @@ class Kubectl:
     def existing(self, refs: Iterable[Ref]) -> dict[Ref, Object]:
         """Those of ``refs`` that are there, of kinds that every cluster has; one call for each namespace."""
         by_namespace: dict[str, list[str]] = {}
-        for each in refs:
+        for each in dict.fromkeys(refs):
             by_namespace.setdefault(each.namespace, []).append(f"{each.kind.lower()}/{each.name}")
+        if len(by_namespace) > 1:
+            # Of what is in no namespace kubectl may be asked beside what is in one.
+            in_none = by_namespace.pop("", [])
+            by_namespace[next(iter(by_namespace))] += in_none
         present = []
         for namespace, named in by_namespace.items():
             present += self.json("get", *named, *_in(namespace), "--ignore-not-found")

@@ -43,6 +43,7 @@ TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 PACKAGED = "bitfusion.io/packaged-sha256"
 
 PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
+LABEL = "=".join(PART_OF)
 # A namespace with this label, value "ignore", is one about whose pods the API server does not ask.
 IGNORED = names.ADMISSION_LABEL
 SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.KUBE_SYSTEM}}

@@ -9,9 +9,9 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.operate import current
-from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.operate.kubectl import Ref
 
-_LOOKED_AT = (
+LOOKED_AT = (
     current.WEBHOOK,
     current.PLUGIN,
     Ref(names.MUTATING_KIND, names.MUTATING_CONFIGURATION),
@@ -29,13 +29,8 @@ class Release(NamedTuple):
         return f"{self.name} -n {self.namespace}"
 
 
-def find(kubectl: Kubectl) -> Release | None:
-    """The one that installed us, if one did."""
-    return of_objects(kubectl.existing(_LOOKED_AT).values())
-
-
 def of_objects(objects: Iterable[Object]) -> Release | None:
-    """That of the first object that has one."""
+    """The one that installed us, by the first of the objects that has one; None where none has."""
     for each in objects:
         annotations = mapping(each, "metadata", "annotations")
         name, namespace = (annotations.get(f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens import copies, marks
 from bitfusiond.core.tokens.copies import BY_SECRET, Content, Copy, Missing, Token
@@ -45,9 +46,7 @@ class TokenPlace:
 
     def read(self, kubectl: Kubectl) -> TokenPlace:
         """With what the cluster has."""
-        found = {}
-        for name in (*names.TOKEN_SECRETS.values(), names.EARLIER_TOKEN_SECRET):
-            for each in kubectl.all("Secret", "--field-selector", f"metadata.name={name}", namespace=self.namespace):
-                found[name] = each
-        key = marks.key_of((kubectl.get(MARK_KEY) or {}).get("data"))
-        return replace(self, sources=found, key=key)
+        secrets = (*names.TOKEN_SECRETS.values(), names.EARLIER_TOKEN_SECRET)
+        found = kubectl.existing([MARK_KEY, *(Ref("Secret", name, self.namespace) for name in secrets)])
+        key = marks.key_of(mapping(found.pop(MARK_KEY, None), "data"))
+        return replace(self, sources={what.name: each for what, each in found.items()}, key=key)

@@ -21,12 +21,11 @@ from bitfusiond.errors import Failure
 from bitfusiond.operate import access, checks, choices, claims, current, manifests, release, report, rollout, waiting
 from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
+from bitfusiond.operate.manifests import LABEL
 from bitfusiond.operate.report import Say
 from bitfusiond.operate.settings import Settings
 from bitfusiond.operate.tokenplace import MARK_KEY, TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
-
-LABEL = "=".join(manifests.PART_OF)
 
 CONFIGURATIONS = names.CONFIGURATION_KINDS
 # In the order in which they go.
@@ -86,17 +85,19 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     Without ``force`` nothing is deleted while pods hold GPUs of a pool: only the plugin on their node can end them.
     """
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
-    checks.cluster(kubectl, say)
-    if (of_helm := release.find(kubectl)) is not None:
+    version = checks.cluster(kubectl, say)
+    installed = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT])
+    if (of_helm := release.of_objects(installed.values())) is not None:
         raise Failure(release.refusal_of_uninstall(of_helm))
-    if (holders := claims.holders(kubectl)) and not force:
+    if (holders := claims.holders(kubectl, version)) and not force:
         fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
         raise Failure(f"{claims.told(holders)}: {fix}")
-    place = choices.token_place(settings, current.read(kubectl))
+    place = choices.token_place(settings, current.of_objects(installed))
     tokens = place.namespace
-    found = find(kubectl, tokens)
+    found = find(kubectl, tokens, version)
     objects = found.objects
-    _permitted(kubectl, objects, found.problems, namespace=namespace)
+    going = [*objects, *claims.published(kubectl, version), *([NAMESPACE] if namespace else [])]
+    _permitted(kubectl, going, found.problems)
     for what in found.extra:
         say(f"{what}: not in the manifests of this version, but {FIELD_MANAGER} labelled it {LABEL}: it goes too")
     for what in found.others:
@@ -109,7 +110,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     if not _pods_gone(kubectl, timeout):
         say("pods of the webhook are still ending: going on without them")
     # Not before its pods are gone: a webhook that is still ending would publish them anew.
-    _delete(kubectl, claims.published(kubectl), failures, say)
+    _delete(kubectl, claims.published(kubectl, version), failures, say)
     _label_taken_away(kubectl, failures, say)
     place = place.read(kubectl)
     copied = adoption.find(kubectl, tokens)
@@ -123,18 +124,17 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
         say(f"{NAMESPACE}: kept; NAMESPACE=yes just uninstall deletes it")
     if place.sources:
         say(f"Secrets {', '.join(place.sources)} in {tokens}: yours, left as they are")
-    _check(kubectl, place, failures, say)
+    _check(kubectl, place, version, failures, say)
 
 
-def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError], *, namespace: bool) -> None:
+def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError]) -> None:
     """Raises Failure where this account may not do all of it: a webhook without its pods refuses everybody's."""
     needed = [access.Access("list", "Pod", names.NAMESPACE)]
-    needed += [access.Access(verb, "Secret") for verb in ("list", "delete")]
-    needed.append(access.Access("get", "Secret", names.NAMESPACE))
+    needed += [access.Access(verb, "Secret") for verb in ("get", "list", "delete")]
     needed += (
         [access.Access("patch", "Namespace")] if manifests.ignored(kubectl.get(ref(manifests.SYSTEM_NAMESPACE))) else []
     )
-    needed += access.to_delete([*objects, *claims.published(kubectl), *([NAMESPACE] if namespace else [])])
+    needed += access.to_delete(objects)
     lacking = [str(each) for each in problems if each.reason == "Forbidden"]
     lacking += access.missing(kubectl, needed, "uninstall")
     if lacking:
@@ -166,7 +166,7 @@ def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
         say(f"{what}: label {manifests.IGNORED} taken away")
 
 
-def find(kubectl: Kubectl, tokens: str) -> Found:
+def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Found:
     """What is in the cluster of us, or says so. ``tokens`` is the token namespace, in which one Role is."""
     named = _named(tokens)
     seen: list[Ref] = []
@@ -183,7 +183,7 @@ def find(kubectl: Kubectl, tokens: str) -> Found:
         *(partial(labels, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
         lambda: single([what for what in named if what.kind not in OPTIONAL]),
         *(partial(_one, kubectl, what, seen) for what in named if what.kind in OPTIONAL),
-        lambda: seen.extend(removal.what for removal in leftovers.find(kubectl).removals),
+        lambda: seen.extend(removal.what for removal in leftovers.find(kubectl, version).removals),
     ]
     for look in looks:
         try:
@@ -298,12 +298,12 @@ def _wait_for_namespace(kubectl: Kubectl, timeout: float, failures: Failures) ->
     ]
 
 
-def _check(kubectl: Kubectl, place: TokenPlace, failures: Failures, say: Say) -> None:
+def _check(kubectl: Kubectl, place: TokenPlace, version: checks.Version, failures: Failures, say: Say) -> None:
     """What is ending gets a moment: a deletion is done in the background."""
     for _ in waiting.rounds(_SETTLE_SECONDS, rollout.POLL_SECONDS):
-        found = find(kubectl, place.namespace)
+        found = find(kubectl, place.namespace, version)
         copied = copies_of(adoption.find(kubectl, place.namespace), place)
-        left = [*found.objects, *claims.published(kubectl), *copied, *kubectl.existing(_OWN_SECRETS)]
+        left = [*found.objects, *claims.published(kubectl, version), *copied, *kubectl.existing(_OWN_SECRETS)]
         if all(what in failures for what in left):
             break
     told = [*_told(failures), *_left(left, failures)]

@@ -6,12 +6,13 @@ goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object, Pod
+from bitfusiond.operate.checks import NO_POLICIES, Version
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref, ref
 
 NAMESPACE = names.NAMESPACE
@@ -40,10 +41,11 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """What of 0.4 is there."""
+    """What of 0.4 is there. ``is_none``: nothing at all, not even what goes with what made it."""
 
     removals: list[Removal]
     notes: list[str]
+    is_none: bool
 
 
 _SINGLE = {
@@ -54,16 +56,16 @@ _SINGLE = {
 }
 
 
-def find(kubectl: Kubectl) -> Leftovers:
-    """What of 0.4 is in the cluster now."""
+def find(kubectl: Kubectl, version: Version) -> Leftovers:
+    """What of 0.4 is in the cluster now; ``version`` is the API server's."""
     workloads = kubectl.all("ReplicaSet,Pod", "-l", "=".join(WEBHOOK_LABEL), namespace=NAMESPACE)
     workloads += kubectl.all("Pod", "-l", "=".join(PLUGIN_LABEL), namespace=PLUGIN.namespace)
     single = kubectl.existing([*_SINGLE, POLICY_ROLE])
-    return among(workloads, single | _policy(kubectl))
+    return among(workloads, single | (_policy(kubectl) if version < NO_POLICIES else {}))
 
 
 def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
-    """Of a kind that Kubernetes has no longer; who may not read it misses a note."""
+    """Who may not read it misses a note."""
     try:
         policy = kubectl.get(POLICY)
     except KubectlError as error:
@@ -73,7 +75,7 @@ def _policy(kubectl: Kubectl) -> dict[Ref, Object]:
     return {POLICY: policy} if policy else {}
 
 
-def among(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Leftovers:
+def among(workloads: Collection[Object], single: Mapping[Ref, Object]) -> Leftovers:
     """From the ReplicaSets and pods of its webhook and plugin, and the objects it made one of.
 
     A ReplicaSet or pod that has a controller goes with it. The webhook's pods go first: they use the binding.
@@ -84,7 +86,7 @@ def among(workloads: Iterable[Object], single: Mapping[Ref, Object]) -> Leftover
         if not _controlled(each) and (each["metadata"]["namespace"] == NAMESPACE or _is_plugin(each))
     ]
     removals += [Removal(what, why) for what, why in _SINGLE.items() if what in single and _is_04(what, single[what])]
-    return Leftovers(removals, _notes(single))
+    return Leftovers(removals, _notes(single), is_none=not (workloads or single))
 
 
 def _controlled(document: Object) -> bool:

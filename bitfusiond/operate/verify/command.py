@@ -24,9 +24,10 @@ from bitfusiond.operate import (
     report,
     workloads,
 )
-from bitfusiond.operate.kubectl import Kubectl, Ref
+from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row, Say
 from bitfusiond.operate.settings import Settings
+from bitfusiond.operate.tokenplace import TokenPlace
 from bitfusiond.operate.upgrade04 import adoption, leftovers, takeover
 from bitfusiond.operate.verify import installation, nodes, pods, pool, tokens, trust, webhooks
 
@@ -53,32 +54,41 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))
     values, _ = choices.choose(settings, current.read(kubectl))
-    holds = not values.pool and version >= checks.ONE_POOL and bool(claims.holders(kubectl))
+    holds = not values.pool and bool(claims.holders(kubectl, version))
     values = replace(values, absent=current.absent(kubectl, values), has_claims=holds)
     wanted = manifests.build(documents, values).all
     found = kubectl.get_all(wanted)
     if ending := installation.ending(found.get(checks.NAMESPACE)):
         return [*rows, *ending]
     if absent := installation.absent(found):
-        return [*rows, *absent, *_token_sources(kubectl, values)]
-    if (of_helm := release.find(kubectl)) is not None:
+        return [*rows, *absent, *_token_sources(values.tokens.read(kubectl), values)]
+    if (of_helm := release.of_objects(found.values())) is not None:
         detail = f"{of_helm.namespace}/{of_helm.name}: where `just deploy` is the fix below, it is `helm upgrade`"
         rows.append(Row("Helm release", NOTE, detail))
     return [
         *rows,
-        *_installation(kubectl, wanted, found),
-        *(installation.outdated(what) for what in current.outdated(kubectl, wanted)),
-        *([] if values.serves_claims else [installation.outdated(what) for what in claims.published(kubectl)]),
+        *_installation(kubectl, wanted, found, version),
+        *map(installation.outdated, _outdated(kubectl, wanted, values, version)),
         *trust.check(values, found, partial(endpoints.of_api_server, kubectl)),
         *_tokens(kubectl, values, namespace),
-        *_nodes(kubectl),
+        *_nodes(kubectl, found.get(current.PLUGIN)),
         *_pool(kubectl, values, version),
         *_delivery(kubectl, values, settings.timeout),
-        *_pods(kubectl, namespace),
+        *_pods(kubectl, namespace, found.get(manifests.CATALOGUE_MAP)),
     ]
 
 
-def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object]) -> list[Row]:
+def _outdated(
+    kubectl: Kubectl, wanted: Sequence[Object], values: manifests.Values, version: checks.Version
+) -> list[Ref]:
+    kept = set(map(ref, wanted))
+    found = [what for what in current.of_choices(kubectl) if what not in kept]
+    return [*found, *([] if values.serves_claims else claims.published(kubectl, version))]
+
+
+def _installation(
+    kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref, Object], version: checks.Version
+) -> list[Row]:
     if not workloads.self_managed(found.get(current.WEBHOOK)):
         wanted = [each for each in wanted if each["metadata"]["name"] != manifests.CERTIFICATES_ROLE]
     rows = installation.check(kubectl, wanted, found)
@@ -87,7 +97,7 @@ def _installation(kubectl: Kubectl, wanted: Sequence[Object], found: Mapping[Ref
     rows += webhooks.check(wanted, found, secret, time.time(), webhook)
     rows += [
         Row(str(removal.what), WRONG, f"of 0.4: {removal.why}", installation.DEPLOY)
-        for removal in leftovers.find(kubectl).removals
+        for removal in leftovers.find(kubectl, version).removals
     ]
     return rows
 
@@ -96,15 +106,14 @@ def _tokens(kubectl: Kubectl, values: manifests.Values, namespace: str | None) -
     place = values.tokens.read(kubectl)
     everywhere = adoption.find(kubectl, place.namespace)
     found = [each for each in everywhere if namespace in {None, each["metadata"]["namespace"]}]
-    return [*_token_sources(kubectl, values), *tokens.copied(found, place)]
+    return [*_token_sources(place, values), *tokens.copied(found, place)]
 
 
-def _token_sources(kubectl: Kubectl, values: manifests.Values) -> list[Row]:
-    return tokens.sources(values.tokens.read(kubectl), tokens.today()) if values.takes_tokens else []
+def _token_sources(place: TokenPlace, values: manifests.Values) -> list[Row]:
+    return tokens.sources(place, tokens.today()) if values.takes_tokens else []
 
 
-def _nodes(kubectl: Kubectl) -> list[Row]:
-    plugin = kubectl.get(current.PLUGIN)
+def _nodes(kubectl: Kubectl, plugin: Object | None) -> list[Row]:
     if plugin is None:
         return []  # said already
     labels = ",".join(f"{key}={value}" for key, value in plugin["spec"]["selector"]["matchLabels"].items())
@@ -130,10 +139,10 @@ def _delivery(kubectl: Kubectl, values: manifests.Values, timeout: float) -> lis
     return [Row("clients from their image", WRONG, delivery.told(found), "DELIVERY=auto just deploy")]
 
 
-def _pods(kubectl: Kubectl, namespace: str | None) -> list[Row]:
+def _pods(kubectl: Kubectl, namespace: str | None, clients: Object | None) -> list[Row]:
     where = namespace or ""
     asked = namespace or proof.NAMESPACE
-    answer = proof.ask(kubectl, asked, proof.client_of(kubectl.get(manifests.CATALOGUE_MAP)))
+    answer = proof.ask(kubectl, asked, proof.client_of(clients))
     return [
         *webhooks.ignored(kubectl.get(Ref("Namespace", asked))),
         admission(answer, asked),

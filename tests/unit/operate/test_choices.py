@@ -86,7 +86,7 @@ def running(image: str, client: str = "") -> current.Running:
     """A cluster with this image of the webhook, and of the client in its template."""
     webhook = {"spec": {"template": {"spec": {"containers": [{"name": "w", "image": image}]}}}}
     template = {"metadata": {}, "data": {"sidecarconfig.yaml": f"initContainers:\n  - image: {client}\n"}}
-    return current.from_objects(webhook, None, None, template=template)
+    return current.of_objects({current.WEBHOOK: webhook, manifests.TEMPLATE_MAP: template})
 
 
 def pushed(directory: Path, *lines: str) -> dict[str, str]:
@@ -198,9 +198,11 @@ def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_ve
     text: str, annotations: dict[str, str], kept: str | None
 ) -> None:
     metadata = {"labels": dict([manifests.PART_OF]), "annotations": annotations}
-    now = current.from_objects(None, None, {"metadata": metadata, "data": {CATALOGUE: text}})
+    now = current.of_objects({manifests.CATALOGUE_MAP: {"metadata": metadata, "data": {CATALOGUE: text}}})
     assert now.clients == kept
-    assert current.from_objects(None, None, {"metadata": {}, "data": {CATALOGUE: text}}).clients is None, "of 0.4"
+    assert current.of_objects({manifests.CATALOGUE_MAP: {"metadata": {}, "data": {CATALOGUE: text}}}).clients is None, (
+        "of 0.4"
+    )
     values, notes = choices.choose(settings.resolve({}), now)
     assert values.clients == kept
     assert ("edited in the cluster" in notes[-1]) is (kept is not None)
@@ -295,7 +297,7 @@ def deployment() -> dict[str, Any]:
 
 
 def chosen(given: dict[str, str], running: dict[str, Any] | None) -> tuple[manifests.Values, list[str]]:
-    return choices.choose(settings.resolve(given), current.from_objects(running, None, None))
+    return choices.choose(settings.resolve(given), current.of_objects({current.WEBHOOK: running} if running else {}))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_a_client_ca_stays_until_it_is_taken_off(tmp_path: Path) -> None:
     values, notes = chosen({"CLIENT_CA": str(tmp_path / "ca.crt")}, None)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(given)") for each in notes)
-    running = current.from_objects(None, None, None, {"data": {manifests.CLIENT_CA_KEY: PEM}})
+    running = current.of_objects({manifests.CLIENT_CA_MAP: {"data": {manifests.CLIENT_CA_KEY: PEM}}})
     values, notes = choices.choose(settings.resolve({}), running)
     assert values.client_ca == PEM
     assert any(each.startswith("CLIENT_CA: ") and each.endswith("(as it runs)") for each in notes)
@@ -386,7 +388,7 @@ def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: 
 
 @pytest.mark.parametrize("running", [webhook(["--client-ca=/x"]), webhook(CLIENT_CA="/x")])
 def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
-    now = current.from_objects(running, None, None)
+    now = current.of_objects({current.WEBHOOK: running})
     (problem,) = choices.taken_away(settings.resolve({}), now)
     assert problem.startswith(
         "CLIENT_CA: the webhook runs with --client-ca /x, which no deploy put there: give CLIENT_CA="
@@ -396,7 +398,7 @@ def test_a_client_ca_that_somebody_else_brought_is_not_taken_off_in_silence(runn
 
 @pytest.mark.parametrize("running", [webhook(["--registry-ca=/x"]), webhook(REGISTRY_CA="/x")])
 def test_a_ca_of_registries_that_somebody_else_brought_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
-    now = current.from_objects(running, None, None)
+    now = current.of_objects({current.WEBHOOK: running})
     (problem,) = choices.taken_away(settings.resolve({}), now)
     assert problem.startswith("REGISTRY_CA: the webhook runs with --registry-ca /x, which no deploy put there: give")
     assert choices.taken_away(settings.resolve({"REGISTRY_CA": "none"}), now) == []
@@ -441,7 +443,7 @@ def test_whom_the_image_lookup_asks_stays_as_it_runs(tmp_path: Path) -> None:
     (configmap,) = (each for each in made if each["kind"] == "ConfigMap")
     assert configmap["data"] == {"registry-ca.crt": PEM}
     assert workloads.variable(applied_webhook, "BITFUSIOND_REGISTRY_CA") == "/etc/bitfusiond/registry-ca.crt"
-    now = current.from_objects(applied_webhook, None, None, registry_ca=configmap)
+    now = current.of_objects({current.WEBHOOK: applied_webhook, manifests.REGISTRY_CA_MAP: configmap})
     again, notes = choices.choose(settings.resolve({}), now)
     assert manifests.build([deployment()], again).all == made
     assert sum(each.endswith("(as it runs)") for each in notes) == 3 + 1  # and TOTAL_GPU_MEMORY
@@ -475,7 +477,7 @@ def test_the_permission_of_the_image_lookup_is_as_wide_as_that_for_copies() -> N
 def test_a_broken_glob_of_a_version_that_took_it_is_told_and_not_widened_to_all(
     given: dict[str, str], running: dict[str, Any], problems: int
 ) -> None:
-    now = current.from_objects(running, None, None)
+    now = current.of_objects({current.WEBHOOK: running})
     told = choices.taken_away(settings.resolve(given), now)
     assert len(told) == problems
     assert all(each.startswith("ALLOW_NAMESPACES: 'team,[a-', as it runs, is not comma-separated") for each in told)
@@ -484,7 +486,9 @@ def test_a_broken_glob_of_a_version_that_took_it_is_told_and_not_widened_to_all(
 
 @pytest.mark.parametrize("running", [webhook(["--tls-cert=/x"]), webhook(TLS_CERT="/x")])
 def test_a_certificate_of_another_issuer_is_not_taken_off_in_silence(running: dict[str, Any]) -> None:
-    (problem,) = choices.taken_away(settings.resolve({}), current.from_objects(running, None, None))
+    (problem,) = choices.taken_away(
+        settings.resolve({}), current.of_objects({current.WEBHOOK: running} if running else {})
+    )
     assert problem.startswith("the webhook runs with --tls-cert /x, which deploy would take away")
     assert "apply manifests/tls-cert instead" in problem
 
@@ -536,10 +540,10 @@ def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_st
     }
     assert observe == {"ports": [{"protocol": "TCP", "port": "observe"}]}
     assert manifests.substituted(policy, manifests.Values("r", "1", 0, 1)) == policy
-    now = current.from_objects(None, None, None, None, {"spec": {"ingress": [https, observe]}})
+    now = current.of_objects({manifests.NETWORK_POLICY: {"spec": {"ingress": [https, observe]}}})
     assert choices.choose(settings.resolve({}), now)[0].api_server_only
     assert not choices.choose(settings.resolve({"API_SERVER_ONLY": "no"}), now)[0].api_server_only
-    assert not choices.choose(settings.resolve({}), current.from_objects(None, None, None, None, policy))[
+    assert not choices.choose(settings.resolve({}), current.of_objects({manifests.NETWORK_POLICY: policy}))[
         0
     ].api_server_only
 
@@ -558,5 +562,5 @@ def test_the_policy_of_the_webhooks_port_names_the_api_servers_and_the_probes_st
     ],
 )
 def test_whether_only_api_servers_may_ask_is_read_from_the_webhooks_own_port(ingress: list[Any], only: bool) -> None:
-    running = current.from_objects(None, None, None, None, {"spec": {"ingress": ingress}})
+    running = current.of_objects({manifests.NETWORK_POLICY: {"spec": {"ingress": ingress}}})
     assert running.api_server_only is only

@@ -114,7 +114,7 @@ def test_a_pod_that_an_earlier_plugin_left_goes_and_others_with_its_label_stay()
 
 
 def test_a_cluster_without_04_has_nothing_of_it() -> None:
-    assert leftovers.among([], {}) == leftovers.Leftovers([], [])
+    assert leftovers.among([], {}) == leftovers.Leftovers([], [], is_none=True)
 
 
 def test_a_common_name_is_told_and_not_removed() -> None:
