@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import math
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,12 +30,20 @@ _SPREAD = 0.2  # of it, either way, so that connections of one moment do not all
 REQUEST_SECONDS = 10.0  # for a request as a whole; the API server gives a webhook 10 s by default
 SEND_SECONDS = 10.0  # for an answer: a client that takes longer does not read
 LINGER_SECONDS = 1.0
+MOST_LINES = 100  # of a head; the API server's has some ten. Each costs hundreds of bytes until it is answered
+MOST_CHUNKS = 512  # of a body; the API server sends none. To read one of a byte takes longer than to check a pod
 SMALL = 2**14  # bytes of a body or an answer that wait for no large one; a pod's review has some kilobytes
 _RECEIVED_AT_ONCE = 2**14  # bytes; no more data is in one TLS record
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+
 _log = logs.Log("serving")
+
+
+class _BoundError(h11.RemoteProtocolError):
+    """HTTP with more parts than are read; the message says which and how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class Conversation:
             except h11.RemoteProtocolError as error:
                 if self._http.trailing_data[1]:
                     raise ClientGoneError from None
-                await self._refuse(error.error_status_hint)
+                await self._refuse(error.error_status_hint, f"{error}\n" if isinstance(error, _BoundError) else "")
 
     async def _answered(self, head: h11.Request, bodies: Share) -> Response:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
@@ -130,14 +139,17 @@ class Conversation:
             return Response(500, b"")
 
     def _body(self, bodies: Share) -> Callable[[], Awaitable[bytes]]:
-        received = 0
+        received = chunks = 0
 
         async def more() -> bytes:
-            nonlocal received
+            nonlocal received, chunks
             event = await self._event()
             if not isinstance(event, h11.Data):
                 return b""
             received += len(event.data)
+            chunks += event.chunk_start
+            if chunks > MOST_CHUNKS:
+                raise _BoundError(f"the body has more than {MOST_CHUNKS} chunks: send a Content-Length", 413)
             if received > SMALL:
                 with trio.fail_at(self._deadline):
                     await bodies.take(len(event.data))
@@ -147,7 +159,7 @@ class Conversation:
 
     async def _event(self) -> h11.Event:
         """The next part of the request. Raises TooSlowError once its time is over, ClientGoneError."""
-        while not isinstance(event := self._http.next_event(), h11.Event):  # h11.NEED_DATA
+        while not isinstance(event := self._next_event(), h11.Event):  # h11.NEED_DATA
             # What stalls in the middle of a request is no better than what never begins one.
             left = self._deadline - trio.current_time()
             with self._shared.connections.waiting(left, since=self._begun, is_idle=False) as waiting:
@@ -159,12 +171,21 @@ class Conversation:
                 raise ClientGoneError if trio.current_time() < self._deadline else trio.TooSlowError
         return event
 
+    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Raises _BoundError for a head of too many lines, which h11 would read all the same."""
+        if self._http.their_state is h11.IDLE:
+            given = self._http.trailing_data[0]
+            blank = _BLANK_LINE.search(given)
+            if given.count(b"\n", 0, blank.start() + 1 if blank else len(given)) > MOST_LINES:
+                raise _BoundError(f"the head of the request has more than {MOST_LINES} lines", 431)
+        return self._http.next_event()
+
     async def _receive(self) -> None:
         self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVED_AT_ONCE)))
 
-    async def _refuse(self, status: int) -> None:
+    async def _refuse(self, status: int, text: str = "") -> None:
         self._shared.broken(status)
-        await self._send(Response(status, b""), is_last=True)
+        await self._send(Response(status, text.encode()), is_last=True)
 
     async def _send(self, response: Response, *, is_last: bool = False) -> None:
         """The answer, head and body at once: one TLS record, one system call.

@@ -205,6 +205,30 @@ async def test_a_body_over_the_limit_is_413(webhook: Webhook, extra: int) -> Non
         assert (response.status, response.text) == (413, TOO_LARGE)
 
 
+async def test_a_body_in_many_small_chunks_is_413_and_the_connection_ends(webhook: Webhook) -> None:
+    """Read one by one they take a second a megabyte, and most of fifty bytes each, from whoever else wants to ask."""
+    body = padded(2 * conversation.MOST_CHUNKS)
+    async with webhook.connect() as connection:
+        await connection.send(CHUNKED + chunks(body, 2))
+        assert (await connection.response()).review["response"]["allowed"] is True
+        await connection.send(CHUNKED + chunks(body + b" ", 2))
+        response = await connection.response()
+        assert (response.status, response.headers["connection"]) == (413, "close")
+        assert response.text == "the body has more than 512 chunks: send a Content-Length\n"
+
+
+async def test_a_head_of_many_short_lines_is_431_and_the_connection_ends(webhook: Webhook) -> None:
+    """4,000 of them in 16 KiB take a megabyte until they are answered, in each of 400 connections."""
+    start = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    async with webhook.connect() as connection:
+        await connection.send(start + b"a:\r\n" * (conversation.MOST_LINES - 2) + b"\r\n")
+        assert (await connection.response()).status == 200
+        await connection.send(start + b"a:\r\n" * (conversation.MOST_LINES - 1) + b"\r\n")
+        response = await connection.response()
+        assert (response.status, response.headers["connection"]) == (431, "close")
+        assert response.text == "the head of the request has more than 100 lines\n"
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
 async def test_a_body_without_end_is_413_and_the_connection_ends(webhook: Webhook, chunked: bool) -> None:
     async with webhook.connect() as connection:
