@@ -86,6 +86,11 @@ class Call:
         return (None,) if at and self.words[at + 1 : at + 2] == (_RUN,) else None
 
     @property
+    def has_path(self) -> bool:
+        """Whether it is found without PATH."""
+        return "/" in self.name
+
+    @property
     def is_run(self) -> bool:
         """Whether it asks for GPUs."""
         return self.asked is not None
@@ -175,7 +180,7 @@ def _behind(words: Sequence[str | None], at: int, own: int, options: str) -> int
 def anywhere(argv: Sequence[str]) -> list[Call]:
     """The calls in ``argv``, also where another program that nobody knows stands in front of the client's path.
 
-    Behind a shell's script and its name there may be a further command, which the script starts by ``exec "$@"``.
+    Behind a shell's script there may be a further command, which the script starts by ``exec "$@"``.
     """
     if found := _under(argv, 0):
         return found
@@ -185,7 +190,7 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
         if shell.is_shell_of_any_kind(word) and (index := shell.script_index(argv, at)) is not None:
             if index < len(argv):
                 found += in_script(argv[index], index)
-            at = index + 2
+            at = index + 1  # the name may be the program too: exec "$0" "$@"
             continue
         then = argv[at + 1] if at + 1 < len(argv) else ""
         if is_client(word) and "/" in word and (then in _ASKING or then.startswith("-")):
@@ -237,11 +242,13 @@ def _calls(command: Command, index: int) -> list[Call]:
         Call(index, command[at].start, command[at].end, words[at] or "", tuple(words[at + 1 : end]))
         for at, end in pairwise([*places, len(words)])
     ]
-    known = [word or "$" for word in words] if found else []
-    at_script = script_under(known, program) if found else None
+    known = [word or "$" for word in words]
+    at_script = script_under(known, program)
     if at_script is not None and at_script < len(words) and not shell.is_restricted(known[program:at_script]):
         start = command[at_script].start
-        found += [replace(call, start=start, end=start) for call in in_script(known[at_script], index)]
+        is_login = shell.is_login(known[program:at_script])
+        inside = in_script(known[at_script], index)
+        found += [replace(call, start=start, end=start) for call in inside if call.has_path or not is_login]
     return found
 
 

@@ -199,6 +199,7 @@ def _script(words: tuple[str, ...], own: Sequence[Call], first: int, index: int,
     is_hidden = not is_plain and not is_restricted and _mentions_others(script, inside)
     if own or inside or is_hidden:
         found = (*own, *inside)
+        renamed = tuple(call for call in found if call.end > call.start)
         runs = any(call.is_run for call in found)
         is_found_by_path = not is_hidden and (
             not inside or (len(inside) == 1 and inside[0].comes_first and (runs or is_plain))
@@ -208,9 +209,10 @@ def _script(words: tuple[str, ...], own: Sequence[Call], first: int, index: int,
             Place.NOWHERE if runs or is_found_by_path else Place.WORDS,
             index,
             found,
-            renamed=tuple(call for call in found if call.end > call.start),
+            renamed=renamed,
             needs_path=not is_found_by_path,
-            hidden_call=(is_found_by_path or not runs) and _hides_calls(words, found),
+            hidden_call=any(call.has_path and call not in renamed for call in found)
+            or ((is_found_by_path or not runs) and _hides_calls(words, found)),
         )
     goes_in = (
         first == 0

@@ -106,6 +106,11 @@ def starts_more_than_programs(argv: Sequence[str], variables: Iterable[str]) -> 
     return any(name == "BASH_ENV" or name.startswith("BASH_FUNC_") for name in variables)
 
 
+def is_login(argv: Sequence[str]) -> bool:
+    """Whether the shell of ``argv``, with its options up to the script, reads a profile, which may set PATH anew."""
+    return any(word == "--login" or (word[:1] == "-" and word[:2] != "--" and "l" in word) for word in argv[1:])
+
+
 def is_restricted(argv: Sequence[str]) -> bool:
     """Whether the shell of ``argv``, with its options up to the script, lets nobody set PATH."""
     return any(word == "--restricted" or (word[:1] == "-" and word[:2] != "--" and "r" in word) for word in argv[1:])

@@ -13,6 +13,7 @@ from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.decision import Allowed, Refusal, Rules, Untouched
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
+from bitfusiond.core.admission.script import commands
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
@@ -162,7 +163,7 @@ def _missing_in_command(argv: list[str]) -> Iterator[str]:
         for call in calls.anywhere(argv)
         if call.name.endswith(BINARY) or command.has_client_on_path(argv[call.index])
     ]
-    if any(_is_torn(call) for call in found) or any(command.has_torn_path_line(word) for word in argv):
+    if any(_is_torn(call) for call in found) or any(_is_torn_line(word) for word in argv):
         yield (
             "program behind the client any more, as another webhook made one line of its command. Webhooks are asked in"
             f" the order of their configurations' names: give that one a name that comes before"
@@ -186,10 +187,23 @@ def _is_torn(call: calls.Call) -> bool:
         return False
     program = call.words[call.words.index("--") + 1 :]
     words = [word or "$" for word in program]
-    index = shell.script_index(words) if words and shell.is_shell(words[0]) else None
+    index = calls.script_under(words, calls.in_words(words)[1])
     if index is None or index >= len(words) or program[index] is None or not _BLANKS.isdisjoint(words[index]):
         return False
     return len(words) > index + 1 or not call.comes_last or not shell.is_plain(words[index])
+
+
+def _is_torn_line(line: str) -> bool:
+    """Whether a script of ours has lost its quotes in ``line``: ``bash -c CLIENT run x`` starts CLIENT alone."""
+    if command.has_torn_path_line(line):
+        return True
+    found = commands(line) if BINARY in line else ()
+    return any(_starts_bare_client([word.text or "$" for word in each]) for each in found)
+
+
+def _starts_bare_client(words: list[str]) -> bool:
+    index = calls.script_under(words, calls.in_words(words)[1])
+    return index is not None and words[index + 1 : index + 2] == ["run"] and _is_path(words[index])
 
 
 def _limits(container: Field) -> Json:

@@ -100,6 +100,8 @@ def test_a_call_is_found_wherever_a_shell_would_make_it(script: str) -> None:
         ["timeout", "-s", "KILL", "5m", "/usr/bin/bitfusion", "run", "-n", "4", "x"],
         ["nice", "-n", "5", "--", "bitfusion", "run", "-n", "4", "x"],
         ["sh", "-c", '. /s; exec "$@"', "sh", "/x/bitfusion", "run", "-n", "4", "x"],
+        ["sh", "-c", '. /s; exec "$0" "$@"', "bash", "-c", "cd /x && bitfusion run -n 4 x"],
+        ["sh", "-c", "cd /x && env A=1 bash -c 'bitfusion run -n 4 x'"],
         ["dash", "-c", "exec bitfusion run -n 4 x"],
         ["tini", "--", "bash", "-o", "pipefail", "-c", "cd /x && bitfusion run -n 4 x"],
     ],
@@ -304,6 +306,7 @@ echo "$own" >>"$RECORD"
         "bit''fusion run a; \"bit\"fusion run b && bitf\\usion run c",
         "bitfusion run -- bitfusion run -- env A=1 bitfusion run a",
         "bitfusion run -- sh -c 'bitfusion run \"a b\"; bitfusion list_gpus'",
+        "date >/dev/null; bash -c 'bitfusion run a; bitfusion run b' && sh -ec \"bitfusion run 'c d'\"",
         "date >/dev/null; bitfusion run -- sh -c \"x=1; bit''fusion run $x\"",
     ],
 )

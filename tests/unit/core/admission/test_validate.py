@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from typing import Any
 
 import pytest
@@ -144,6 +145,10 @@ SCRIPT = ["sh", "-c", "cd /code && python x.py"]
         (["python", "x.py"], ["/vault/vault-env"], "all"),
         (["python", "x.py"], ["agent", "exec", "--"], "all"),
         (SCRIPT, ["/vault/vault-env"], "all"),
+        (SCRIPT, ["sh", "-c"], "joined, quoted"),
+        (["sh", "-c", "python x.py"], ["sh", "-c"], "joined, quoted"),
+        (["sh", "-c", "python x.py"], ["sh", "-c", '. /s; exec "$0" "$@"'], "all"),
+        (["sh", "-c", "bitfusion run -p .5 a; bitfusion run -p .5 b"], ["sh", "-c"], "joined, quoted"),
         (["sh", "-c", "python x.py"], ["agent", "exec", "--"], "all"),
         (["sh", "-c", "bitfusion run -p .5 a; bitfusion run -p .5 b"], ["agent", "exec", "--"], "all"),
         (["python", "x.py"], ["sh", "-c"], "joined"),
@@ -160,6 +165,7 @@ def test_another_webhook_may_move_our_words_as_long_as_the_client_runs(
     lines = {
         "all": words,
         "joined": [" ".join(words)],
+        "joined, quoted": [shlex.join(words)],
         "joined, with more behind": [" ".join(words) + " 1>/var/log/m.log 2>&1 && echo completed"],
         "the script alone": words[-1:],
     }
@@ -206,6 +212,7 @@ def test_a_pod_with_as_many_init_containers_as_may_be_is_valid_once_ours_is_ther
     assert isinstance(_validate(admitted(full)), Allowed)
 
 
+@pytest.mark.parametrize("starter", [[], ["env", "A=1"], ["/tini", "--"], ["timeout", "5"]], ids=" ".join)
 @pytest.mark.parametrize(
     "script",
     [
@@ -213,8 +220,22 @@ def test_a_pod_with_as_many_init_containers_as_may_be_is_valid_once_ours_is_ther
         *("./a.sh && python y", "bitfusion run -p .1 a; bitfusion run -p .1 b"),
     ],
 )
-def test_a_line_that_runs_the_program_beside_the_client_is_refused_with_the_way_out(script: str) -> None:
-    joined = admitted(pod(container(command=["bash", "-c", script])))
+def test_a_line_that_runs_the_program_beside_the_client_is_refused_with_the_way_out(
+    script: str, starter: list[str]
+) -> None:
+    _refused_with_the_way_out([*starter, "bash", "-c", script])
+
+
+@pytest.mark.parametrize(
+    "user", [["python x.py"], ["bash", "-c", "python x.py"], ["sh", "-c", "bitfusion run -p .5 x"]]
+)
+def test_a_line_that_starts_the_client_without_its_words_is_refused_with_the_way_out(user: list[str]) -> None:
+    """Of ``bash -c CLIENT run ...`` the shell takes CLIENT alone for its script."""
+    _refused_with_the_way_out(user)
+
+
+def _refused_with_the_way_out(user: list[str]) -> None:
+    joined = admitted(pod(container(command=user)))
     main = joined["spec"]["containers"][0]
     main["command"], main["args"] = ["sh", "-c"], [" ".join(main["command"]) + " && echo completed"]
     verdict = _validate(joined)
