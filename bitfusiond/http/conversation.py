@@ -19,6 +19,7 @@ from bitfusiond import logs
 from bitfusiond.http.connections import Connections
 from bitfusiond.http.memory import Memory, Share
 from bitfusiond.http.messages import Answer, ClientGoneError, Request, Response
+from bitfusiond.http.turns import Turns
 
 # The API server keeps idle webhook connections for 90 s (IdleConnTimeout of Go's default transport). Closing one
 # from our side while a request is on its way loses that request, so ours must live longer.
@@ -51,7 +52,7 @@ class Shared:
     """What all conversations of a server have in common.
 
     ``closes_keepalives()``: each connection is to end with its next answer. ``broken(status)`` is told of what was no
-    HTTP. ``bodies`` and ``answers`` are the memory for the large ones.
+    HTTP. ``bodies`` and ``answers`` are the memory for the large ones, ``turns`` are at the one thread.
     """
 
     answer: Answer
@@ -60,6 +61,7 @@ class Shared:
     broken: Callable[[int], None]
     bodies: Memory
     answers: Memory
+    turns: Turns
 
 
 class Conversation:
@@ -70,6 +72,7 @@ class Conversation:
         self._shared = shared
         self._http = h11.Connection(h11.SERVER)
         self._begun, self._deadline = 0.0, math.inf
+        self._turn_began = trio.current_time()
         self._wants_head_alone = False
         # One that is not good has ended the handshake.
         self._is_certified = isinstance(stream, trio.SSLStream) and stream.getpeercert(binary_form=True) is not None
@@ -99,6 +102,7 @@ class Conversation:
                 return False
         self._begun = trio.current_time()
         self._deadline = self._begun + REQUEST_SECONDS
+        await self._turn()
         return True
 
     async def _one(self) -> None:
@@ -169,6 +173,7 @@ class Conversation:
                 await self._receive()
             if waiting.cancelled_caught:
                 raise ClientGoneError if trio.current_time() < self._deadline else trio.TooSlowError
+            await self._turn()
         return event
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
@@ -181,7 +186,16 @@ class Conversation:
         return self._http.next_event()
 
     async def _receive(self) -> None:
-        self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVED_AT_ONCE)))
+        self._shared.turns.worked(trio.current_time() - self._turn_began)
+        try:
+            self._http.receive_data(bytes(await self._stream.receive_some(_RECEIVED_AT_ONCE)))
+        finally:
+            self._turn_began = trio.current_time()
+
+    async def _turn(self) -> None:
+        """Until it is time to work on what was received: nothing is waited for from the client any more."""
+        await self._shared.turns.wait()
+        self._turn_began = trio.current_time()
 
     async def _refuse(self, status: int, text: str = "") -> None:
         self._shared.broken(status)
@@ -210,7 +224,9 @@ class Conversation:
             if len(data) > SMALL and not share.take_nowait(len(data)):
                 raise ClientGoneError  # of many clients with large answers, the ones that came first are served
             with self._shared.connections.waiting(SEND_SECONDS, is_idle=False) as sending:
+                self._shared.turns.worked(trio.current_time() - self._turn_began)
                 await self._stream.send_all(data)
+                self._turn_began = trio.current_time()
         if sending.cancelled_caught:
             raise ClientGoneError
 

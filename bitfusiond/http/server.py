@@ -15,6 +15,7 @@ from bitfusiond.http.connections import BoundedListener, Connections
 from bitfusiond.http.conversation import Conversation, Shared
 from bitfusiond.http.memory import Memory
 from bitfusiond.http.messages import Answer
+from bitfusiond.http.turns import Turns
 from bitfusiond.pacing import Repeats
 from bitfusiond.settings.values import Address
 
@@ -112,7 +113,7 @@ async def serve(
     """
     last_answers = stop if draining is None else draining
     connections = Connections()
-    shared = Shared(answer, connections, last_answers.is_set, broken, Memory(BODIES), Memory(ANSWERS))
+    shared = Shared(answer, connections, last_answers.is_set, broken, Memory(BODIES), Memory(ANSWERS), Turns())
 
     async def one(plain: trio.SocketStream) -> None:
         stream = trio.SSLStream(plain, tls(), server_side=True, https_compatible=True)
