@@ -73,6 +73,8 @@ class Kubectl:
         self.program = program
         self.options = tuple(options)
         self.seconds = seconds
+        # Asking for a kind that is not there has kubectl read anew which are.
+        self._absent_kinds: set[str] = set()
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints. Raises KubectlError; ConfigurationError where there is no such program."""
@@ -109,11 +111,10 @@ class Kubectl:
 
     def get(self, what: Ref) -> Object | None:
         """The object, or None where there is none, or no such kind."""
-        arguments = ["get", what.kind.lower(), what.name, "--ignore-not-found"]
         try:
-            objects = self.json(*arguments, *_in(what.namespace))
+            objects = self._listed(what.kind, what.name, *_in(what.namespace), "--ignore-not-found", "-o", "json")
         except KubectlError as error:
-            if error.reason in {"NotFound", "NoKind"}:
+            if error.reason == "NotFound":
                 return None
             raise
         return objects[0] if objects else None
@@ -142,12 +143,15 @@ class Kubectl:
         return self._listed(kind, "--all-namespaces", *arguments, "-o", "jsonpath={@}")
 
     def _listed(self, kind: str, *arguments: str) -> list[Object]:
+        if kind in self._absent_kinds:
+            return []
         try:
             return objects_in(self.run("get", kind.lower(), *arguments))
         except KubectlError as error:
-            if error.reason == "NoKind":
-                return []
-            raise
+            if error.reason != "NoKind":
+                raise
+            self._absent_kinds.add(kind)
+            return []
 
     def get_all(self, documents: Sequence[Object]) -> dict[Ref, Object]:
         """Those of ``documents`` that the cluster has, as it has them."""
