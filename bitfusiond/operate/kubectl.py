@@ -78,9 +78,16 @@ class Kubectl:
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints. Raises KubectlError; ConfigurationError where there is no such program."""
+        done = self._run(*arguments, stdin=stdin)
+        if done.returncode != 0:
+            raise _error(arguments, done.stderr)
+        return done.stdout
+
+    def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """However it ended."""
         command = [self.program, f"--request-timeout={self.seconds}s", *self.options, *arguments]
         try:
-            done = subprocess.run(  # noqa: S603 - what the operator named, without a shell
+            return subprocess.run(  # noqa: S603 - what the operator named, without a shell
                 command,
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
@@ -101,9 +108,6 @@ class Kubectl:
                 f"kubectl {arguments[0]}: no answer within {_REQUESTS * self.seconds} s: does the API server answer"
                 " `kubectl get --raw /readyz`?"
             ) from None
-        if done.returncode != 0:
-            raise _error(arguments, done.stderr)
-        return done.stdout
 
     def json(self, *arguments: str, stdin: str | None = None) -> list[Object]:
         """The objects that kubectl prints with ``-o json``, those of a List one by one."""
@@ -184,6 +188,26 @@ class Kubectl:
                 return False
             raise
 
+    def delete_each(self, refs: Sequence[Ref]) -> Iterator[tuple[Ref, KubectlError | None]]:
+        """Delete ``refs`` in their order: each that was there, and why it stays if it does.
+
+        One call for those in a row that are in one namespace or in none.
+        """
+        for group in _rows(refs):
+            words = [f"{each.kind.lower()}/{each.name}" for each in group]
+            namespace = max(each.namespace for each in group)
+            done = self._run("delete", *words, *_in(namespace), "--ignore-not-found", "--wait=false", "-o", "name")
+            deleted = set(map(_without_group, done.stdout.split()))
+            for each, word in zip(group, words, strict=True):
+                if word in deleted:
+                    yield each, None
+                elif done.returncode != 0:
+                    try:
+                        if self.delete(each):
+                            yield each, None
+                    except KubectlError as error:
+                        yield each, error
+
     def raw(self, path: str) -> str:
         return self.run("get", "--raw", path)
 
@@ -233,6 +257,24 @@ def _no_object(text: str) -> KubectlError:
         " kubectl, print something of its own?",
         "NotJson",
     )
+
+
+def _without_group(printed: str) -> str:
+    """``clusterrole/x`` of ``clusterrole.rbac.authorization.k8s.io/x``."""
+    kind, _, name = printed.partition("/")
+    return f"{kind.partition('.')[0]}/{name}"
+
+
+def _rows(refs: Iterable[Ref]) -> list[list[Ref]]:
+    """``refs`` in their order, those in a row together that are in one namespace or in none."""
+    rows: list[list[Ref]] = []
+    for each in refs:
+        namespaces = {other.namespace for other in rows[-1]} - {""} if rows else set()
+        if rows and (not each.namespace or namespaces <= {each.namespace}):
+            rows[-1].append(each)
+        else:
+            rows.append([each])
+    return rows
 
 
 def _in(namespace: str) -> list[str]:

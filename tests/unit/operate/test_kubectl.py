@@ -96,3 +96,34 @@ def test_objects_are_asked_for_by_their_namespaces_and_those_of_the_cluster_besi
     lines = (tmp_path / "asked").read_text().splitlines()
     asked = [line.partition(" get ")[2].partition(" --ignore")[0] for line in lines]
     assert asked == ["secret/a clusterrole/c -n n", "configmap/m -n o", "clusterrole/c"]
+
+
+def test_what_lies_in_one_namespace_is_deleted_by_one_call_and_what_stays_says_why(tmp_path: Path) -> None:
+    script = f"""echo "$@" >>{tmp_path}/asked
+    case "$*" in
+    *" secret/kept "*) echo clusterrole.rbac.authorization.k8s.io/c; echo "Error from server: no" >&2; exit 1 ;;
+    *" secret kept "*) echo "Error from server (Forbidden): not you" >&2; exit 1 ;;
+    *" secret absent "*) ;;
+    *) echo configmap/m.x ;;
+    esac"""
+    refs = [
+        Ref("ClusterRole", "c"),
+        Ref("Secret", "kept", "n"),
+        Ref("Secret", "absent", "n"),
+        Ref("ConfigMap", "m.x", "o"),
+    ]
+    outcome = list(program(tmp_path, script).delete_each(refs))
+    assert [(what.name, str(error or "")) for what, error in outcome] == [
+        ("c", ""),
+        ("kept", "kubectl delete: not you"),
+        ("m.x", ""),
+    ]
+    asked = [
+        line.partition(" delete ")[2].partition(" --")[0] for line in (tmp_path / "asked").read_text().splitlines()
+    ]
+    assert asked == [
+        "clusterrole/c secret/kept secret/absent -n n",
+        "secret kept -n n",
+        "secret absent -n n",
+        "configmap/m.x -n o",
+    ]
