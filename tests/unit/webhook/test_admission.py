@@ -63,6 +63,15 @@ async def test_a_pod_that_opted_in_but_was_not_injected_is_refused_by_validate(r
     assert "the pod opted in but was not injected" in response["status"]["message"]
 
 
+async def test_an_answer_that_would_be_too_large_is_a_refusal_that_names_the_limit(run_webhook: RunWebhook) -> None:
+    long = pods.container(env=[{"name": "LD_LIBRARY_PATH", "value": "/x:" * 1_100_000}])
+    async with run_webhook() as webhook:
+        response = (await webhook.ask("/mutate", review(pods.pod(long))))["response"]
+    assert (response["allowed"], response["status"]["code"]) == (False, 422)
+    assert response["status"]["message"].startswith("spec: what is to be added to the pod has 4")
+    assert "bytes: bitfusiond answers with at most 4194304." in response["status"]["message"]
+
+
 async def test_a_warning_comes_with_the_admission(run_webhook: RunWebhook) -> None:
     async with run_webhook() as webhook:
         answer = await webhook.ask("/mutate", review(pods.pod(pods.container({names.GPU_AMOUNT: 1}))))
