@@ -156,8 +156,8 @@ def largest_resources(containers: Sequence[Json], gpu_containers: Sequence[Json]
 
     The pod's effective request is the larger of its init containers' and the sum of its containers', so it does not
     grow. There is a limit only for what each of ``gpu_containers`` limits: what those need to run is enough to copy
-    their client, and a sidecar's would not be. A limit below the request (of a container that has no limit itself) is
-    raised to it, as the API server refuses it otherwise.
+    their client, and a sidecar's would not be. A limit of 0 is none to the kubelet, and so the largest. A limit below
+    the request (of a container that has no limit itself) is raised to it, as the API server refuses it otherwise.
     """
     limited = set.intersection(
         *({key for part, key, _ in _amounts(each) if part == "limits"} for each in gpu_containers)
@@ -167,16 +167,25 @@ def largest_resources(containers: Sequence[Json], gpu_containers: Sequence[Json]
         for section, resource, amount in _amounts(container):
             if section == "limits" and resource not in limited:
                 continue
-            if resource not in largest[section] or amount[0] > largest[section][resource][0]:
+            if resource not in largest[section] or _is_larger(amount, largest[section][resource], section):
                 largest[section][resource] = amount
-    for resource, limit in largest["limits"].items():
+    for resource, limit in list(largest["limits"].items()):
         request = largest["requests"].get(resource, limit)
-        largest["limits"][resource] = max(limit, request, key=lambda amount: amount[0])
+        if not limit[0] and request[0]:
+            del largest["limits"][resource]  # 0 beside a request is refused
+        elif request[0] > limit[0]:
+            largest["limits"][resource] = request
     return {
         section: {resource: written for resource, (_, written) in amounts.items()}
         for section, amounts in largest.items()
         if amounts
     }
+
+
+def _is_larger(amount: _Amount, other: _Amount, section: str) -> bool:
+    if section == "limits" and not (amount[0] and other[0]):
+        return bool(other[0])
+    return amount[0] > other[0]
 
 
 def _with_own(largest: dict[str, Json], own: dict[str, Json]) -> dict[str, Json]:

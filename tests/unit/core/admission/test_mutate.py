@@ -224,6 +224,13 @@ def test_namespaces_of_the_cluster_are_left_alone(namespace: str) -> None:
             {"limits": {"memory": "1Gi"}, "requests": {"memory": "1Gi", "cpu": "10m"}},
         ),
         ([{"requests": {"cpu": "nonsense", "memory": "1"}}], {"requests": {"memory": "1"}}),
+        # 0 is no limit, and the API server takes it beside a request of 0 alone.
+        ([{"limits": {"cpu": "0"}}], {"limits": {"cpu": "0"}, "requests": {"cpu": "0"}}),
+        ([{"limits": {"cpu": "0"}}, {"limits": {"cpu": "10m"}}], {"requests": {"cpu": "10m"}}),
+        (
+            [{"limits": {"cpu": "0"}}, {"requests": {"cpu": "0"}, "limits": {"cpu": "10m"}}],
+            {"limits": {"cpu": "0"}, "requests": {"cpu": "0"}},
+        ),
     ],
 )
 def test_populate_is_as_large_as_the_largest_container(resources: list[Pod], expected: Pod | None) -> None:
