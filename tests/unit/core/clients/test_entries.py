@@ -130,6 +130,10 @@ def test_every_field_is_read() -> None:
         (_entry(Servers=[]), "Clients[0].Servers: must name at least one server, HOST:PORT"),
         (_entry(Servers="gpu-a:1"), "Clients[0].Servers: must be a list of strings"),
         (_entry(Servers=["gpu-a"]), "Clients[0].Servers[0]: 'gpu-a' is not HOST:PORT with a port from 1 to 65535"),
+        (
+            _entry(Servers=["gpu-a:1 "]),
+            "Clients[0].Servers[0]: 'gpu-a:1 ' is not HOST:PORT with a port from 1 to 65535",
+        ),
         (_entry(Tokens="yes"), "Clients[0].Tokens: yes is not one of none, bitfusion"),
         (_entry(Size="big"), "Clients[0].Size: must be a number of bytes such as 350M, not big"),
         ({"Name": "other"}, "Clients[0]: needs Wrap, Env or Libraries: with none of them no program would reach a GPU"),
