@@ -133,7 +133,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
     found = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT, checks.NAMESPACE])
     now = current.of_objects(found)
     problems += [*checks.namespace(found.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
-    if (of_helm := release.of_objects(found.values())) is not None:
+    if (of_helm := release.of_objects(found)) is not None:
         problems.append(release.refusal_of_deploy(of_helm))
     try:
         values, notes = choices.choose(settings, now)

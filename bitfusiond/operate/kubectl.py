@@ -73,12 +73,21 @@ class Kubectl:
         self.program = program
         self.options = tuple(options)
         self.seconds = seconds
+        # Asking for a kind that is not there has kubectl read anew which are.
+        self._absent_kinds: set[str] = set()
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints. Raises KubectlError; ConfigurationError where there is no such program."""
+        done = self._run(*arguments, stdin=stdin)
+        if done.returncode != 0:
+            raise _error(arguments, done.stderr)
+        return done.stdout
+
+    def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """However it ended."""
         command = [self.program, f"--request-timeout={self.seconds}s", *self.options, *arguments]
         try:
-            done = subprocess.run(  # noqa: S603 - what the operator named, without a shell
+            return subprocess.run(  # noqa: S603 - what the operator named, without a shell
                 command,
                 input=stdin,
                 stdin=subprocess.DEVNULL if stdin is None else None,
@@ -99,9 +108,6 @@ class Kubectl:
                 f"kubectl {arguments[0]}: no answer within {_REQUESTS * self.seconds} s: does the API server answer"
                 " `kubectl get --raw /readyz`?"
             ) from None
-        if done.returncode != 0:
-            raise _error(arguments, done.stderr)
-        return done.stdout
 
     def json(self, *arguments: str, stdin: str | None = None) -> list[Object]:
         """The objects that kubectl prints with ``-o json``, those of a List one by one."""
@@ -109,11 +115,10 @@ class Kubectl:
 
     def get(self, what: Ref) -> Object | None:
         """The object, or None where there is none, or no such kind."""
-        arguments = ["get", what.kind.lower(), what.name, "--ignore-not-found"]
         try:
-            objects = self.json(*arguments, *_in(what.namespace))
+            objects = self._listed(what.kind, what.name, *_in(what.namespace), "--ignore-not-found", "-o", "json")
         except KubectlError as error:
-            if error.reason in {"NotFound", "NoKind"}:
+            if error.reason == "NotFound":
                 return None
             raise
         return objects[0] if objects else None
@@ -142,12 +147,15 @@ class Kubectl:
         return self._listed(kind, "--all-namespaces", *arguments, "-o", "jsonpath={@}")
 
     def _listed(self, kind: str, *arguments: str) -> list[Object]:
+        if kind in self._absent_kinds:
+            return []
         try:
             return objects_in(self.run("get", kind.lower(), *arguments))
         except KubectlError as error:
-            if error.reason == "NoKind":
-                return []
-            raise
+            if error.reason != "NoKind":
+                raise
+            self._absent_kinds.add(kind)
+            return []
 
     def get_all(self, documents: Sequence[Object]) -> dict[Ref, Object]:
         """Those of ``documents`` that the cluster has, as it has them."""
@@ -179,6 +187,26 @@ class Kubectl:
             if error.reason in {"NotFound", "NoKind"}:
                 return False
             raise
+
+    def delete_each(self, refs: Sequence[Ref]) -> Iterator[tuple[Ref, KubectlError | None]]:
+        """Delete ``refs`` in their order: each that was there, and why it stays if it does.
+
+        One call for those in a row that are in one namespace or in none.
+        """
+        for group in _rows(refs):
+            words = [f"{each.kind.lower()}/{each.name}" for each in group]
+            namespace = max(each.namespace for each in group)
+            done = self._run("delete", *words, *_in(namespace), "--ignore-not-found", "--wait=false", "-o", "name")
+            deleted = set(map(_without_group, done.stdout.split()))
+            for each, word in zip(group, words, strict=True):
+                if word in deleted:
+                    yield each, None
+                elif done.returncode != 0:
+                    try:
+                        if self.delete(each):
+                            yield each, None
+                    except KubectlError as error:
+                        yield each, error
 
     def raw(self, path: str) -> str:
         return self.run("get", "--raw", path)
@@ -229,6 +257,24 @@ def _no_object(text: str) -> KubectlError:
         " kubectl, print something of its own?",
         "NotJson",
     )
+
+
+def _without_group(printed: str) -> str:
+    """``clusterrole/x`` of ``clusterrole.rbac.authorization.k8s.io/x``."""
+    kind, _, name = printed.partition("/")
+    return f"{kind.partition('.')[0]}/{name}"
+
+
+def _rows(refs: Iterable[Ref]) -> list[list[Ref]]:
+    """``refs`` in their order, those in a row together that are in one namespace or in none."""
+    rows: list[list[Ref]] = []
+    for each in refs:
+        namespaces = {other.namespace for other in rows[-1]} - {""} if rows else set()
+        if rows and (not each.namespace or namespaces <= {each.namespace}):
+            rows[-1].append(each)
+        else:
+            rows.append([each])
+    return rows
 
 
 def _in(namespace: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from bitfusiond.core import names
@@ -29,10 +29,10 @@ class Release(NamedTuple):
         return f"{self.name} -n {self.namespace}"
 
 
-def of_objects(objects: Iterable[Object]) -> Release | None:
-    """The one that installed us, by the first of the objects that has one; None where none has."""
-    for each in objects:
-        annotations = mapping(each, "metadata", "annotations")
+def of_objects(found: Mapping[Ref, Object]) -> Release | None:
+    """The one that installed us, by those of ``LOOKED_AT`` that are there: what a release left is of none."""
+    for what in LOOKED_AT:
+        annotations = mapping(found.get(what), "metadata", "annotations")
         name, namespace = (annotations.get(f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))
         if name:
             return Release(str(name), str(namespace))

@@ -87,7 +87,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     version = checks.cluster(kubectl, say)
     installed = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT])
-    if (of_helm := release.of_objects(installed.values())) is not None:
+    if (of_helm := release.of_objects(installed)) is not None:
         raise Failure(release.refusal_of_uninstall(of_helm))
     if (holders := claims.holders(kubectl, version)) and not force:
         fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
@@ -236,8 +236,12 @@ def _owned(document: Object) -> bool:
 
 
 def copies_of(secrets: Iterable[Object], place: TokenPlace) -> list[Ref]:
-    """Those of ``secrets`` that bitfusiond copied from our token namespace, or from an earlier one with our mark."""
-    return [ref(each) for each in secrets if _is_labelled(each) and _is_our_copy(each, place)]
+    """Those of ``secrets`` that bitfusiond copied from our token namespace, or from an earlier one with our mark.
+
+    By their namespaces.
+    """
+    found = [ref(each) for each in secrets if _is_labelled(each) and _is_our_copy(each, place)]
+    return sorted(found, key=lambda what: what.namespace)
 
 
 def others_copies(secrets: Iterable[Object], place: TokenPlace) -> list[str]:
@@ -274,11 +278,10 @@ def _is_labelled(secret: Object) -> bool:
 
 
 def _delete(kubectl: Kubectl, objects: Iterable[Ref], failures: Failures, say: Say) -> None:
-    for what in objects:
-        try:
-            if kubectl.delete(what):
-                say(f"{what}: deleted")
-        except KubectlError as error:
+    for what, error in kubectl.delete_each(list(objects)):
+        if error is None:
+            say(f"{what}: deleted")
+        else:
             failures.setdefault(what, []).append(f"{what}: {error}")
 
 

@@ -62,7 +62,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
         return [*rows, *ending]
     if absent := installation.absent(found):
         return [*rows, *absent, *_token_sources(values.tokens.read(kubectl), values)]
-    if (of_helm := release.of_objects(found.values())) is not None:
+    if (of_helm := release.of_objects(found)) is not None:
         detail = f"{of_helm.namespace}/{of_helm.name}: where `just deploy` is the fix below, it is `helm upgrade`"
         rows.append(Row("Helm release", NOTE, detail))
     return [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.operate import checks, kubectl
-from bitfusiond.operate.kubectl import Kubectl, KubectlError
+from bitfusiond.operate.kubectl import Kubectl, KubectlError, Ref
 from tests.fakes.kubectl import Recorded
 
 
@@ -76,3 +76,54 @@ def test_a_log_that_is_no_text_is_read_all_the_same(tmp_path: Path) -> None:
 def test_a_program_that_prints_something_of_its_own_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(KubectlError, match=r"^kubectl printed .* where JSON is expected: does KUBECTL"):
         program(tmp_path, f"echo '{text}'").json("get", "pods")
+
+
+def test_a_kind_that_is_not_there_is_asked_about_once(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text('error: the server doesn\'t have a resource type "thing"')
+    asking = program(tmp_path, f'echo "$@" >>{tmp_path}/asked; cat {tmp_path}/words >&2; exit 1')
+    assert asking.get(Ref("Thing", "a", "n")) is None
+    assert asking.get(Ref("Thing", "b")) is None
+    assert asking.all("Thing") == []
+    assert (tmp_path / "asked").read_text() == "--request-timeout=30s get thing a -n n --ignore-not-found -o json\n"
+
+
+def test_objects_are_asked_for_by_their_namespaces_and_those_of_the_cluster_beside_one(tmp_path: Path) -> None:
+    asking = program(tmp_path, f'echo "$@" >>{tmp_path}/asked')
+    refs = [Ref("ClusterRole", "c"), Ref("Secret", "a", "n"), Ref("Secret", "a", "n"), Ref("ConfigMap", "m", "o")]
+    assert asking.existing(refs) == {}
+    assert asking.existing(refs[:1]) == {}
+    assert asking.existing([]) == {}
+    lines = (tmp_path / "asked").read_text().splitlines()
+    asked = [line.partition(" get ")[2].partition(" --ignore")[0] for line in lines]
+    assert asked == ["secret/a clusterrole/c -n n", "configmap/m -n o", "clusterrole/c"]
+
+
+def test_what_lies_in_one_namespace_is_deleted_by_one_call_and_what_stays_says_why(tmp_path: Path) -> None:
+    script = f"""echo "$@" >>{tmp_path}/asked
+    case "$*" in
+    *" secret/kept "*) echo clusterrole.rbac.authorization.k8s.io/c; echo "Error from server: no" >&2; exit 1 ;;
+    *" secret kept "*) echo "Error from server (Forbidden): not you" >&2; exit 1 ;;
+    *" secret absent "*) ;;
+    *) echo configmap/m.x ;;
+    esac"""
+    refs = [
+        Ref("ClusterRole", "c"),
+        Ref("Secret", "kept", "n"),
+        Ref("Secret", "absent", "n"),
+        Ref("ConfigMap", "m.x", "o"),
+    ]
+    outcome = list(program(tmp_path, script).delete_each(refs))
+    assert [(what.name, str(error or "")) for what, error in outcome] == [
+        ("c", ""),
+        ("kept", "kubectl delete: not you"),
+        ("m.x", ""),
+    ]
+    asked = [
+        line.partition(" delete ")[2].partition(" --")[0] for line in (tmp_path / "asked").read_text().splitlines()
+    ]
+    assert asked == [
+        "clusterrole/c secret/kept secret/absent -n n",
+        "secret kept -n n",
+        "secret absent -n n",
+        "configmap/m.x -n o",
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitfusiond.core.fields import Json
-from bitfusiond.operate import release
+from bitfusiond.operate import current, manifests, release
 from bitfusiond.operate.release import Release
 
 
@@ -13,12 +13,18 @@ def annotated(**annotations: str) -> Json:
 
 
 def test_a_release_is_known_by_the_annotations_of_any_object() -> None:
-    assert release.of_objects([{"metadata": {}}, annotated(name="mine", namespace="bwki")]) == ("mine", "bwki")
+    assert release.of_objects(
+        {current.WEBHOOK: {"metadata": {}}, current.PLUGIN: annotated(name="mine", namespace="bwki")}
+    ) == ("mine", "bwki")
 
 
 def test_without_them_it_is_ours() -> None:
-    assert release.of_objects([]) is None
-    assert release.of_objects([{"metadata": {}}, {"metadata": {"annotations": {}}}, annotated()]) is None
+    assert release.of_objects({}) is None
+    assert release.of_objects({current.WEBHOOK: {"metadata": {}}, current.PLUGIN: annotated()}) is None
+
+
+def test_what_a_release_left_is_of_no_release() -> None:
+    assert release.of_objects({manifests.CATALOGUE_MAP: annotated(name="mine", namespace="bwki")}) is None
 
 
 def test_the_words_have_commands_that_can_be_copied() -> None:

@@ -45,11 +45,17 @@ def test_deploy_installs_everything_proves_the_path_and_says_what_to_do_next(
     assert _variable(api, WEBHOOK, "TOTAL_GPU_MEMORY") == "16000"
 
 
-def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(api: APIServer, operator: Operator) -> None:
+def test_a_second_deploy_changes_nothing_and_keeps_what_is_not_given(
+    api: APIServer, operator: Operator, tmp_path: Path
+) -> None:
     assert operator.run("deploy", TOTAL_GPU_MEMORY="16000", RESOURCE_NUMS="500").status == 0
     before = _versions(api)
-    result = operator.run("deploy")
+    calls, counting = tmp_path / "calls", tmp_path / "kubectl"
+    counting.write_text(f'#!/bin/sh\necho "$@" >>{calls}\nexec {operator.kubectl} "$@"\n')
+    counting.chmod(0o755)
+    result = operator.run("deploy", KUBECTL=str(counting))
     assert result.status == 0, result.err
+    assert len(calls.read_text().splitlines()) < 45, "each call is a process, and a tenth of a second"
     assert "TOTAL_GPU_MEMORY: 16000 (as it runs)" in result.lines
     assert "RESOURCE_NUMS: 500 (as it runs)" in result.lines
     assert not [line for line in result.lines if line.endswith((": made", ": changed"))], result.out
