@@ -6,6 +6,7 @@ works on every filesystem.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -15,6 +16,10 @@ import trio
 from bitfusiond import logs
 
 POLL_SECONDS = 1.0
+# A try that took long and failed is followed by a pause of so many times as long: a pool of many thousand GPUs takes
+# seconds to read, and whoever asks for anything else waits meanwhile.
+_LONG_SECONDS = 0.25
+_PAUSES = 20
 
 ValueT = TypeVar("ValueT")
 
@@ -43,21 +48,25 @@ class Watch:
     async def follow(self, load: Callable[[], None], failed: Callable[[Exception], None]) -> None:
         """Call ``load()`` whenever one of the files was changed, for ever; ends by cancellation.
 
-        One that raises is called again at every poll: that no file descriptor was left, or the disk did not answer,
-        changes no file when it is over. ``failed`` is told of it where the words are not those of the last time.
+        One that raises is called again at every poll, less often where it takes long: that no file descriptor was left,
+        or the disk did not answer, changes no file when it is over. ``failed`` is told of it where the words are not
+        those of the last time.
         """
-        loaded, told = True, ""
+        loaded, told, due = True, "", 0.0
         while True:
             await trio.sleep(POLL_SECONDS)
             now = self._signatures()
             if now != self._seen:
                 self._seen = now
-                loaded, told = False, ""
-            if not loaded:
+                loaded, told, due = False, "", 0.0
+            if not loaded and time.monotonic() >= due:
+                began = time.monotonic()
                 try:
                     load()
                     loaded = True
                 except Exception as error:  # noqa: BLE001 - whatever is in a file must not end the role
+                    took = time.monotonic() - began
+                    due = began + took * _PAUSES if took >= _LONG_SECONDS else 0.0
                     if repr(error) != told:
                         told = repr(error)
                         failed(error)

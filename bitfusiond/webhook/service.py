@@ -36,7 +36,7 @@ _log = logs.Log("webhook")
 
 
 class _Files:
-    """The configuration in force: the last one that was good."""
+    """The configuration in force: of each file the last one that was good."""
 
     def __init__(self, settings: Webhook) -> None:
         self._settings = settings
@@ -61,10 +61,15 @@ class _Files:
         await self._watch.follow(self._reload, self._not_reloaded)
 
     def _reload(self) -> None:
-        self._current = self._load()
-        matching.forget()
-        self.taken_up()
-        _log.info("configuration taken up", files=[str(path) for path in self._files])
+        given, before = self._settings, self._current
+        rules, problems = config.reload(before, given.clients, given.injection, given.pool)
+        if not problems or rules != before:
+            self._current = rules
+            matching.forget()
+            self.taken_up()
+            _log.info("configuration taken up", files=[str(path) for path in self._files])
+        if problems:
+            raise ConfigurationError("; ".join(problems))
 
     def _not_reloaded(self, error: Exception) -> None:
         event = "configuration not taken up, keeping the last good one"

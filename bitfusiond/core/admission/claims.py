@@ -13,9 +13,10 @@ from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.clients.client import BITFUSION, INDEX, Client, Values, Variable
 from bitfusiond.core.fields import Field, names_of, objects
-from bitfusiond.core.pool import claims, matching
+from bitfusiond.core.pool import claims, matching, parameters
 from bitfusiond.core.pool.claims import ClaimTemplate, Wish
 from bitfusiond.core.pool.matching import Selection
+from bitfusiond.core.text import shown
 
 _MOST_CLAIMS = 256  # of a pod's own
 _MOST_WORDS = 64  # of a filter; each is looked for among all GPUs
@@ -75,6 +76,8 @@ def check(given: Pod, chosen: Selection, client: Client | None) -> None:
                     f"{BITFUSION} run {option} names servers, which the scheduler chooses: remove it, or name them in"
                     f" {names.CLIENT_SERVERS}"
                 )
+    if client is not None:
+        _check_variables(given, client)
     asking = [(each, _wish(each.asked, chosen, client)) for each in given.gpu_containers if each.asked is not None]
     if chosen.problems or len(asking) < len(given.gpu_containers):
         return
@@ -83,6 +86,17 @@ def check(given: Pod, chosen: Selection, client: Client | None) -> None:
             container.field["resources"].problem(_too_many(container.demand, chosen))
     if all(wished.shares for _, wished in asking):
         _check_together(given, asking, chosen)
+
+
+def _check_variables(given: Pod, client: Client) -> None:
+    """Note what no node would set: the pod would be placed, and never start."""
+    for variable in (each for each in client.env if each.names_servers):
+        is_told = any(variable.name not in names_of(each.env) for each in given.gpu_containers)
+        if is_told and not parameters.may_set(variable.name.replace("{" + INDEX + "}", "0")):
+            given.annotations.entry(names.CLIENT_NAME).problem(
+                f"the client {client.name} finds its servers by {shown(variable.name)}, which a claim on the pool"
+                " cannot set: its entry in the catalogue, which is the operator's, needs another variable, or Servers"
+            )
 
 
 def _too_many(asked: Demand, chosen: Selection) -> str:

@@ -133,7 +133,8 @@ def _faults(entry: object, where: str) -> list[str]:
     if not isinstance(entry, dict):
         return [f"{where} must be a mapping of {', '.join(_FIELDS)}"]
     faults = [fault for field in _FIELDS for fault in _faults_of_field(entry.get(field), field, where)]
-    faults += [f"{where}: unknown key {key!r}" for key in entry if key not in {*_FIELDS, _SIZE}]
+    allowed = (*_FIELDS, _SIZE)
+    faults += [f"{where}: unknown key {key!r}: allowed are {', '.join(allowed)}" for key in entry if key not in allowed]
     faults += _faults_of_size(entry[_SIZE], where) if _SIZE in entry else ()
     return faults or [*_faults_of_paths(entry["BinaryPath"], entry["EnvVariable"], where)]
 
@@ -148,9 +149,7 @@ def _faults_of_field(value: object, field: str, where: str) -> Iterator[str]:
 
 
 def _faults_of_size(value: object, where: str) -> Iterator[str]:
-    try:
-        quantity.integer(value)
-    except ValueError:
+    if not entries.is_size(value):
         yield f"{where}.{_SIZE} must be a number of bytes such as 350M, not {value!r}"
 
 

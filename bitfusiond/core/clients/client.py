@@ -119,14 +119,14 @@ class Client:
 @lru_cache(maxsize=1024)  # each pod asks again for those of its client
 def placeholders(text: str) -> frozenset[str]:
     """The names of the placeholders in ``text``. Raises ValueError where it is no format string or has other fields."""
-    found = set()
-    for _, name, form, conversion in string.Formatter().parse(text):
-        if name is None:
-            continue
-        if form or conversion or not name.isidentifier():
-            raise ValueError("a placeholder is a name in braces, such as {servers}; {{ and }} are braces")
-        found.add(name)
-    return frozenset(found)
+    wrong = ValueError("a placeholder is a name in braces, such as {servers}; {{ and }} are braces")
+    try:
+        fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
+    except ValueError:  # its words are about Python
+        raise wrong from None
+    if any(form or conversion or not str(name).isidentifier() for _, name, form, conversion in fields):
+        raise wrong
+    return frozenset(str(name) for _, name, _, _ in fields)
 
 
 def wrapped_words(groups: Sequence[Group], values: Values, filters: Sequence[str]) -> list[str]:

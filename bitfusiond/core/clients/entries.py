@@ -241,8 +241,15 @@ def _tokens(field: Field) -> bool:
 def _size(field: Field) -> int | None:
     if field.value is None:
         return None
-    try:
-        return quantity.integer(field.value)
-    except ValueError:
+    if not is_size(field.value):
         field.problem(f"must be a number of bytes such as 350M, not {shown(field.value)}")
         return None
+    return quantity.integer(field.value)
+
+
+def is_size(value: object) -> bool:
+    """Whether it says how many bytes a tree takes."""
+    try:
+        return quantity.integer(value) >= 0
+    except ValueError:
+        return False

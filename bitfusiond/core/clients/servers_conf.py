@@ -19,6 +19,10 @@ from bitfusiond.core.text import cut
 Server = Json  # an entry of servers
 
 _ALLOWED = "HOST:PORT with a port from 1 to 65535, for example 10.202.122.248:56001 or [2001:db8::1]:56001"
+# Nothing that lists of addresses are separated by, nor what shells and Kubernetes expand.
+_HOST = re.compile(r"[\w.-]+")
+_HOST_OF_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[\w.-]+)?")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 # The README prints the field without the blank after the colon, which YAML does not read as a key, and users pasted it.
 _MISPRINT = re.compile(r"^([ \t]*(?:-[ \t]+)?reachable:)(?=\S)", re.MULTILINE)
 
@@ -45,7 +49,7 @@ def one_each(document: object) -> list[str]:
     Raises ServersError.
     """
     addresses(document)
-    return [str(_addresses_of(server, "servers")[0][1]).strip() for server in _servers(document)]
+    return [str(_addresses_of(server, "servers")[0][1]) for server in _servers(document)]
 
 
 def with_reachable(document: object) -> Json | None:
@@ -109,7 +113,9 @@ def _addresses_of(server: Server, where: str) -> list[tuple[str, object]]:
     if not isinstance(listed, list) or not listed:
         raise ServersError(f"{where}.addresses must be a list with at least one {_ALLOWED}; it is {_kind(listed)}")
     reachable = [(f"{where}.reachable", server["reachable"])] if _given(server, "reachable") else []
-    return reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
+    found = reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
+    # Blanks around an address are no matter to those who read this file.
+    return [(field, value.strip() if isinstance(value, str) else value) for field, value in found]
 
 
 def _given(server: Server, field: str) -> bool:
@@ -127,14 +133,13 @@ def address(value: object, field: str) -> tuple[str, int]:
     wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
     if not isinstance(value, str):
         raise wrong
-    host, colon, port = value.strip().rpartition(":")
+    host, _, port = value.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
-    # isdecimal() alone would let other scripts' digits pass.
-    if not colon or not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
+    if not _PORT.fullmatch(port) or int(port) > 65535:
         raise wrong
-    if not host or (":" in host) != bracketed or any(character in " \t\r\n/@[]" for character in host):
+    if not (_HOST_OF_IPV6 if bracketed else _HOST).fullmatch(host) or (":" in host) != bracketed:
         raise wrong
     return host, int(port)
 

@@ -34,6 +34,11 @@ _OF_SERVERS = {client.SERVERS, client.SERVER, client.INDEX}
 _VALUES = frozenset({*client.VARIABLE_PLACEHOLDERS, *client.WRAP_PLACEHOLDERS}) - _OF_SERVERS
 
 
+def may_set(name: str) -> bool:
+    """Whether a claim may set the variable ``name``, in which a number may stand for its placeholder."""
+    return bool(_VARIABLE.fullmatch(name)) and len(name) <= _LONGEST_NAME and not _NEVER.fullmatch(name)
+
+
 def environment(claim: ResourceClaim, parts: list[tuple[Result, Part]]) -> dict[str, str]:
     """The variables that the configuration of ``claim`` makes of the GPUs that it was given.
 

@@ -200,3 +200,26 @@ async def test_a_broken_catalogue_or_template_is_logged_and_the_last_good_one_ke
         assert line["message"].startswith(f"--{option}: {file}: ")
         assert message in line["message"]
         await webhook.still_answers()
+
+
+async def test_a_broken_file_keeps_no_other_from_being_taken_up(
+    run_webhook: RunWebhook, tmp_path: Path, events: Events
+) -> None:
+    clients, pool = tmp_path / "clients.yaml", tmp_path / "pool.yaml"
+    clients.write_text(read.packaged("bitfusion-client-config.yaml"))
+    pool.write_text('servers: [{name: gpu-a, address: "a:1", gpus: [{id: "0", name: V100, memory: 16G}]}]')
+    asking = review(pods.pod(annotations={names.CLIENT_FILTER: "server.hostname=none"}))
+    async with run_webhook(clients=str(clients), pool=str(pool)) as webhook:
+        clients.write_text("Clients: [{Name: A}]")
+        await until(lambda: events("configuration not taken up, keeping the last good one"))
+        pool.write_text(pool.read_text().replace("gpu-a", "gpu-b"))
+        await until(lambda: events("configuration taken up"))
+        answer = await webhook.ask("/mutate", asking)
+        assert "server of the pool: choose of gpu-b" in answer["response"]["status"]["message"]
+        # All that is wrong is told at once, whichever file it is in.
+        pool.write_text("servers: []")
+        await until(
+            lambda: "--pool: " in events("configuration not taken up, keeping the last good one")[-1]["message"]
+        )
+        assert "--clients: " in events("configuration not taken up, keeping the last good one")[-1]["message"]
+        webhook.stop.set()

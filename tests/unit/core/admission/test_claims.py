@@ -12,6 +12,7 @@ from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.clients.client import Client, Variable
 from bitfusiond.core.pool.inventory import Gpu, Pool, Server
 from tests import pods
 from tests.pods import NAMESPACE, container, pod
@@ -235,6 +236,34 @@ def test_addresses_that_a_pod_names_are_what_the_scheduler_chooses_from() -> Non
     _, verdict = _admitted(pod(annotations=annotations))
     (request,) = verdict.claims[0].spec["devices"]["requests"]
     assert 'address == "10.1.2.4:56001"' in request["exactly"]["selectors"][0]["cel"]["expression"]
+
+
+def _with_client(**fields: Any) -> Rules:
+    """The rules of a pool, and the client ``other``."""
+    rules = _rules()
+    client = Client("other", **fields)
+    return dataclasses.replace(rules, catalogue=dataclasses.replace(rules.catalogue, others=(client,)))
+
+
+@pytest.mark.parametrize("name", ["NODE_SERVERS", "ALL_PROXY", "PYTHONGPUS", "OCL_ICD_{index}", "X" * 129])
+def test_a_variable_that_no_node_would_set_is_refused_before_the_pod_waits_for_it(name: str) -> None:
+    value = "{server}" if "{index}" in name else "{servers}"
+    rules = _with_client(env=(Variable(name, value),))
+    annotations = {names.CLIENT_NAME: "other"}
+    (problem,) = _problems(pod(annotations=annotations), rules)
+    assert problem.startswith(f"metadata.annotations[{names.CLIENT_NAME}]: the client other finds its servers by ")
+    assert problem.endswith("which is the operator's, needs another variable, or Servers")
+    # Neither without a pool, nor where nobody has to set it.
+    named = {**annotations, names.CLIENT_SERVERS: "10.1.2.4:56001"}
+    assert isinstance(mutate(pod(annotations=named), NAMESPACE, dataclasses.replace(rules, pool=None)), Patch)
+    _admitted(pod(annotations=annotations), _with_client(env=(Variable(name, value),), servers=("h:1",)))
+    _admitted(pod(annotations=annotations), _with_client(env=(Variable(name.replace("{index}", "0"), "{gpus}"),)))
+
+
+def test_what_the_container_sets_itself_no_node_has_to_set() -> None:
+    rules = _with_client(env=(Variable("NODE_SERVERS", "{servers}"),))
+    own = container(env=[{"name": "NODE_SERVERS", "value": "mine"}])
+    _admitted(pod(own, annotations={names.CLIENT_NAME: "other"}), rules)
 
 
 def test_a_client_with_servers_of_its_own_uses_none_of_the_pool() -> None:

@@ -84,11 +84,30 @@ def test_a_wrong_file_is_refused_with_the_field_and_what_is_allowed(document: ob
         "a b:1",
         "http://a:1",
         "[]:1",
+        "a:01",
+        "a,b:1",
+        "$(A):1",
+        'a";b:1',
+        "a\0:1",
+        "a\u00a0b:1",
+        "[2001:db8::1 ]:1",
+        "[2001:db8::1%]:1",
     ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(servers_conf.ServersError, match=r"servers\[0\]\.addresses\[0\]"):
         servers_conf.addresses({"servers": [{"addresses": [address]}]})
+
+
+@pytest.mark.parametrize("host", ["gpu-a", "gpu_a.example.com.", "10.1.2.3", "[2001:db8::1]", "[fe80::1%eth0]", "gpü"])
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    assert servers_conf.address(f"{host}:65535", "address") == (host.strip("[]"), 65535)
+
+
+def test_blanks_around_an_address_are_no_part_of_it() -> None:
+    document = {"servers": [{"addresses": [" a:1 ", "b:1\n"]}]}
+    assert servers_conf.addresses(document) == [("a", 1), ("b", 1)]
+    assert servers_conf.one_each(document) == ["a:1"]
 
 
 def test_reachable_is_put_first_as_documented() -> None:

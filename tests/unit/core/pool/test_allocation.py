@@ -164,7 +164,7 @@ WRONG_PARAMETERS: list[tuple[Any, str]] = [
     ({"variables": [V], "values": {"servers": "x"}}, TEXTS),
     ({"variables": [V], "values": {"gpus": 1}}, TEXTS),
     ({"variables": [V], "values": {"gpus": "1" * 1025}}, TEXTS),
-    ({"variables": [V | {"value": "{"}]}, "X: Single '{' encountered in format string"),
+    ({"variables": [V | {"value": "{"}]}, "X: a placeholder is a name in braces, such as {servers}"),
     ({"variables": [V | {"value": "{0}"}]}, "X: a placeholder is a name in braces"),
     ({"variables": [V | {"value": "{gpus!r}"}]}, "X: a placeholder is a name in braces"),
     ({"variables": [V | {"value": "{gpus:9999999999}"}]}, "X: a placeholder is a name in braces"),

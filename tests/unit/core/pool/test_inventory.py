@@ -51,6 +51,8 @@ def test_the_servers_come_in_their_order_with_all_that_is_said_of_them() -> None
         (_pool(_server(address="h" * 64 + ":1")), "servers[0].address: has 66 characters: at most 64"),
         (_pool(_server(), _server(address="i:1")), "servers[1].name: a is there twice: each needs name of its own"),
         (_pool(_server(), _server(name="b")), "servers[1].address: h:1 is there twice"),
+        (_pool(_server(), _server(name="b", address="h:1 ")), "servers[1].address: 'h:1 ' is not HOST:PORT"),
+        (_pool(_server(address="h,i:1")), "servers[0].address: 'h,i:1' is not HOST:PORT"),
         (_pool(_server(adress=1)), "servers[0]: unknown key adress: allowed are name,"),
         (_pool(_server(gpus=1)), "servers[0].gpus: must be a list of objects, not 1"),
         (_pool({"name": "a", "address": "h:1"}), "servers[0].gpus: must name at least one GPU"),
