@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -26,6 +27,8 @@ REQUEST_SECONDS = 30
 _REQUESTS = 6
 PAGE = 500  # objects of a list that come at once
 MOST_PAGES = 100
+# Objects that one call deletes: what can be made in a namespace without end fits no command line, nor the deadline.
+MOST_AT_ONCE = 50
 
 _SERVER_ERROR = re.compile(r"Error from server(?: \((?P<reason>\w+)\))?: ")
 _NOISE = re.compile(r"^(Warning:|W\d{4} |[EI]\d{4} )")
@@ -191,17 +194,21 @@ class Kubectl:
     def delete_each(self, refs: Sequence[Ref]) -> Iterator[tuple[Ref, KubectlError | None]]:
         """Delete ``refs`` in their order: each that was there, and why it stays if it does.
 
-        One call for those in a row that are in one namespace or in none.
+        One call for those in a row that are in one namespace or in none; where it fails, one for each that it left.
         """
         for group in _rows(refs):
             words = [f"{each.kind.lower()}/{each.name}" for each in group]
             namespace = max(each.namespace for each in group)
-            done = self._run("delete", *words, *_in(namespace), "--ignore-not-found", "--wait=false", "-o", "name")
-            deleted = set(map(_without_group, done.stdout.split()))
+            printed, is_done = "", False
+            # Where it does not end in time, the others shall not wait for the one that hangs.
+            with suppress(KubectlError):
+                done = self._run("delete", *words, *_in(namespace), "--ignore-not-found", "--wait=false", "-o", "name")
+                printed, is_done = done.stdout, done.returncode == 0
+            deleted = set(map(_without_group, printed.split()))
             for each, word in zip(group, words, strict=True):
                 if word in deleted:
                     yield each, None
-                elif done.returncode != 0:
+                elif not is_done:
                     try:
                         if self.delete(each):
                             yield each, None
@@ -266,11 +273,12 @@ def _without_group(printed: str) -> str:
 
 
 def _rows(refs: Iterable[Ref]) -> list[list[Ref]]:
-    """``refs`` in their order, those in a row together that are in one namespace or in none."""
+    """``refs`` in their order: together, up to ``MOST_AT_ONCE``, those in a row in one namespace or in none."""
     rows: list[list[Ref]] = []
     for each in refs:
         namespaces = {other.namespace for other in rows[-1]} - {""} if rows else set()
-        if rows and (not each.namespace or namespaces <= {each.namespace}):
+        is_full = bool(rows) and len(rows[-1]) == MOST_AT_ONCE
+        if rows and not is_full and (not each.namespace or namespaces <= {each.namespace}):
             rows[-1].append(each)
         else:
             rows.append([each])

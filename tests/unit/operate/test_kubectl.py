@@ -127,3 +127,22 @@ def test_what_lies_in_one_namespace_is_deleted_by_one_call_and_what_stays_says_w
         "secret absent -n n",
         "configmap/m.x -n o",
     ]
+
+
+@pytest.mark.slow
+def test_an_object_whose_deletion_hangs_is_named_and_those_behind_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubectl, "_REQUESTS", 1 / kubectl.REQUEST_SECONDS)
+    asking = program(tmp_path, 'case "$*" in *stuck*) exec sleep 60 ;; *) echo gone ;; esac')
+    refs = [Ref("Secret", name, "n") for name in ("first", "stuck", "last")]
+    outcome = [(what.name, str(error or "").partition(":")[0]) for what, error in asking.delete_each(refs)]
+    assert outcome == [("first", ""), ("stuck", "kubectl delete"), ("last", "")]
+
+
+def test_one_call_deletes_no_more_objects_than_a_command_line_has_room_for(tmp_path: Path) -> None:
+    asking = program(tmp_path, f'echo "$@" >>{tmp_path}/asked')
+    refs = [Ref("ResourceClaimTemplate", f"bitfusion-{number}", "n") for number in range(120)]
+    assert list(asking.delete_each(refs)) == []
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.count("resourceclaimtemplate/") for line in asked] == [50, 50, 20]
