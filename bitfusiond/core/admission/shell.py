@@ -98,19 +98,21 @@ def starts_more_than_programs(argv: Sequence[str], variables: Iterable[str]) -> 
     names another one, BASH_FUNC_x%% is a function, and a restricted shell (``-r``) refuses a path. Source: bash(1),
     INVOCATION and RESTRICTED SHELL.
     """
-    for word in argv[1:]:
-        if word in {"--login", "--restricted"}:
-            return True
-        if word[:1] == "-" and word[:2] != "--" and not set("lir").isdisjoint(word):
-            return True
+    if is_login(argv) or is_restricted(argv) or _has_option(argv, "i", None):
+        return True
     return any(name == "BASH_ENV" or name.startswith("BASH_FUNC_") for name in variables)
 
 
 def is_login(argv: Sequence[str]) -> bool:
     """Whether the shell of ``argv``, with its options up to the script, reads a profile, which may set PATH anew."""
-    return any(word == "--login" or (word[:1] == "-" and word[:2] != "--" and "l" in word) for word in argv[1:])
+    return _has_option(argv, "l", "--login")
 
 
 def is_restricted(argv: Sequence[str]) -> bool:
     """Whether the shell of ``argv``, with its options up to the script, lets nobody set PATH."""
-    return any(word == "--restricted" or (word[:1] == "-" and word[:2] != "--" and "r" in word) for word in argv[1:])
+    return _has_option(argv, "r", "--restricted")
+
+
+def _has_option(argv: Sequence[str], letter: str, word: str | None) -> bool:
+    """Whether a shell is given an option by its letter, also among others as in ``-lc``, or by its word."""
+    return any(each == word or (each[:1] == "-" and each[:2] != "--" and letter in each) for each in argv[1:])

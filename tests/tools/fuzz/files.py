@@ -34,7 +34,11 @@ SEEDS = {
         *(path.read_bytes() for path in sorted(EXAMPLES.glob("*.yaml"))),
         *(_BOMB.encode(), b'{"a": "\\ud83d\\ude00", "b": [1e3, 0o17], "c": "0o17"}', b"[.inf, 1e999]"),
     ),
-    "servers": (_SERVERS.encode(), _SERVERS.replace("reachable: ", "reachable:").encode()),
+    "servers": (
+        _SERVERS.encode(),
+        _SERVERS.replace("reachable: ", "reachable:").encode(),
+        b"servers: [{addresses: ['10.202.122.248:56001', '[2001:db8::1]:56001']}]",
+    ),
     "catalogue": (_CATALOGUE.encode(), _CATALOGUE.replace("ubuntu1804", "\u05f8", 1).encode()),
     "template": (_TEMPLATE.encode(), _TEMPLATE.replace("mountPath: ", "path: ").encode()),
 }
