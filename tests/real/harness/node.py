@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ DIRECTORY = Path("/var/lib/kubelet/device-plugins")
 NAMESPACE = "default"
 # The kubelet tells the API server of new devices when it next updates its node's status, every 10 s.
 STATUS_SECONDS = 40.0
+
+
+def delete_directory() -> None:
+    """DIRECTORY with all that is in it, in one step: a kubelet that runs may be writing its checkpoint there."""
+    gone = DIRECTORY.with_name("device-plugins-of-before")
+    DIRECTORY.rename(gone)
+    shutil.rmtree(gone)
 
 
 @dataclass(frozen=True, slots=True)

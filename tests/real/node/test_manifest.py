@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from kubernetes import client
 
 from tests import MANIFESTS
 from tests.fakes.processes import wait_until
-from tests.real.harness.node import DIRECTORY, Node
+from tests.real.harness.node import DIRECTORY, Node, delete_directory
 from tests.real.harness.plugin import SOCKET
 
 _MANIFEST = MANIFESTS / "base/device-plugin.yaml"
@@ -148,7 +147,7 @@ def test_the_pod_registers_again_after_a_restart_of_the_kubelet(restartable: Nod
 
 def test_the_pod_gets_the_new_directory_when_the_old_one_was_deleted(restartable: Node, daemon: Daemon) -> None:
     """Its mount shows the deleted one for as long as the container lives, so the container must end. Keep it last."""
-    shutil.rmtree(DIRECTORY)
+    delete_directory()
     restartable.restart_kubelet()
     wait_until(lambda: daemon.status is not None and daemon.status.restart_count > 0, "a new container", 90)
     restartable.wait_registered()

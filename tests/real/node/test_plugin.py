@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.fakes.processes import accepting, wait_until
-from tests.real.harness.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node
+from tests.real.harness.node import DIRECTORY, RESOURCE, STATUS_SECONDS, Node, delete_directory
 from tests.real.harness.plugin import SOCKET, Plugin
 
 RESTARTS = 8
@@ -131,7 +130,7 @@ def test_a_plugin_that_is_there_before_the_kubelet_registers_as_soon_as_it_start
 
 def test_the_plugin_survives_its_directory_being_deleted_and_made_anew(restartable: Node, plugin: Plugin) -> None:
     plugin.start_ready()
-    shutil.rmtree(DIRECTORY)
+    delete_directory()
     # For the directory; or, as a kubelet that writes its checkpoint makes that anew, for the kubelet's socket in it.
     wait_until(lambda: plugin.readiness()[0] == 503, "the plugin waits")
     assert plugin.running
