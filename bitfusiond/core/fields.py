@@ -9,46 +9,82 @@ from bitfusiond.core.text import shown
 Json = dict[str, Any]  # an object of a JSON document
 
 
-_Place = tuple["Field", str, bool]  # below that one, under this key; whether the user chose the key
+_Step = tuple["Field", str | int, bool]  # below that one, under this key; whether the user chose the key
 
 
 class Field:
     """A value in a document, with its path and the problems found in the document so far.
 
-    The fields of one document share ``problems``: each problem is a line ``PATH: what is wrong and what is allowed``.
+    The fields of one document share ``problems``: each is a line ``PATH: what is wrong and what is allowed``.
+    ``is_sound``: none of them is about this field, or about one that was got from it.
     """
 
-    __slots__ = ("_place", "problems", "value")
+    __slots__ = ("_problems", "_step", "is_sound", "value")
+    _problems: list[str]  # of the whole document, which alone has them
 
-    def __init__(self, value: Any, path: str | _Place = "", problems: list[str] | None = None) -> None:
+    def __init__(self, value: Any, step: _Step | None = None) -> None:
         """A whole document, where only ``value`` is given."""
         self.value = value
-        self._place = path
-        self.problems: list[str] = [] if problems is None else problems
+        self.is_sound = True
+        self._step = step
+        if step is None:
+            self._problems = []
+
+    @property
+    def problems(self) -> list[str]:
+        """Those of the whole document."""
+        return self._problems if self._step is None else self._step[0].problems
 
     @property
     def path(self) -> str:
-        """Where it is in its document, worked out when it is asked for: most fields have no problem."""
-        if isinstance(self._place, str):
-            return self._place
-        parent, key, is_entry = self._place
+        """Where it is in its document, empty for all of it; worked out when asked for, as most have no problem."""
+        if self._step is None:
+            return ""
+        parent, key, is_entry = self._step
         above = parent.path
-        self._place = f"{above}[{shown(key)}]" if is_entry else f"{above}.{key}" if above else key
-        return self._place
+        if is_entry:
+            return f"{above}[{shown(key)}]"
+        if isinstance(key, int):
+            return f"{above}[{key}]"
+        return f"{above}.{key}" if above else key
 
     def __getitem__(self, name: str) -> Field:
         """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
         value = self.value
-        return Field(value.get(name) if isinstance(value, dict) else None, (self, name, False), self.problems)
+        return Field(value.get(name) if isinstance(value, dict) else None, (self, name, False))
 
     def entry(self, key: str) -> Field:
         """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
         value = self.value
-        return Field(value.get(key) if isinstance(value, dict) else None, (self, key, True), self.problems)
+        return Field(value.get(key) if isinstance(value, dict) else None, (self, key, True))
+
+    def read_as(self, value: Any) -> Field:
+        """The same field, its value read as ``value``: a text as the words in it."""
+        field = Field(value, self._step)
+        if self._step is None:
+            field._problems = self._problems
+        return field
+
+    def line(self, message: str) -> str:
+        """``message`` about this field, as a problem or a warning says it."""
+        path = self.path
+        return f"{path}: {message}" if path else message
 
     def problem(self, message: str) -> None:
-        """Note that something is wrong with this field."""
-        self.problems.append(f"{self.path}: {message}")
+        """Note that something is wrong with this field: ``PATH: message``."""
+        self._note(self.line(message))
+
+    def sentence(self, predicate: str) -> None:
+        """Note what is wrong in a sentence that begins with this field: ``PATH predicate``."""
+        self._note(f"{self.path} {predicate}")
+
+    def _note(self, line: str) -> None:
+        self.problems.append(line)
+        field = self
+        field.is_sound = False
+        while field._step is not None:
+            field = field._step[0]
+            field.is_sound = False
 
     def mapping(self, most: int | None = None) -> Json:
         """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
@@ -70,7 +106,14 @@ class Field:
 
     def items(self, most: int | None = None) -> list[Field]:
         """The objects of :meth:`objects`, each with its own path: ``spec.containers[0]``."""
-        return [Field(value, f"{self.path}[{index}]", self.problems) for index, value in enumerate(self.objects(most))]
+        return self._elements(self.objects(most))
+
+    def elements(self) -> list[Field]:
+        """The elements of a list, whatever they are; none where it is no list, which is for the caller to say."""
+        return self._elements(self.value) if isinstance(self.value, list) else []
+
+    def _elements(self, values: list[Any]) -> list[Field]:
+        return [Field(value, (self, index, False)) for index, value in enumerate(values)]
 
     def _is_list_of(self, kind: type, plural: str) -> bool:
         """Whether the value is a list of ``kind``; where it is anything else but absent, note that as a problem."""

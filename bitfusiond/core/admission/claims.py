@@ -229,9 +229,8 @@ def warnings(given: Pod, client: Client, found: Mapping[str, Claim]) -> Iterator
     for each in given.gpu_containers if found else ():
         for variable in client.env:
             if variable.names_servers and _told_by_node(variable, each) is None:
-                yield (
-                    f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
-                    " the servers of its claim"
+                yield each.field["env"].line(
+                    f"{variable.name} is set already: the client {client.name} gets that, not the servers of its claim"
                 )
 
 

@@ -37,9 +37,8 @@ def mount_warnings(containers: Sequence[GpuContainer], template: Template) -> It
     for container in containers:
         for mount in container.mounts:
             if mount.path in template.above and not mount.is_writable:
-                yield (
-                    f"{mount.field.path}: {shown(mount.field.value)} must be writable, as the client goes below it; or"
-                    " mount it elsewhere"
+                yield mount.field.line(
+                    f"{shown(mount.field.value)} must be writable, as the client goes below it; or mount it elsewhere"
                 )
 
 

@@ -82,7 +82,8 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     claimed = claims.of_containers(given, chosen, client, values)
     kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
     if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
-        return Refusal([f"{given.spec['containers'].path}: {problem}; give fewer filters, or put a script into a file"])
+        given.spec["containers"].problem(f"{problem}; give fewer filters, or put a script into a file")
+        return Refusal(root.problems)
     return Patch(
         _operations(given, client, commands, variables, template, claimed),
         [*_warnings(given, client, variables, template, rules, sizes), *claims.warnings(given, client, claimed)],
@@ -111,12 +112,12 @@ def mark(document: Json, namespace: str, rules: Rules) -> list[Operation]:
 
 def _wanted(given: Pod) -> capacity.Amounts:
     """What the scheduler will count for the patched pod."""
-    shares = {each.field.path: Fraction(each.demand.shares) for each in given.gpu_containers}
+    shares = {each.field: Fraction(each.demand.shares) for each in given.gpu_containers}
 
     def amounts(container: Field) -> capacity.Amounts:
         found = capacity.limits(container, but=names.REQUEST_RESOURCES)
-        if container.path in shares:
-            found[names.GPU] = shares[container.path]
+        if container in shares:
+            found[names.GPU] = shares[container]
         return found
 
     return capacity.effective(((each, amounts(each)) for each in given.init_containers), map(amounts, given.containers))
@@ -200,30 +201,32 @@ def _warnings(
     """What the user should hear of a pod that is admitted, a line each."""
     return [
         *(
-            f"{each.field.path}: neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU"
+            each.field.line("neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU")
             for each in given.gpu_containers
             if each.demand.takes_all
         ),
         *(
-            f"{each.field.path}.command: calls bitfusion inside; to call it yourself use mode injection and the"
-            " client's path"
+            each.field["command"].line(
+                "calls bitfusion inside; to call it yourself use mode injection and the client's path"
+            )
             for each in given.gpu_containers
             if each.program is not None and each.program.hidden_call
         ),
         *(
-            f"{hook.field.path}: seems to call bitfusion, which is not on PATH: write the client's path"
+            hook.field.line("seems to call bitfusion, which is not on PATH: write the client's path")
             for each in given.gpu_containers
             for hook in each.hooks
             if (program := command.beside(hook.words)) and program.hidden_call
         ),
         *(
-            f"{each.field.path}.command: bitfusion run gets words of the shell: whatever they say,"
-            f" {each.demand.shares} shares are counted"
+            each.field["command"].line(
+                f"bitfusion run gets words of the shell: whatever they say, {each.demand.shares} shares are counted"
+            )
             for each in given.gpu_containers
             if any(calls.shares(call, sizes) is None for call in each.calls)
         ),
         *(
-            f"{each.field.path}: LD_LIBRARY_PATH of its image is not known: {each.image.reason}"
+            each.field.line(f"LD_LIBRARY_PATH of its image is not known: {each.image.reason}")
             for each in given.gpu_containers
             if isinstance(each.image, Unreadable) and client.merges_library_path
             if names.LD_LIBRARY_PATH not in names_of(each.env)
@@ -240,17 +243,14 @@ def _warnings_of_other_client(given: Pod, client: Client, variables: Mapping[str
         taken = names_of(each.env)
         for variable in variables[each.pointer]:
             if variable.prepends is None and variable.name in taken:
-                yield (
-                    f"{each.field.path}.env: {variable.name} is set already: the client {client.name} gets that, not"
-                    f" {shown(variable.value)}"
+                yield each.field["env"].line(
+                    f"{variable.name} is set already: the client {client.name} gets that, not {shown(variable.value)}"
                 )
         if each.raw.get("envFrom") and variables[each.pointer]:
-            yield (
-                f"{each.field.path}.envFrom: what it sets of"
-                f" {', '.join(variable.name for variable in variables[each.pointer])} gives way to the client's"
-            )
+            told = ", ".join(variable.name for variable in variables[each.pointer])
+            yield each.field["envFrom"].line(f"what it sets of {told} gives way to the client's")
         if pod.argv(each.field)[:1] == [BITFUSION]:
-            yield f"{each.field.path}.command: runs {BITFUSION}, which the client {client.name} does not bring"
+            yield each.field["command"].line(f"runs {BITFUSION}, which the client {client.name} does not bring")
     parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
     untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]
     if untold:

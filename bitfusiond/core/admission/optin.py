@@ -72,7 +72,7 @@ def opt_in(pod: Field, namespace: str) -> OptIn:
     for field, longest in (
         (metadata["name"], _LONGEST_NAME),
         (metadata["generateName"], _LONGEST_NAME),
-        (Field(namespace, "metadata.namespace", pod.problems), names.LONGEST_NAMESPACE),
+        (metadata["namespace"].read_as(namespace), names.LONGEST_NAMESPACE),
     ):
         _is_short(field, longest)
     status = annotations.entry(names.STATUS).value
@@ -163,7 +163,7 @@ def servers(field: Field) -> tuple[str, ...]:
     text = _string(field)
     if text is None or not _is_short(field, _LONGEST_SERVERS):
         return ()
-    return tuple(entries.servers(Field(text.replace(",", " ").split(), field.path, field.problems)))
+    return tuple(entries.servers(field.read_as(text.replace(",", " ").split())))
 
 
 def _wrong_filter(key: str, equals: str, wanted: str) -> str:

@@ -87,7 +87,6 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, ima
     GPUs have ``sizes``; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
-    before = len(pod.problems)
     spec.mapping()
     groups = containers_of(spec)
     found = list(asking(groups))
@@ -96,7 +95,7 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, ima
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     reading = _Reading(mode, chosen, sizes, by_name, images, reads_commands)
     gpu_containers = [reading.container(*each) for each in found]
-    _check_number(spec, len(found), is_sound=len(pod.problems) == before)
+    _check_number(spec, len(found))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -121,12 +120,12 @@ def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Reso
                 resources.refuse_shares("ask for")
 
 
-def _check_number(spec: Field, number: int, *, is_sound: bool) -> None:
+def _check_number(spec: Field, number: int) -> None:
     """``number`` is how many containers ask for GPUs: at least one must, and not too many may.
 
     Where the spec is not sound, what is wrong with it may be what would have asked.
     """
-    if not number and is_sound:
+    if not number and spec.is_sound:
         spec["containers"].problem(
             f"no container asks for {names.GPU_AMOUNT} in resources.limits, as {names.MANAGEMENT} wants: add it, or"
             " set the annotation to none"

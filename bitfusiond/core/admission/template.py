@@ -166,29 +166,34 @@ def parse(document: object) -> Template:
     if not isinstance(document, dict):
         raise TemplateError(f"the file must be a mapping of {', '.join(_GROUPS)}")
     file = Field(document)
-    allowed = ", ".join(_GROUPS)
-    file.problems += [f"unknown key {key!r}: allowed are {allowed}" for key in document if key not in _GROUPS]
+    for key in document:
+        if key not in _GROUPS:
+            file.problem(f"unknown key {key!r}: allowed are {', '.join(_GROUPS)}")
     init_containers, containers, volumes = (file[group].items() for group in _GROUPS)
-    if not init_containers and not file.problems:
+    if not init_containers and file.is_sound:
         file["initContainers"].problem("needs at least one, which runs `bitfusiond --role init`")
-    if len(containers) != 1 and not file.problems:
+    if len(containers) != 1 and file.is_sound:
         file["containers"].problem(f"needs exactly one, merged into every GPU container; there are {len(containers)}")
     volume_names = _names(volumes)
     _names(init_containers)
     for each in init_containers:
         _check_init_container(each, volume_names)
-    container = containers[0] if containers else Field({}, "containers[0]", file.problems)
+    env, mounts = _gpu_container(containers[0], volume_names) if containers else ([], [])
+    if not mounts and file.is_sound:
+        containers[0]["volumeMounts"].problem("the client must be mounted somewhere")
+    if file.problems:
+        raise TemplateError("; ".join(file.problems))
+    return _template(_values(init_containers), _values(env), _values(mounts), _values(volumes))
+
+
+def _gpu_container(container: Field, volumes: set[str]) -> tuple[list[Field], list[Field]]:
+    """The variables and the mounts that each GPU container gets."""
     for key in container.value:
         if key not in _CONTAINER_KEYS:
             container.problem(f"unknown key {key!r}: allowed are {', '.join(sorted(_CONTAINER_KEYS))}")
     env = container["env"].items()
     _names(env, label=False)
-    mounts = _mounts(container, volume_names)
-    if not mounts and not file.problems:
-        container["volumeMounts"].problem("the client must be mounted somewhere")
-    if file.problems:
-        raise TemplateError("; ".join(file.problems))
-    return _template(_values(init_containers), _values(env), _values(mounts), _values(volumes))
+    return env, _mounts(container, volumes)
 
 
 def _parents(path: str) -> Iterator[str]:
@@ -214,8 +219,10 @@ def _check_init_container(container: Field, volumes: set[str]) -> None:
     _mounts(container, volumes)
 
 
-def _check_quantity(amount: Field, resource: str) -> None:
-    if resource.startswith(names.DOMAIN):
+def _check_quantity(amount: Field, resource: object) -> None:
+    if not isinstance(resource, str):
+        amount.problem("is not the name of a resource")
+    elif resource.startswith(names.DOMAIN):
         amount.problem("this container must not hold GPU shares")
     try:
         quantity.parse(amount.value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bitfusiond.core import quantity
@@ -86,35 +85,37 @@ def parse(document: object) -> Catalogue:
     if not isinstance(document, dict):
         raise CatalogueError("the file must be a mapping with the key BitfusionClients")
     file = Field(document)
+    clients = _documented(file["BitfusionClients"])
     others = entries.read(file["Clients"])
-    documented = document.get("BitfusionClients")
-    if documented is None and (others or file.problems):
-        documented = []
-    if not isinstance(documented, list) or not (documented or others or file.problems):
+    given = document.get("BitfusionClients")
+    if not (given or others or file.problems) or not isinstance(given, list | None):
         raise CatalogueError("BitfusionClients must be a list with at least one client, or Clients")
-    wheres = [f"BitfusionClients[{index}]" for index in range(len(documented))]
-    faults = [_faults(entry, where) for entry, where in zip(documented, wheres, strict=True)]
-    problems = [*itertools.chain.from_iterable(faults)]
+    _check_default(file["Default"], clients)
+    _check_keys(file, _KEYS)
+    if file.problems:
+        raise CatalogueError("; ".join(file.problems))
+    default = document.get("Default")
+    return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None, others)
+
+
+def _documented(listed: Field) -> dict[tuple[str, str], Client]:
+    """The clients of ``BitfusionClients`` by (OS, version), as far as they are right."""
     clients: dict[tuple[str, str], Client] = {}
-    for entry, where, wrong in zip(documented, wheres, faults, strict=True):
-        if wrong:
+    for entry in listed.elements():
+        _check(entry)
+        if not entry.is_sound:
             continue
-        client = _bitfusion(entry)
+        client = _bitfusion(entry.value)
         pair = (str(client.os), str(client.version))
         if pair in clients:
-            problems.append(f"{where}: a second client for {shown(str(client))}: keep one of them")
+            entry.problem(f"a second client for {shown(str(client))}: keep one of them")
         clients[pair] = client
-    default = document.get("Default")
-    problems += [*file.problems, *_faults_of_default(default, clients)]
-    problems += [f"unknown key {key!r}: allowed are {', '.join(_KEYS)}" for key in document if key not in _KEYS]
-    if problems:
-        raise CatalogueError("; ".join(problems))
-    return Catalogue(clients, (str(default["os"]), str(default["version"])) if default else None, others)
+    return clients
 
 
 def _bitfusion(entry: Mapping[str, object]) -> Client:
     """A documented entry, as what it is short for."""
-    version, os, binary, library = (str(entry[field]) for field in _FIELDS)
+    version, os, binary, library = (str(entry[key]) for key in _FIELDS)
     return Client(
         name=BITFUSION,
         os=os,
@@ -128,43 +129,49 @@ def _bitfusion(entry: Mapping[str, object]) -> Client:
     )
 
 
-def _faults(entry: object, where: str) -> list[str]:
-    """What is wrong with one entry; ``where`` is its place in the file."""
-    if not isinstance(entry, dict):
-        return [f"{where} must be a mapping of {', '.join(_FIELDS)}"]
-    faults = [fault for field in _FIELDS for fault in _faults_of_field(entry.get(field), field, where)]
-    allowed = (*_FIELDS, _SIZE)
-    faults += [f"{where}: unknown key {key!r}: allowed are {', '.join(allowed)}" for key in entry if key not in allowed]
-    faults += _faults_of_size(entry[_SIZE], where) if _SIZE in entry else ()
-    return faults or [*_faults_of_paths(entry["BinaryPath"], entry["EnvVariable"], where)]
+def _check(entry: Field) -> None:
+    """Note what is wrong with one documented entry."""
+    if not isinstance(entry.value, dict):
+        entry.sentence(f"must be a mapping of {', '.join(_FIELDS)}")
+        return
+    for key in _FIELDS:
+        _check_text(entry[key], is_version=key == "BitfusionVersion", is_name=key in _NAMES)
+    _check_keys(entry, (*_FIELDS, _SIZE))
+    if _SIZE in entry.value and not entries.is_size(entry[_SIZE].value):
+        entry[_SIZE].sentence(f"must be a number of bytes such as 350M, not {entry[_SIZE].value!r}")
+    if entry.is_sound:
+        _check_paths(entry["BinaryPath"], entry["EnvVariable"])
 
 
-def _faults_of_field(value: object, field: str, where: str) -> Iterator[str]:
+def _check_keys(mapping: Field, allowed: Sequence[str]) -> None:
+    for key in mapping.value:
+        if key not in allowed:
+            mapping.problem(f"unknown key {key!r}: allowed are {', '.join(allowed)}")
+
+
+def _check_text(field: Field, *, is_version: bool, is_name: bool) -> None:
+    value = field.value
     # YAML reads an unquoted 450 as a number: operators leave the quotes out, and it means the same.
-    number = field == "BitfusionVersion" and isinstance(value, int) and not isinstance(value, bool)
+    number = is_version and isinstance(value, int) and not isinstance(value, bool)
     if not number and not (isinstance(value, str) and value.strip()):
-        yield f"{where}.{field} must be a string that is not empty, not {value!r}"
-    elif field in _NAMES and len(str(value)) > LONGEST_CLIENT_NAME:
-        yield f"{where}.{field} has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed"
+        field.sentence(f"must be a string that is not empty, not {value!r}")
+    elif is_name and len(str(value)) > LONGEST_CLIENT_NAME:
+        field.sentence(f"has {len(str(value))} characters: at most {LONGEST_CLIENT_NAME} are allowed")
 
 
-def _faults_of_size(value: object, where: str) -> Iterator[str]:
-    if not entries.is_size(value):
-        yield f"{where}.{_SIZE} must be a number of bytes such as 350M, not {value!r}"
+def _check_paths(binary: Field, library: Field) -> None:
+    tree = binary.value.removesuffix(BINARY)
+    if tree == binary.value or not tree.startswith("/") or posixpath.basename(tree) in {"", ".", ".."}:
+        binary.sentence(f"must be /bitfusion/PACKAGE{BINARY}, not {binary.value!r}")
+    elif not posixpath.normpath(library.value).startswith(tree + "/"):
+        library.sentence(f"must be a directory below {shown(tree)}, not {library.value!r}")
 
 
-def _faults_of_paths(binary: str, library: str, where: str) -> Iterator[str]:
-    tree = binary.removesuffix(BINARY)
-    if tree == binary or not tree.startswith("/") or posixpath.basename(tree) in {"", ".", ".."}:
-        yield f"{where}.BinaryPath must be /bitfusion/PACKAGE{BINARY}, not {binary!r}"
-    elif not posixpath.normpath(library).startswith(tree + "/"):
-        yield f"{where}.EnvVariable must be a directory below {shown(tree)}, not {library!r}"
-
-
-def _faults_of_default(value: object, clients: Mapping[tuple[str, str], Client]) -> Iterator[str]:
+def _check_default(field: Field, clients: Mapping[tuple[str, str], Client]) -> None:
+    value = field.value
     if value is None:
         return
     if not isinstance(value, dict) or set(value) != {"os", "version"}:
-        yield f"Default must be a mapping of os and version, not {value!r}"
+        field.sentence(f"must be a mapping of os and version, not {value!r}")
     elif (pair := (str(value["os"]), str(value["version"]))) not in clients:
-        yield f"Default: there is no client for {shown('/'.join(pair))} in BitfusionClients"
+        field.problem(f"there is no client for {shown('/'.join(pair))} in BitfusionClients")

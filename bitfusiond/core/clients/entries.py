@@ -53,7 +53,6 @@ def read(clients: Field) -> tuple[Client, ...]:
     found: dict[tuple[str, str | None, str | None], Client] = {}
     first: dict[str, Client] = {}
     for entry in clients.items(_MOST_ENTRIES):
-        before = len(entry.problems)
         client = _client(entry)
         key = (client.name, client.os, client.version)
         other = first.setdefault(client.name, client)
@@ -62,7 +61,7 @@ def read(clients: Field) -> tuple[Client, ...]:
             entry.problem(f"not all entries of {name} name Version, or OSVersion: name them in all or in none")
         if key in found:
             entry.problem(f"a second client {shown(str(client))}: keep one of them")
-        elif len(entry.problems) == before:
+        elif entry.is_sound:
             found[key] = client
     return tuple(found.values())
 
@@ -139,12 +138,10 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
         field.problem(f"must be a list of words, not {shown(field.value)}")
         return ()
     groups: list[Group] = []
-    before = len(field.problems)
-    for index, each in enumerate(field.value):
-        item = Field(each, f"{field.path}[{index}]", field.problems)
-        words = [each] if isinstance(each, str) else item.strings()
+    for item in field.elements():
+        words = [item.value] if isinstance(item.value, str) else item.strings()
         if not words or "" in words:
-            item.problem(f"{shown(each)} is not a word, or a list of words")
+            item.problem(f"{shown(item.value)} is not a word, or a list of words")
         for word in words:
             _check_placeholders(item, word, WRAP_PLACEHOLDERS)
         groups.append(tuple(words))
@@ -153,7 +150,7 @@ def _wrap(field: Field, *, has_binary: bool) -> tuple[Group, ...]:
         field.problem("{binary} needs the field Binary, the path of the client's program")
     if groups and any(_known(word) - {"binary"} for word in groups[0]):
         field.problem(f"begins with {shown(groups[0][0])}: the first word must be the client's program")
-    return tuple(groups) if len(field.problems) == before else ()
+    return tuple(groups) if field.is_sound else ()
 
 
 def _env(field: Field) -> Iterable[Variable]:
@@ -169,7 +166,6 @@ def _env(field: Field) -> Iterable[Variable]:
 
 def _variable(name: str, field: Field) -> Variable | None:
     """One variable: its value, or a mapping that says more of it."""
-    before = len(field.problems)
     given = {"Value": field.value} if isinstance(field.value, str) else mapping(field.value)
     form = next((form for form in _FORMS if form[0] in given), ())
     if not form or not {*given} <= {*form, "Prepend"} or not all(isinstance(each, str) for each in given.values()):
@@ -181,7 +177,7 @@ def _variable(name: str, field: Field) -> Variable | None:
     value, between = given[form[0]], given.get("Join", " ") if form[0] == "PerServer" else None
     _check_placeholders(field, name, (INDEX,))
     _check_placeholders(field, value, VARIABLE_PLACEHOLDERS)
-    if len(field.problems) > before:
+    if not field.is_sound:
         return None
     if not _VARIABLE.fullmatch(name.replace("{" + INDEX + "}", "0")):
         field.problem("is not the name of a variable")
@@ -224,11 +220,11 @@ def servers(field: Field) -> list[str]:
         field.problem(f"names {len(found)} servers: bitfusiond takes at most {_MOST_SERVERS}")
     if field.value == []:
         field.problem("must name at least one server, HOST:PORT")
-    for index, each in enumerate(found):
+    for each in field.elements() if found else ():
         try:
-            servers_conf.address(each, f"{field.path}[{index}]")
+            servers_conf.address(each.value)
         except servers_conf.ServersError as error:
-            field.problems.append(str(error))
+            each.problem(str(error))
     return found
 
 

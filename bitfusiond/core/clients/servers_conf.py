@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from bitfusiond.core.fields import Json
+from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import cut
 
 Server = Json  # an entry of servers
@@ -37,9 +37,9 @@ def addresses(document: object) -> list[tuple[str, int]]:
     ``document`` is the parsed servers.conf. An IPv6 host comes without its brackets. Raises ServersError.
     """
     unique: dict[tuple[str, int], None] = {}
-    for index, server in enumerate(_servers(document)):
-        for field, value in _addresses_of(server, f"servers[{index}]"):
-            unique[address(value, field)] = None
+    for server in _servers(document):
+        for field in _addresses_of(server):
+            unique[_read(field)] = None
     return list(unique)
 
 
@@ -49,7 +49,7 @@ def one_each(document: object) -> list[str]:
     Raises ServersError.
     """
     addresses(document)
-    return [str(_addresses_of(server, "servers")[0][1]) for server in _servers(document)]
+    return [str(_addresses_of(server)[0].value) for server in _servers(document)]
 
 
 def with_reachable(document: object) -> Json | None:
@@ -59,8 +59,8 @@ def with_reachable(document: object) -> Json | None:
     ServersError.
     """
     addresses(document)
-    servers = _servers(document)
-    if not isinstance(document, dict) or all(_given(server, "reachable") for server in servers):
+    servers: list[Server] = [server.value for server in _servers(document)]
+    if not isinstance(document, dict) or all(server.get("reachable") is not None for server in servers):
         return None
     return {**document, "servers": [_reachable_first(server) for server in servers]}
 
@@ -79,13 +79,13 @@ def of_addresses(document: object, wanted: Iterable[str]) -> Json:
     addresses(document)
     known: dict[tuple[str, int], Server] = {}
     for server in _servers(document):
-        for field, value in _addresses_of(server, ""):
-            known.setdefault(address(value, field), server)
+        for field in _addresses_of(server):
+            known.setdefault(_read(field), server.value)
     found: list[Server] = []
     for each in wanted:
-        server = known.get(address(each, "address"), {"addresses": [each]})
-        if not any(server is other for other in found):
-            found.append(server)
+        entry = known.get(address(each), {"addresses": [each]})
+        if not any(entry is other for other in found):
+            found.append(entry)
     return {**(document if isinstance(document, dict) else {}), "servers": found}
 
 
@@ -94,43 +94,48 @@ def repaired(text: str) -> str:
     return _MISPRINT.sub(r"\1 ", text)
 
 
-def _servers(document: object) -> list[Server]:
+def _servers(document: object) -> list[Field]:
     """The entries of the file, which must be mappings. Raises ServersError."""
     if not isinstance(document, dict):
         raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
-    servers = document.get("servers")
-    if not isinstance(servers, list) or not servers:
-        raise ServersError(f"servers must be a list with at least one server, not {_kind(servers)}")
-    for index, server in enumerate(servers):
-        if not isinstance(server, dict):
-            raise ServersError(f"servers[{index}] must be a mapping with the key addresses, not {_kind(server)}")
+    listed = Field(document)["servers"]
+    servers = listed.elements()
+    if not servers:
+        raise ServersError(f"servers must be a list with at least one server, not {_kind(listed.value)}")
+    for server in servers:
+        if not isinstance(server.value, dict):
+            raise ServersError(f"{server.path} must be a mapping with the key addresses, not {_kind(server.value)}")
     return servers
 
 
-def _addresses_of(server: Server, where: str) -> list[tuple[str, object]]:
-    """The fields of one server that hold an address, and what they hold."""
-    listed = server.get("addresses")
-    if not isinstance(listed, list) or not listed:
-        raise ServersError(f"{where}.addresses must be a list with at least one {_ALLOWED}; it is {_kind(listed)}")
-    reachable = [(f"{where}.reachable", server["reachable"])] if _given(server, "reachable") else []
-    found = reachable + [(f"{where}.addresses[{index}]", value) for index, value in enumerate(listed)]
+def _addresses_of(server: Field) -> list[Field]:
+    """The fields of one server that hold an address. Raises ServersError."""
+    reachable, listed = server["reachable"], server["addresses"]
+    elements = listed.elements()
+    if not elements:
+        raise ServersError(f"{listed.path} must be a list with at least one {_ALLOWED}; it is {_kind(listed.value)}")
+    found = elements if reachable.value is None else [reachable, *elements]
     # Blanks around an address are no matter to those who read this file.
-    return [(field, value.strip() if isinstance(value, str) else value) for field, value in found]
+    return [field.read_as(field.value.strip()) if isinstance(field.value, str) else field for field in found]
 
 
-def _given(server: Server, field: str) -> bool:
-    return server.get(field) is not None
+def _read(field: Field) -> tuple[str, int]:
+    """The address in ``field``. Raises ServersError that names it."""
+    try:
+        return address(field.value)
+    except ServersError as error:
+        raise ServersError(field.line(str(error))) from None
 
 
 def _reachable_first(server: Server) -> Server:
-    if _given(server, "reachable"):
+    if server.get("reachable") is not None:
         return server
     return {"reachable": server["addresses"][0]} | {key: value for key, value in server.items() if key != "reachable"}
 
 
-def address(value: object, field: str) -> tuple[str, int]:
-    """(host, port) of ``HOST:PORT``; ``field`` is its path in messages. Raises ServersError."""
-    wrong = ServersError(f"{field}: {_shown(value)} is not {_ALLOWED}")
+def address(value: object) -> tuple[str, int]:
+    """(host, port) of ``HOST:PORT``. Raises ServersError, which does not say where it stands."""
+    wrong = ServersError(f"{_shown(value)} is not {_ALLOWED}")
     if not isinstance(value, str):
         raise wrong
     host, _, port = value.rpartition(":")

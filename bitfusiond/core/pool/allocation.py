@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients import servers_conf
-from bitfusiond.core.fields import Json, mapping, objects
+from bitfusiond.core.fields import Field, Json, mapping, objects
 from bitfusiond.core.objects import ResourceClaim, ResourceSlice
 from bitfusiond.core.pool import matching, slices
 from bitfusiond.core.text import shown
@@ -132,9 +132,9 @@ def _address(server: ResourceSlice, result: Result) -> str:
     found = mapping(attributes, matching.ADDRESS) or mapping(attributes, f"{names.DOMAIN}{matching.ADDRESS}")
     address = found.get("string")
     try:
-        servers_conf.address(address, matching.ADDRESS)
+        servers_conf.address(address)
     except servers_conf.ServersError as error:
-        raise AllocationError(f"ResourceSlice {slices.slice_name(result.pool)}: {error}") from None
+        raise AllocationError(f"ResourceSlice {slices.slice_name(result.pool)}: {matching.ADDRESS}: {error}") from None
     return str(address)
 
 
@@ -191,15 +191,15 @@ def parse(text: str) -> Allocation:
     claim = mapping(document).get("claim")
     if not isinstance(claim, str) or not 1 <= len(gpus) <= MOST_DEVICES:
         raise AllocationError(f"it is not of the form {{claim, gpus}} with 1 to {MOST_DEVICES} GPUs: {shown(text)}")
-    return Allocation(claim, tuple(_part(gpu, index) for index, gpu in enumerate(gpus)))
+    return Allocation(claim, tuple(map(_part, Field(document)["gpus"].items())))
 
 
-def _part(gpu: Json, index: int) -> Part:
-    server, address, identity, shares = (gpu.get(key) for key in ("server", "address", "id", "shares"))
+def _part(gpu: Field) -> Part:
+    server, address, identity, shares = (gpu[key].value for key in ("server", "address", "id", "shares"))
     try:
-        servers_conf.address(address, f"gpus[{index}].address")
+        servers_conf.address(address)
     except servers_conf.ServersError as error:
-        raise AllocationError(str(error)) from None
+        raise AllocationError(gpu["address"].line(str(error))) from None
     if not (_is_name(server) and _is_name(identity) and type(shares) is int and 1 <= shares <= names.SHARES_OF_ONE_GPU):
-        raise AllocationError(f"gpus[{index}] is not of the form {{server, address, id, shares}}: {shown(gpu)}")
+        raise AllocationError(f"{gpu.path} is not of the form {{server, address, id, shares}}: {shown(gpu.value)}")
     return Part(str(server), str(address), str(identity), shares)

@@ -52,7 +52,7 @@ class Server:
     @property
     def host(self) -> str:
         """The address without its port, an IPv6 one without its brackets."""
-        return servers_conf.address(self.address, "")[0]
+        return servers_conf.address(self.address)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,11 @@ def parse(document: object) -> Pool:
     if not isinstance(document, dict):
         raise PoolError("the file must be a mapping with the key servers")
     file = Field(document)
-    file.problems += [f"unknown key {shown(key)}: allowed is servers" for key in document if key != "servers"]
+    for key in document:
+        if key != "servers":
+            file.problem(f"unknown key {shown(key)}: allowed is servers")
     entries = file["servers"].items(MOST_SERVERS)
-    if not entries and not file.problems:
+    if not entries and file.is_sound:
         file["servers"].problem("must name at least one server")
     servers = [_server(entry) for entry in entries]
     _check_unique((entry["name"] for entry in entries), "name")
@@ -181,9 +183,9 @@ def _address(field: Field) -> str:
     if field.value == FILL_IN:
         return ""
     try:
-        servers_conf.address(field.value, field.path)
+        servers_conf.address(field.value)
     except servers_conf.ServersError as error:
-        field.problems.append(str(error))
+        field.problem(str(error))
     if len(str(field.value)) > _LONGEST:
         field.problem(f"has {len(str(field.value))} characters: at most {_LONGEST} are allowed")
     return str(field.value)

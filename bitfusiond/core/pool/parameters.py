@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from bitfusiond.core import names
 from bitfusiond.core.clients import client
 from bitfusiond.core.clients.client import Values, Variable
-from bitfusiond.core.fields import Json, mapping, objects, strings
+from bitfusiond.core.fields import Field, mapping, objects, strings
 from bitfusiond.core.objects import ResourceClaim
 from bitfusiond.core.pool.allocation import AllocationError, Part, Result
 from bitfusiond.core.text import shown
@@ -79,25 +79,25 @@ def _filled(parameters: object, servers: list[str]) -> Iterator[tuple[str, str]]
     if not isinstance(variables, list) or len(variables) > MOST_VARIABLES:
         raise _wrong(f"variables must be a list of at most {MOST_VARIABLES}")
     placeholders = _values(values)
-    for index, each in enumerate(variables):
-        variable = _variable(each, f"variables[{index}]")
+    for each in Field(parameters)["variables"].elements():
+        variable = _variable(each)
         if unknown := _used(variable) - set(client.VARIABLE_PLACEHOLDERS):
-            raise _wrong(f"variables[{index}]: {{{min(unknown)}}} is unknown")
+            raise _wrong(each.line(f"{{{min(unknown)}}} is unknown"))
         for filled in client.environment([variable], placeholders, servers):
             if not _VARIABLE.fullmatch(filled.name) or len(filled.name) > _LONGEST_NAME:
-                raise _wrong(f"variables[{index}]: {shown(filled.name)} is not the name of a variable")
+                raise _wrong(each.line(f"{shown(filled.name)} is not the name of a variable"))
             if _NEVER.fullmatch(filled.name):
-                raise _wrong(f"variables[{index}]: {filled.name} is not for a claim to set")
+                raise _wrong(each.line(f"{filled.name} is not for a claim to set"))
             yield filled.name, filled.value
 
 
-def _variable(variable: object, where: str) -> Variable:
-    given: Json = mapping(variable)
+def _variable(variable: Field) -> Variable:
+    given = mapping(variable.value)
     if not {"name", "value"} <= given.keys() <= {"name", "value", "between"} or not all(
         isinstance(text, str) and len(text) <= LONGEST_VALUE and "\0" not in text for text in given.values()
     ):
         raise _wrong(
-            f"{where} must be {{name, value, between}}, between where it is wanted, each a text of at most "
+            f"{variable.path} must be {{name, value, between}}, between where it is wanted, each a text of at most "
             f"{LONGEST_VALUE} characters"
         )
     return Variable(given["name"], given["value"], given.get("between"))

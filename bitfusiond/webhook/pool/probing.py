@@ -69,7 +69,7 @@ class Probing:
             await trio.sleep_until(due)
 
     async def _round(self) -> None:
-        asked = {each.address: servers_conf.address(each.address, "") for each in self._pool().servers}
+        asked = {each.address: servers_conf.address(each.address) for each in self._pool().servers}
         answers = await probes.probe_all(set(asked.values()), self._connect, PROBES_AT_ONCE)
         # Another inventory may have come meanwhile: what is new in it waits for the next round.
         servers = {each.name: each.address for each in self._pool().servers if each.address in asked}

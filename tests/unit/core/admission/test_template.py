@@ -53,6 +53,7 @@ def _changed(path: str, value: object) -> dict[str, Any]:
         (_changed("initContainers.0.resources", {"limits": "x"}), "initContainers[0].resources.limits: must be an object, not x"),
         (_changed("initContainers.0.resources", {"limits": {"cpu": "x"}}), "initContainers[0].resources.limits[cpu]: x is not a quantity"),
         (_changed("initContainers.0.resources", {"limits": {"bitfusion.io/gpu": 1}}), "this container must not hold GPU shares"),
+        (_changed("initContainers.0.resources", {"limits": {7: 1}}), "initContainers[0].resources.limits[7]: is not the name of a resource"),
         (_changed("containers.0.env", [{"name": "A\nB"}, {"name": "A\nB"}]), 'containers[0].env[1].name: "A\\nB" is there twice'),
         (_changed("initContainers.0.resources", {"limits": {"a\n": "x"}}), 'resources.limits["a\\n"]: x is not a quantity'),
         (_changed("containers.0.volumeMounts", [{"name": "bitfusion-distro", "mountPath": "/a\nb"}] * 2), '"/a\\nb" is there twice'),

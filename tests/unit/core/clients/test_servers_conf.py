@@ -101,7 +101,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 @pytest.mark.parametrize("host", ["gpu-a", "gpu_a.example.com.", "10.1.2.3", "[2001:db8::1]", "[fe80::1%eth0]", "gpü"])
 def test_a_host_is_a_name_or_an_address(host: str) -> None:
-    assert servers_conf.address(f"{host}:65535", "address") == (host.strip("[]"), 65535)
+    assert servers_conf.address(f"{host}:65535") == (host.strip("[]"), 65535)
 
 
 def test_blanks_around_an_address_are_no_part_of_it() -> None:
