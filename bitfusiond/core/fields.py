@@ -9,9 +9,6 @@ from bitfusiond.core.text import shown
 Json = dict[str, Any]  # an object of a JSON document
 
 
-_Step = tuple["Field", str | int, bool]  # below that one, under this key; whether the user chose the key
-
-
 class Field:
     """A value in a document, with its path and the problems found in the document so far.
 
@@ -19,49 +16,46 @@ class Field:
     ``is_sound``: none of them is about this field, or about one that was got from it.
     """
 
-    __slots__ = ("_problems", "_step", "is_sound", "value")
+    __slots__ = ("_key", "_parent", "_problems", "is_sound", "value")
     _problems: list[str]  # of the whole document, which alone has them
 
-    def __init__(self, value: Any, step: _Step | None = None) -> None:
+    def __init__(self, value: Any, parent: Field | None = None, key: str | int = "") -> None:
         """A whole document, where only ``value`` is given."""
         self.value = value
         self.is_sound = True
-        self._step = step
-        if step is None:
+        self._parent = parent
+        self._key = key
+        if parent is None:
             self._problems = []
 
     @property
     def problems(self) -> list[str]:
         """Those of the whole document."""
-        return self._problems if self._step is None else self._step[0].problems
+        return self._problems if self._parent is None else self._parent.problems
 
     @property
     def path(self) -> str:
         """Where it is in its document, empty for all of it; worked out when asked for, as most have no problem."""
-        if self._step is None:
-            return ""
-        parent, key, is_entry = self._step
-        above = parent.path
-        if is_entry:
-            return f"{above}[{shown(key)}]"
-        if isinstance(key, int):
-            return f"{above}[{key}]"
-        return f"{above}.{key}" if above else key
+        return "" if self._parent is None else self._step(self._parent.path)
+
+    def _step(self, above: str) -> str:
+        """The path of this field, whose object's is ``above``."""
+        return f"{above}.{self._key}" if above else str(self._key)
 
     def __getitem__(self, name: str) -> Field:
         """The field ``name`` of an object: ``spec.volumes``. None is its value where there is no such field."""
         value = self.value
-        return Field(value.get(name) if isinstance(value, dict) else None, (self, name, False))
+        return Field(value.get(name) if isinstance(value, dict) else None, self, name)
 
     def entry(self, key: str) -> Field:
         """The value under ``key`` of a map whose keys the user chose: ``metadata.annotations[KEY]``."""
         value = self.value
-        return Field(value.get(key) if isinstance(value, dict) else None, (self, key, True))
+        return _Entry(value.get(key) if isinstance(value, dict) else None, self, key)
 
     def read_as(self, value: Any) -> Field:
         """The same field, its value read as ``value``: a text as the words in it."""
-        field = Field(value, self._step)
-        if self._step is None:
+        field = type(self)(value, self._parent, self._key)
+        if self._parent is None:
             field._problems = self._problems
         return field
 
@@ -80,11 +74,10 @@ class Field:
 
     def _note(self, line: str) -> None:
         self.problems.append(line)
-        field = self
-        field.is_sound = False
-        while field._step is not None:
-            field = field._step[0]
+        field: Field | None = self
+        while field is not None:
             field.is_sound = False
+            field = field._parent
 
     def mapping(self, most: int | None = None) -> Json:
         """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
@@ -113,16 +106,20 @@ class Field:
         return self._elements(self.value) if isinstance(self.value, list) else []
 
     def _elements(self, values: list[Any]) -> list[Field]:
-        return [Field(value, (self, index, False)) for index, value in enumerate(values)]
+        return [_Entry(value, self, index) for index, value in enumerate(values)]
 
     def _is_list_of(self, kind: type, plural: str) -> bool:
         """Whether the value is a list of ``kind``; where it is anything else but absent, note that as a problem."""
         if self.value is None:
             return False
-        if not isinstance(self.value, list) or not all(isinstance(each, kind) for each in self.value):
-            self.problem(f"must be a list of {plural}, not {shown(self.value)}")
-            return False
-        return True
+        if isinstance(self.value, list):
+            for each in self.value:
+                if not isinstance(each, kind):
+                    break
+            else:
+                return True
+        self.problem(f"must be a list of {plural}, not {shown(self.value)}")
+        return False
 
     def _counted(self, value: Any, most: int | None) -> Any:
         """``value``, or an empty one, with a problem, where it has more than ``most`` entries."""
@@ -130,6 +127,15 @@ class Field:
             self.problem(f"has {len(value)} entries: bitfusiond takes at most {most}")
             return type(value)()
         return value
+
+
+class _Entry(Field):
+    """An element of a list, or what is under a key of a map."""
+
+    __slots__ = ()
+
+    def _step(self, above: str) -> str:
+        return f"{above}[{shown(self._key)}]"
 
 
 def mapping(value: object, *keys: str) -> Json:
