@@ -13,17 +13,17 @@ class Field:
     """A value in a document, with its path and the problems found in the document so far.
 
     The fields of one document share ``problems``: each is a line ``PATH: what is wrong and what is allowed``.
-    ``is_sound``: none of them is about this field, or about one that was got from it.
+    ``is_sound``: none of them is about this field, or about one that was got from it. ``parent`` is None for all of it.
     """
 
-    __slots__ = ("_key", "_parent", "_problems", "is_sound", "value")
+    __slots__ = ("_key", "_problems", "is_sound", "parent", "value")
     _problems: list[str]  # of the whole document, which alone has them
 
     def __init__(self, value: Any, parent: Field | None = None, key: str | int = "") -> None:
         """A whole document, where only ``value`` is given."""
         self.value = value
         self.is_sound = True
-        self._parent = parent
+        self.parent = parent
         self._key = key
         if parent is None:
             self._problems = []
@@ -31,12 +31,12 @@ class Field:
     @property
     def problems(self) -> list[str]:
         """Those of the whole document."""
-        return self._problems if self._parent is None else self._parent.problems
+        return self._problems if self.parent is None else self.parent.problems
 
     @property
     def path(self) -> str:
         """Where it is in its document, empty for all of it; worked out when asked for, as most have no problem."""
-        return "" if self._parent is None else self._step(self._parent.path)
+        return "" if self.parent is None else self._step(self.parent.path)
 
     def _step(self, above: str) -> str:
         """The path of this field, whose object's is ``above``."""
@@ -54,10 +54,7 @@ class Field:
 
     def read_as(self, value: Any) -> Field:
         """The same field, its value read as ``value``: a text as the words in it."""
-        field = type(self)(value, self._parent, self._key)
-        if self._parent is None:
-            field._problems = self._problems
-        return field
+        return type(self)(value, self.parent, self._key)
 
     def line(self, message: str) -> str:
         """``message`` about this field, as a problem or a warning says it."""
@@ -77,7 +74,7 @@ class Field:
         field: Field | None = self
         while field is not None:
             field.is_sound = False
-            field = field._parent
+            field = field.parent
 
     def mapping(self, most: int | None = None) -> Json:
         """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
