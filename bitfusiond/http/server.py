@@ -99,19 +99,19 @@ async def serve(
     *,
     stop: trio.Event,
     graceful_seconds: float,
-    draining: trio.Event | None = None,
+    close_keepalives: trio.Event | None = None,
     broken: Callable[[int], None] = lambda _status: None,
     untrusted: Callable[[str], None] = lambda _reason: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer HTTPS requests on ``sock`` until ``stop`` is set: see :func:`serve_connections`.
 
-    From ``draining`` on, if given, each connection ends with its next answer, so that the API server takes its next
-    request to another replica. ``broken(status)`` is told of what was no HTTP and never came as far as ``answer``,
+    From ``close_keepalives`` on, if given, each connection ends with its next answer, so that the API server takes its
+    next request to another replica. ``broken(status)`` is told of what was no HTTP and never came as far as ``answer``,
     ``untrusted(reason)`` of a client whose certificate is not good: TLS has no answer for it but to fail.
     ``tls()`` is asked at each handshake, so that a new certificate holds from the next one on.
     """
-    last_answers = stop if draining is None else draining
+    last_answers = stop if close_keepalives is None else close_keepalives
     connections = Connections()
     shared = Shared(answer, connections, last_answers.is_set, broken, Memory(BODIES), Memory(ANSWERS), Turns())
 

@@ -10,7 +10,7 @@ from bitfusiond.core import names, proof
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.diagnosis import facts, filling, makers, pods, running
-from bitfusiond.core.diagnosis.facts import MakerFacts, PodFacts, Surroundings
+from bitfusiond.core.diagnosis.facts import ClusterFacts, MakerFacts, PodFacts
 from bitfusiond.core.diagnosis.finding import Finding, Unread, good, is_bad
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object, Pod
@@ -57,10 +57,10 @@ def run(reader: Reader, namespace: str, asked: Target) -> Answer:
     return Answer(asked.words, namespace, [of, *pods.diagnose(known)])
 
 
-# --- what there is around it ------------------------------------------------------------------------------------------
+# --- its cluster ------------------------------------------------------------------------------------------------------
 
 
-def _around(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[Catalogue, bool]) -> Surroundings:
+def _cluster(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[Catalogue, bool]) -> ClusterFacts:
     """All that decides whether a pod is injected."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         about = pool.submit(reader.get, f"/api/v1/namespaces/{namespace}", f"the namespace {namespace}")
@@ -68,7 +68,7 @@ def _around(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[
         configuration = pool.submit(reader.get, path, "mutatingwebhookconfigurations")
         endpoints = pool.submit(_endpoints, reader)
         quotas = pool.submit(_quotas, reader, namespace)
-        return Surroundings(
+        return ClusterFacts(
             namespace=namespace,
             about=about.result(),
             configuration=configuration.result(),
@@ -80,9 +80,9 @@ def _around(reader: Reader, namespace: str, tried: Proof | Unread, known: tuple[
         )
 
 
-def _around_injected(reader: Reader, namespace: str) -> Surroundings:
+def _cluster_of_injected(reader: Reader, namespace: str) -> ClusterFacts:
     """What still matters of it to a pod that was injected."""
-    return Surroundings(
+    return ClusterFacts(
         namespace=namespace,
         about=None,
         configuration=None,
@@ -156,7 +156,7 @@ def _of_maker(reader: Reader, namespace: str, asked: Target, family: Family) -> 
     return MakerFacts(
         kind=asked.kind,
         document=family.document,
-        around=_around(reader, namespace, tried, _catalogue(reader)),
+        cluster=_cluster(reader, namespace, tried, _catalogue(reader)),
         events=_events(reader, namespace, makers_of),
         trial=tried,
     )
@@ -197,11 +197,11 @@ def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> P
     events = _events(reader, namespace, {uid(pod)})
     if not pods.is_injected(pod):
         tried = _tried(reader.kubectl, proof.pod(namespace, _client(pod)))
-        around = _around(reader, namespace, tried, _catalogue(reader))
-        return PodFacts(pod=pod, around=around, maker=maker, events=events)
+        cluster = _cluster(reader, namespace, tried, _catalogue(reader))
+        return PodFacts(pod=pod, cluster=cluster, maker=maker, events=events)
     if running.has_ended(pod):
-        around = _around_injected(reader, namespace)
-        return PodFacts(pod=pod, around=around, maker=maker, events=events, logs=_logs(reader, namespace, pod))
+        cluster = _cluster_of_injected(reader, namespace)
+        return PodFacts(pod=pod, cluster=cluster, maker=maker, events=events, logs=_logs(reader, namespace, pod))
     uses_pool = bool(mapping(pod, "spec").get("resourceClaims"))
     claims = _claims(reader, namespace, pod)
     copies, sources = _tokens(reader, namespace, pod)
@@ -209,7 +209,7 @@ def _of_pod(reader: Reader, namespace: str, pod: Pod, maker: Object | None) -> P
     waits = not node
     return PodFacts(
         pod=pod,
-        around=_around_injected(reader, namespace),
+        cluster=_cluster_of_injected(reader, namespace),
         maker=maker,
         events=events,
         node=reader.get(f"/api/v1/nodes/{node}", "nodes") if node else None,

@@ -179,15 +179,15 @@ def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Found:
     def single(refs: Sequence[Ref]) -> None:
         seen.extend(kubectl.existing(refs))
 
-    looks: list[Callable[[], None]] = [
+    searches: list[Callable[[], None]] = [
         *(partial(labels, kinds) for kinds in (",".join(KINDS), *OPTIONAL)),
         lambda: single([what for what in named if what.kind not in OPTIONAL]),
         *(partial(_one, kubectl, what, seen) for what in named if what.kind in OPTIONAL),
         lambda: seen.extend(removal.what for removal in leftovers.find(kubectl, version).removals),
     ]
-    for look in looks:
+    for search in searches:
         try:
-            look()
+            search()
         except KubectlError as error:
             problems.append(error)
     extra, others = among(labelled, {*named, *seen})

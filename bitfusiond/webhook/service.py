@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -105,11 +106,7 @@ async def _write_logs() -> None:
 
 
 async def serve(settings: Webhook, stop: trio.Event) -> None:
-    """Serve until ``stop``, then drain and return.
-
-    The drain: not ready first, still serving for ``--drain-seconds`` while the endpoints of the Service catch up;
-    then no new connection, the last answers, and the end. Raises ConfigurationError and Failure at the start only.
-    """
+    """Serve until ``stop``, then drain and return. Raises ConfigurationError and Failure at the start only."""
     rules = _Files(settings)
     client_ca = None if settings.client_ca is None else followed_client_ca(settings.client_ca)
     metrics = observe.registry("webhook")
@@ -128,37 +125,54 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         needs_certificate = client_ca is not None
         lookup = await _open_lookup(settings, metrics, background) if settings.image_lookup else None
         admission = Admission(rules.current, view, others, metrics, needs_certificate=needs_certificate, lookup=lookup)
-        draining, closing, closed = trio.Event(), trio.Event(), trio.Event()
-        await background.start(observe.serve, settings.observe, health, metrics, closed)
+        served = trio.Event()
+        await background.start(observe.serve, settings.observe, health, metrics, served)
         sock = server.listen(settings.listen, "--listen")
-        address = server.bound_address(sock)
         background.start_soon(rules.follow)
-        async with trio.open_nursery() as serving_nursery:
-            await serving_nursery.start(
-                partial(
-                    server.serve,
-                    admission,
-                    sock,
-                    lambda: certificate.context,
-                    stop=closing,
-                    graceful_seconds=REQUEST_SECONDS,
-                    draining=draining,
-                    broken=admission.broken_http,
-                    untrusted=admission.untrusted,
-                )
-            )
-            _log.info("listening", address=str(address))
-            background.start_soon(_write_logs)
-            health.ready()
-            await stop.wait()
-            health.not_ready("stopping")
-            draining.set()
-            _log.info("draining", seconds=settings.drain_seconds)
-            await trio.sleep(settings.drain_seconds)
-            closing.set()
-        closed.set()
+        background.start_soon(_write_logs)
+        await _serve_admissions(admission, sock, certificate, health, stop, settings.drain_seconds)
+        served.set()
         background.cancel_scope.cancel()
     _log.info("stopped")
+
+
+async def _serve_admissions(
+    admission: Admission,
+    sock: socket.socket,
+    certificate: FileCertificate | SelfManagedCertificate,
+    health: observe.Health,
+    stop: trio.Event,
+    drain_seconds: float,
+) -> None:
+    """Answer on ``sock`` until ``stop``, then drain.
+
+    The drain: not ready first, still serving for ``drain_seconds`` while the endpoints of the Service catch up; then no
+    new connection, the last answers, and the end.
+    """
+    close_keepalives, stop_accepting = trio.Event(), trio.Event()
+    address = server.bound_address(sock)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            partial(
+                server.serve,
+                admission,
+                sock,
+                lambda: certificate.context,
+                stop=stop_accepting,
+                graceful_seconds=REQUEST_SECONDS,
+                close_keepalives=close_keepalives,
+                broken=admission.broken_http,
+                untrusted=admission.untrusted,
+            )
+        )
+        _log.info("listening", address=str(address))
+        health.ready()
+        await stop.wait()
+        health.not_ready("stopping")
+        close_keepalives.set()
+        _log.info("draining", seconds=drain_seconds)
+        await trio.sleep(drain_seconds)
+        stop_accepting.set()
 
 
 async def _open_lookup(settings: Webhook, metrics: CollectorRegistry, background: trio.Nursery) -> Lookup:

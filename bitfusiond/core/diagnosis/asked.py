@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bitfusiond.core import names
 from bitfusiond.core.admission import optin
 from bitfusiond.core.admission.optin import Mode, OptIn
-from bitfusiond.core.diagnosis.facts import Surroundings
+from bitfusiond.core.diagnosis.facts import ClusterFacts
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
 from bitfusiond.core.fields import Field, Json, mapping, objects
 from bitfusiond.core.objects import Object, Pod
@@ -20,10 +20,10 @@ def read(pod: Pod, namespace: str) -> OptIn:
     return optin.opt_in(Field(pod), namespace)
 
 
-def annotation(pod: Pod, around: Surroundings, maker: Object | None) -> Iterator[Finding]:
+def annotation(pod: Pod, cluster: ClusterFacts, maker: Object | None) -> Iterator[Finding]:
     """What the pod's annotation says."""
     field = Field(pod)
-    asked = optin.opt_in(field, around.namespace)
+    asked = optin.opt_in(field, cluster.namespace)
     if asked.is_mirror:
         yield bad(
             "the kubelet runs this pod from a file on its node, and such a pod cannot be injected",
@@ -66,7 +66,7 @@ def _resources(container: Json) -> list[str]:
     return [*mapping(container, "resources", "limits"), *mapping(container, "resources", "requests")]
 
 
-def values(pod: Pod, around: Surroundings) -> Iterator[Finding]:
+def values(pod: Pod, cluster: ClusterFacts) -> Iterator[Finding]:
     """Whether the webhook knows the client and the filter that the annotations name."""
     field = Field(pod)["metadata"]["annotations"]
     optin.filters(field.entry(names.CLIENT_FILTER))
@@ -74,8 +74,8 @@ def values(pod: Pod, around: Surroundings) -> Iterator[Finding]:
     if field.problems:
         yield bad(f"the webhook refuses it: {'; '.join(field.problems)}", "mend the annotation")
     field = Field(pod)["metadata"]["annotations"]
-    client = optin.client(field, around.catalogue)
-    if field.problems and around.is_packaged:
+    client = optin.client(field, cluster.catalogue)
+    if field.problems and cluster.is_packaged:
         yield unknown(
             f"its client is none of those that come with bitfusiond: {'; '.join(field.problems)}",
             "ask the operator which clients this cluster has",
@@ -86,16 +86,16 @@ def values(pod: Pod, around: Surroundings) -> Iterator[Finding]:
         yield good(f"its client is known: {' '.join(filter(None, (client.name, client.os, client.version)))}")
 
 
-def namespace(around: Surroundings) -> Iterator[Finding]:
+def namespace(cluster: ClusterFacts) -> Iterator[Finding]:
     """Whether the API server is to ask about pods of the namespace."""
-    if around.namespace in names.EXEMPT_NAMESPACES | {names.NAMESPACE}:
+    if cluster.namespace in names.EXEMPT_NAMESPACES | {names.NAMESPACE}:
         yield bad(
-            f"pods of the namespace {around.namespace} are never injected", "create it in a namespace of your own"
+            f"pods of the namespace {cluster.namespace} are never injected", "create it in a namespace of your own"
         )
-    elif isinstance(around.about, Unread):
-        yield around.about.finding
-    elif mapping(around.about, "metadata", "labels").get(names.ADMISSION_LABEL) == "ignore":
+    elif isinstance(cluster.about, Unread):
+        yield cluster.about.finding
+    elif mapping(cluster.about, "metadata", "labels").get(names.ADMISSION_LABEL) == "ignore":
         yield bad(
             f"its namespace has the label {names.ADMISSION_LABEL}=ignore: the API server does not ask the webhook",
-            f"kubectl label namespace {around.namespace} {names.ADMISSION_LABEL}-",
+            f"kubectl label namespace {cluster.namespace} {names.ADMISSION_LABEL}-",
         )

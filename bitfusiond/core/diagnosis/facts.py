@@ -25,8 +25,8 @@ from bitfusiond.core.proof import Proof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What is around a pod, whether it is there yet or not. None: there is no such object.
+class ClusterFacts:
+    """What of a cluster concerns a pod, whether that is there yet or not. None: there is no such object.
 
     ``trial`` is what a dry run of a pod that asks for a GPU said, ``catalogue`` the operator's, or the packaged one
     where ``is_packaged``.
@@ -52,7 +52,7 @@ class PodFacts:
     """
 
     pod: Pod
-    around: Surroundings
+    cluster: ClusterFacts
     maker: Object | None = None
     events: Sequence[Event] | Unread = ()
     node: Node | Unread | None = None
@@ -72,7 +72,7 @@ class PodFacts:
     @property
     def words(self) -> str:
         """For a command: ``NAME -n NAMESPACE``."""
-        return f"{self.name} -n {self.around.namespace}"
+        return f"{self.name} -n {self.cluster.namespace}"
 
     @property
     def status(self) -> Object:
@@ -99,7 +99,7 @@ class MakerFacts:
 
     kind: str
     document: Object
-    around: Surroundings
+    cluster: ClusterFacts
     events: Sequence[Event] | Unread = ()
     trial: Proof | Unread
 
@@ -109,7 +109,7 @@ class MakerFacts:
 
     @property
     def words(self) -> str:
-        return f"{self.kind} {self.name} -n {self.around.namespace}"
+        return f"{self.kind} {self.name} -n {self.cluster.namespace}"
 
 
 def template(document: Object) -> Object:

@@ -188,7 +188,7 @@ def tokens(facts: PodFacts) -> Iterator[Finding]:
             unread.setdefault(copy.words, copy.finding)
         elif copy is None:
             yield bad(
-                f"the token Secret {name} is not in namespace {facts.around.namespace}",
+                f"the token Secret {name} is not in namespace {facts.cluster.namespace}",
                 "create the pod again, which brings it back; if it lasts: kubectl bitfusion check",
             )
         else:
@@ -208,7 +208,7 @@ def _compared(facts: PodFacts, name: str, copy: Json) -> Iterator[Finding | None
     if stored.digest is None:
         yield bad(
             f"the token Secret {name} has nothing under {BY_SECRET[name].file}",
-            f"kubectl delete secret {name} -n {facts.around.namespace}, then create the pod again",
+            f"kubectl delete secret {name} -n {facts.cluster.namespace}, then create the pod again",
         )
         return
     if mapping(copy, "metadata", "labels").get(names.MANAGED_BY) != names.MANAGED_BY_US:
@@ -225,9 +225,9 @@ def _compared(facts: PodFacts, name: str, copy: Json) -> Iterator[Finding | None
         yield bad(f"the source of its token is gone: {content.message}", "an operator runs: just tokens DIR")
     elif content.digest != stored.digest:
         yield bad(
-            f"the token Secret {name} in {facts.around.namespace} is not what its source {origin} holds",
+            f"the token Secret {name} in {facts.cluster.namespace} is not what its source {origin} holds",
             "a copy of bitfusiond follows within seconds; another one: kubectl delete secret"
-            f" {name} -n {facts.around.namespace}, then create the pod again",
+            f" {name} -n {facts.cluster.namespace}, then create the pod again",
         )
     else:
         yield None

@@ -46,18 +46,18 @@ def _walk(facts: MakerFacts) -> Iterator[Finding]:
     if idle := _idle(facts):
         yield bad(f"it wants no pods: {idle}", f"kubectl edit {facts.words}")
         return
-    around, pod = facts.around, template(facts.document)
-    yield from asked.annotation(pod, around, facts.document)
+    cluster, pod = facts.cluster, template(facts.document)
+    yield from asked.annotation(pod, cluster, facts.document)
     if _asks(facts) not in {None, Mode.NONE}:
-        yield from asked.values(pod, around)
-        yield from asked.namespace(around)
-        yield from webhook.configured(around)
+        yield from asked.values(pod, cluster)
+        yield from asked.namespace(cluster)
+        yield from webhook.configured(cluster)
     yield from _refused(facts)
-    yield from placing.by_quota(around)
+    yield from placing.by_quota(cluster)
 
 
 def _asks(facts: MakerFacts) -> Mode | None:
-    return asked.read(template(facts.document), facts.around.namespace).mode
+    return asked.read(template(facts.document), facts.cluster.namespace).mode
 
 
 def _idle(facts: MakerFacts) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from bitfusiond.core import names
 from bitfusiond.core.admission import capacity
-from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings, said
+from bitfusiond.core.diagnosis.facts import ClusterFacts, PodFacts, said
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Pod
@@ -17,12 +17,12 @@ from bitfusiond.core.usage.holdings import Server
 _STATUS = "kubectl bitfusion status"
 
 
-def by_quota(around: Surroundings) -> Iterator[Finding]:
+def by_quota(cluster: ClusterFacts) -> Iterator[Finding]:
     """What the namespace's quotas of GPU shares leave."""
-    if isinstance(around.quotas, Unread):
-        yield around.quotas.finding
+    if isinstance(cluster.quotas, Unread):
+        yield cluster.quotas.finding
         return
-    for quota in quotas.of(around.quotas):
+    for quota in quotas.of(cluster.quotas):
         line = f"quota {quota.words}: {quota.used} of {quota.hard} shares used, {quota.left} left"
         # Whoever is counted already has what he asked for.
         yield good(line) if quota.left else unknown(line, f"kubectl describe quota {quota.name} -n {quota.namespace}")

@@ -39,8 +39,8 @@ def _is_filled(pod: Pod) -> bool:
 
 
 def _walk(facts: PodFacts) -> Iterator[Finding]:
-    pod, around = facts.pod, facts.around
-    yield from asked.annotation(pod, around, facts.maker)
+    pod, cluster = facts.pod, facts.cluster
+    yield from asked.annotation(pod, cluster, facts.maker)
     if not is_injected(pod):
         yield from _uninjected(facts)
         return
@@ -52,7 +52,7 @@ def _walk(facts: PodFacts) -> Iterator[Finding]:
         return
     if facts.status.get("phase") == "Unknown":
         yield bad(f"its node has said nothing for a while: {_reason(facts)}", facts.describe)
-    yield from placing.by_quota(around)
+    yield from placing.by_quota(cluster)
     yield from placing.placed(facts)
     yield from placing.claimed(facts)
     if not mapping(pod, "spec").get("nodeName"):
@@ -85,8 +85,8 @@ def _reason(facts: PodFacts) -> str:
 
 
 def _uninjected(facts: PodFacts) -> Iterator[Finding]:
-    pod, around = facts.pod, facts.around
-    asks = asked.read(pod, around.namespace)
+    pod, cluster = facts.pod, facts.cluster
+    asks = asked.read(pod, cluster.namespace)
     if asks.mode is Mode.NONE and asks.is_injected:
         yield bad(
             f"it has the annotation {names.STATUS} without what the webhook adds",
@@ -100,13 +100,13 @@ def _uninjected(facts: PodFacts) -> Iterator[Finding]:
             "create it from its own manifest, not from a copy of a pod that ran",
         )
         return
-    yield from asked.values(pod, around)
-    before = list(asked.namespace(around))
+    yield from asked.values(pod, cluster)
+    before = list(asked.namespace(cluster))
     yield from before
     if is_bad(before):
         return
-    yield from webhook.configured(around)
-    yield from webhook.answering(around)
+    yield from webhook.configured(cluster)
+    yield from webhook.answering(cluster)
     yield from webhook.not_injected(facts)
 
 

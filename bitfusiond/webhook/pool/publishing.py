@@ -141,7 +141,7 @@ class Publishing:
             record.answers += 1
             tainted = record.stored is not None and record.stored.tainted is not None
             record.taint = False if tainted and record.answers >= ANSWERS else None
-        record.look(trio.current_time())
+        record.note_difference(trio.current_time())
         if record.taint is not None:
             self._wake.set()
 
@@ -251,10 +251,10 @@ class Publishing:
             elif record.make is not None and record.wanted is None:
                 made = record.make(1, None)
                 record.wanted = slices.content(made) if record.resource == RESOURCE_SLICES else _RIGHT_CLASS
-                record.look(trio.current_time())
+                record.note_difference(trio.current_time())
                 await trio.lowlevel.checkpoint()
             else:
-                record.look(trio.current_time())
+                record.note_difference(trio.current_time())
 
     def _due(self) -> tuple[list[Record], float]:
         """What to write now, and when there will be more."""
@@ -309,7 +309,7 @@ class Publishing:
             return False
         finally:
             record.is_being_written = False
-            record.look(trio.current_time())
+            record.note_difference(trio.current_time())
         record.succeeded()
         self._writes.labels(record.resource.kind, verb).inc()
         return True

@@ -60,9 +60,9 @@ class Record:
         if stored and (stored.tainted or (self.accepted and stored.content != self.accepted[1])):
             self.dropped = ()  # the API server takes it by now
         self.stored = stored
-        self.look(now)
+        self.note_difference(now)
 
-    def look(self, now: float) -> None:
+    def note_difference(self, now: float) -> None:
         """Note since when it has differed as it does now."""
         if self.taint is not None and self.stored is not None and self.taint == (self.stored.tainted is not None):
             self.taint = None

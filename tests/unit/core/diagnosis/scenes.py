@@ -10,7 +10,7 @@ from typing import Any
 
 from bitfusiond.core import names
 from bitfusiond.core.diagnosis import pods
-from bitfusiond.core.diagnosis.facts import PodFacts, Surroundings
+from bitfusiond.core.diagnosis.facts import ClusterFacts, PodFacts
 from bitfusiond.core.diagnosis.finding import State
 from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import admitted, pod, rules
@@ -30,9 +30,9 @@ NOT_ASKED = Proof(Outcome.NOT_ASKED, "the API server did not ask the webhook")
 UNREACHABLE = Proof(Outcome.UNREACHABLE, "the API server cannot reach bwkimua.bitfusion.io: no endpoints available")
 
 
-def around(**changed: Any) -> Surroundings:
+def cluster(**changed: Any) -> ClusterFacts:
     """A namespace without quotas in a cluster where all is well."""
-    usual = Surroundings(
+    usual = ClusterFacts(
         namespace=TEAM,
         about={"metadata": {"name": TEAM, "labels": {}}},
         configuration=CONFIGURATION,
@@ -80,12 +80,12 @@ RUNNING: Json = {
 
 def facts(document: Json, **changed: Any) -> PodFacts:
     """What is known of a pod where everything may be read and is as it should be."""
-    of = changed.pop("around", around())
+    of = changed.pop("cluster", cluster())
     secrets = {name: secret(name, TEAM) for name in SECRETS}
     sources = {name: secret(name, names.KUBE_SYSTEM, origin=None) for name in SECRETS}
     # So the API server writes a thousand.
     usual: Json = {"copies": secrets, "sources": sources, "node": node("n1", "1k"), "logs": {}}
-    return PodFacts(pod=document, around=of, **(usual | changed))
+    return PodFacts(pod=document, cluster=of, **(usual | changed))
 
 
 def secret(name: str, namespace: str, content: str = "x", origin: str | None = "") -> Json:

@@ -11,7 +11,7 @@ from bitfusiond.core.diagnosis.finding import State, Unread
 from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import container, pod
 from tests.unit.core.diagnosis import scenes
-from tests.unit.core.diagnosis.scenes import around, bad, facts, lines, stored
+from tests.unit.core.diagnosis.scenes import bad, cluster, facts, lines, stored
 
 CHECK = "an operator runs: kubectl bitfusion check"
 AGAIN = "kubectl delete pod p -n team, and create it again (what made it does so by itself)"
@@ -100,13 +100,13 @@ def test_an_annotation_on_what_makes_the_pod_is_told() -> None:
     ],
 )
 def test_a_namespace_that_is_left_alone_is_the_only_reason(changed: dict[str, Any], told: str, following: str) -> None:
-    assert bad(facts(stored(pod()), around=around(**changed))) == [(told, following)]
+    assert bad(facts(stored(pod()), cluster=cluster(**changed))) == [(told, following)]
 
 
 def test_a_pod_from_before_the_webhook() -> None:
     later = {"metadata": {"creationTimestamp": "2026-11-29T10:00:00Z"}, "webhooks": []}
     told = f"it was created ({scenes.MADE}) before the webhook was there (2026-11-29T10:00:00Z)"
-    assert bad(facts(stored(pod()), around=around(configuration=later))) == [(told, AGAIN)]
+    assert bad(facts(stored(pod()), cluster=cluster(configuration=later))) == [(told, AGAIN)]
 
 
 def test_a_pod_that_was_made_while_the_webhook_was_not_asked() -> None:
@@ -115,7 +115,7 @@ def test_a_pod_that_was_made_while_the_webhook_was_not_asked() -> None:
 
 
 def test_no_webhook_is_configured() -> None:
-    found = bad(facts(stored(pod()), around=around(configuration=None, trial=scenes.NOT_ASKED)))
+    found = bad(facts(stored(pod()), cluster=cluster(configuration=None, trial=scenes.NOT_ASKED)))
     assert found == [
         (
             "the API server is not told to ask the webhook: there is no MutatingWebhookConfiguration bwki-webhook-cfg",
@@ -127,7 +127,7 @@ def test_no_webhook_is_configured() -> None:
 
 
 def test_no_replica_of_the_webhook_answers() -> None:
-    found = bad(facts(stored(pod()), around=around(endpoints=[], trial=scenes.UNREACHABLE)))
+    found = bad(facts(stored(pod()), cluster=cluster(endpoints=[], trial=scenes.UNREACHABLE)))
     look = "kubectl get endpointslices -n bwki -l kubernetes.io/service-name=bwki-webhook-svc"
     assert found[0] == ("no replica of the webhook is ready: the API server cannot ask it", look)
     assert found[1][0].startswith("pods that ask for a GPU (dry run): the API server cannot reach bwkimua")
@@ -138,14 +138,14 @@ def test_a_client_that_nobody_has() -> None:
     found = bad(facts(document))
     assert found[0][0].startswith("the webhook refuses it: metadata.annotations[bitfusion-client/os,")
     assert found[0][1] == "name one of these clients"
-    told = lines(facts(document, around=around(is_packaged=True)), State.UNKNOWN)
+    told = lines(facts(document, cluster=cluster(is_packaged=True)), State.UNKNOWN)
     assert told[0].startswith("its client is none of those that come with bitfusiond: ")
 
 
 def test_an_uninjected_pod_of_somebody_who_may_read_nothing_else() -> None:
     of = facts(
         stored(pod()),
-        around=around(
+        cluster=cluster(
             about=Unread("namespaces"),
             configuration=Unread("mutatingwebhookconfigurations"),
             endpoints=Unread("endpointslices in bwki"),
@@ -163,6 +163,6 @@ def test_an_uninjected_pod_of_somebody_who_may_read_nothing_else() -> None:
 
 def test_somebody_else_would_refuse_it_today() -> None:
     other = Proof(Outcome.OTHER, "refused, not by bitfusiond: pods are forbidden: violates PodSecurity")
-    found = bad(facts(stored(pod()), around=around(trial=other)))
+    found = bad(facts(stored(pod()), cluster=cluster(trial=other)))
     told = "pods that ask for a GPU (dry run) are refused: pods are forbidden: violates PodSecurity"
     assert (told, "mend what the message names, and create it again") in found

@@ -13,7 +13,7 @@ from bitfusiond.core.diagnosis import makers, pods
 from bitfusiond.core.diagnosis.facts import MakerFacts, PodFacts
 from tests.pods import pod
 from tests.unit.core.diagnosis import scenes
-from tests.unit.core.diagnosis.scenes import around, event, facts, injected, node, quota, stored
+from tests.unit.core.diagnosis.scenes import cluster, event, facts, injected, node, quota, stored
 
 JUNK: st.SearchStrategy[Any] = st.sampled_from(
     [None, 0, -1, 1.5, True, "", "x", "\x1b[2J", [], [None], ["x"], {}, {"x": None}, [{}], "9" * 400]
@@ -69,7 +69,7 @@ def scene(draw: st.DrawFn) -> PodFacts:
     document = whole["pod"] if isinstance(whole["pod"], dict) else {}
     return facts(
         document,
-        around=around(quotas=lists.pop("quotas"), endpoints=lists.pop("endpoints"), **of),
+        cluster=cluster(quotas=lists.pop("quotas"), endpoints=lists.pop("endpoints"), **of),
         node=whole["node"] if isinstance(whole["node"], dict) else None,
         **lists,
     )
@@ -88,7 +88,7 @@ def test_no_object_of_a_wrong_form_is_an_error(given: PodFacts) -> None:
 def test_nor_is_one_of_what_makes_pods(data: st.DataObject) -> None:
     whole = {"metadata": {"name": "app"}, "spec": {"replicas": 1, "template": pod(), "suspend": False}}
     document = data.draw(st.composite(lambda draw: with_junk(draw, whole))())
-    found = makers.diagnose(MakerFacts(kind="x", document=document, around=around(), trial=scenes.PATCHED))
+    found = makers.diagnose(MakerFacts(kind="x", document=document, cluster=cluster(), trial=scenes.PATCHED))
     assert all(len(each.line) <= LONGEST for each in found)
 
 

@@ -13,7 +13,7 @@ from bitfusiond.core.diagnosis.finding import State, Unread
 from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import pod
 from tests.unit.core.diagnosis import scenes
-from tests.unit.core.diagnosis.scenes import around, event, quota
+from tests.unit.core.diagnosis.scenes import cluster, event, quota
 
 DESCRIBE = "kubectl describe deployment app -n team"
 LOOK = "kubectl get endpointslices -n bwki -l kubernetes.io/service-name=bwki-webhook-svc"
@@ -24,7 +24,7 @@ def deployment(template: dict[str, Any] | None = None, **spec: Any) -> dict[str,
 
 
 def facts(document: dict[str, Any] | None = None, **changed: Any) -> MakerFacts:
-    usual: dict[str, Any] = {"kind": "deployment", "around": around(), "trial": scenes.PATCHED}
+    usual: dict[str, Any] = {"kind": "deployment", "cluster": cluster(), "trial": scenes.PATCHED}
     return MakerFacts(document=document or deployment(), **(usual | changed))
 
 
@@ -102,7 +102,7 @@ def test_a_webhook_that_is_not_asked_about_its_pods(proof: Proof) -> None:
 
 
 def test_the_quota_says_what_is_left() -> None:
-    of = facts(around=around(quotas=[quota(50, 50)]), events=[event("FailedCreate", QUOTA)])
+    of = facts(cluster=cluster(quotas=[quota(50, 50)]), events=[event("FailedCreate", QUOTA)])
     assert "quota gpus: 50 of 50 shares used, 0 left" in [each.line for each in makers.diagnose(of)]
 
 

@@ -14,8 +14,8 @@ from bitfusiond.core.diagnosis.finding import Finding, State, Unread, is_bad
 from tests.fakes.pool import claim, resource_slice, result
 from tests.unit.core.diagnosis import scenes
 from tests.unit.core.diagnosis.scenes import (
-    around,
     bad,
+    cluster,
     event,
     facts,
     injected,
@@ -39,7 +39,7 @@ AGAIN = "kubectl delete pod p -n team, and create it again (what made it does so
 
 
 def test_a_pod_that_runs_has_good_findings_alone_in_the_order_of_its_way() -> None:
-    found = pods.diagnose(facts(injected(**scenes.RUNNING), around=around(quotas=[quota(100, 50)])))
+    found = pods.diagnose(facts(injected(**scenes.RUNNING), cluster=cluster(quotas=[quota(100, 50)])))
     assert [(each.state, each.line) for each in found] == [
         (State.GOOD, GPU_ASKED),
         (State.GOOD, INJECTED),
@@ -84,7 +84,7 @@ def test_a_sidecar_that_the_kubelet_ended_takes_nothing_from_a_pod_that_has_succ
 
 
 def test_a_quota_that_is_used_up_is_nothing_against_a_pod_that_is_counted_in_it() -> None:
-    of = facts(injected(**scenes.RUNNING), around=around(quotas=[quota(50, 50)]))
+    of = facts(injected(**scenes.RUNNING), cluster=cluster(quotas=[quota(50, 50)]))
     assert Finding(
         State.UNKNOWN, "quota gpus: 50 of 50 shares used, 0 left", "kubectl describe quota gpus -n team"
     ) in pods.diagnose(of)
@@ -335,7 +335,7 @@ def test_a_token_of_the_namespaces_own_is_compared_with_nothing() -> None:
 def test_what_may_not_be_read_is_said_and_the_rest_goes_on() -> None:
     of = facts(
         injected(**scenes.RUNNING),
-        around=around(quotas=Unread("resourcequotas in team")),
+        cluster=cluster(quotas=Unread("resourcequotas in team")),
         node=Unread("nodes"),
         copies={each: Unread("secrets in team") for each in scenes.SECRETS},
         logs={"main": Unread("logs of pods")},
