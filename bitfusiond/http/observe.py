@@ -17,7 +17,7 @@ from hypercorn.config import Config
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import wrap_app
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -128,6 +128,26 @@ class _Connection(TCPServer):
                 await self.stream.send_all(event.data)
 
 
+def _application(health: Health, metrics: CollectorRegistry) -> ASGIFramework:
+    """What answers as an ASGI application."""
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return  # hypercorn refuses a WebSocket then
+        response = answer(scope["method"], scope["path"], health, metrics)
+        headers = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status,
+                "headers": [(name.encode(), value.encode()) for name, value in (*headers, *response.headers)],
+            }
+        )
+        await send({"type": "http.response.body", "body": response.body})
+
+    return app
+
+
 async def serve(
     address: Address | None,
     health: Health,
@@ -147,25 +167,10 @@ async def serve(
     _log.info("observing", address=str(bound))
     connections = Connections(MOST_CONNECTIONS)
     config, context = _Config(), WorkerContext(None)
-
-    async def app(scope: Any, _receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return  # hypercorn refuses a WebSocket then
-        response = answer(scope["method"], scope["path"], health, metrics)
-        headers = [("content-type", response.content_type), ("content-length", str(len(response.body)))]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": response.status,
-                "headers": [(name.encode(), value.encode()) for name, value in (*headers, *response.headers)],
-            }
-        )
-        await send({"type": "http.response.body", "body": response.body})
-
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    app = wrap_app(_application(health, metrics), config.wsgi_max_body_size, "asgi")
 
     async def one(plain: trio.SocketStream) -> None:
-        connection = _Connection(wrapped, config, context, ConnectionState({}), plain)  # type: ignore[arg-type]
+        connection = _Connection(app, config, context, ConnectionState({}), plain)  # type: ignore[arg-type]
         connection.connections = connections
         await connection
 

@@ -9,7 +9,7 @@ advertise the same devices under the same ids, so that the shares of running pod
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bitfusiond.core import names
@@ -120,9 +120,7 @@ class _Plan:
 def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
     """What is to be done. Raises Failure with every problem, before anything is changed."""
     version = checks.cluster(kubectl, say)
-    platform, note = checks.platform(settings.platform, version)
-    say(f"platform: {platform}" + (f" ({note})" if note else ""))
-    documents = manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
+    documents = _documents(kubectl, settings, version, say)
     problems = access.missing(
         kubectl, [*access.to_apply(documents), access.Access("create", "Pod", proof.NAMESPACE)], "deploy"
     )
@@ -147,11 +145,8 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
     for line in notes:
         say(line)
     absent = current.absent(kubectl, values)
-    for name in sorted(absent):
-        say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
     holders = [] if values.pool else claims.holders(kubectl, version)
-    if holders:
-        say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
+    _tell_what_waits(absent, holders, say)
     values = replace(values, api_servers=addresses, absent=absent, has_claims=bool(holders))
     if values.delivery == delivery.AUTO and version < checks.IMAGE_VOLUMES:
         say("DELIVERY: init, as no runtime of this Kubernetes is asked to mount images")
@@ -159,15 +154,29 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
     stages = manifests.build(documents, values)
     wanted = set(map(ref, stages.all))
     outdated = [what for what in current.of_choices(kubectl) if what not in wanted]
-    # Again, now that the choices are known.
     needed = [*access.to_apply(stages.all), *access.to_delete(outdated)]
     if not values.serves_claims:
         needed += access.to_delete(claims.published(kubectl, version))
     if values.delivery != delivery.INIT:
         needed += [access.Access(verb, "Pod", names.NAMESPACE) for verb in ("create", "delete")]
-    if problems := access.missing(kubectl, needed, "deploy"):
+    if problems := access.missing(kubectl, needed, "deploy"):  # again, now that the choices are known
         raise Failure(report.listed(_UNCHANGED, problems))
     return _Plan(documents, values, version, of_04, outdated)
+
+
+def _documents(kubectl: Kubectl, settings: Settings, version: checks.Version, say: Say) -> list[Object]:
+    """The manifests for the platform that was chosen, or that fits ``version``."""
+    platform, note = checks.platform(settings.platform, version)
+    say(f"platform: {platform}" + (f" ({note})" if note else ""))
+    return manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
+
+
+def _tell_what_waits(absent: Iterable[str], holders: Sequence[str], say: Say) -> None:
+    """``absent`` are namespaces that were named, ``holders`` pods with claims on a pool that goes."""
+    for name in sorted(absent):
+        say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
+    if holders:
+        say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
 
 
 def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:

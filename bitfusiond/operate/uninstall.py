@@ -98,10 +98,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     objects = found.objects
     going = [*objects, *claims.published(kubectl, version), *([NAMESPACE] if namespace else [])]
     _permitted(kubectl, going, found.problems)
-    for what in found.extra:
-        say(f"{what}: not in the manifests of this version, but {FIELD_MANAGER} labelled it {LABEL}: it goes too")
-    for what in found.others:
-        say(f"{what}: left, as {FIELD_MANAGER} did not give it its label {LABEL} and the manifests have no such name")
+    _tell_what_is_not_in_manifests(found, say)
     failures: Failures = {None: [str(each) for each in found.problems]}
     configurations = [what for what in objects if what.kind in CONFIGURATIONS]
     _delete(kubectl, configurations, failures, say)
@@ -125,6 +122,13 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     if place.sources:
         say(f"Secrets {', '.join(place.sources)} in {tokens}: yours, left as they are")
     _check(kubectl, place, version, failures, say)
+
+
+def _tell_what_is_not_in_manifests(found: Found, say: Say) -> None:
+    for what in found.extra:
+        say(f"{what}: not in the manifests of this version, but {FIELD_MANAGER} labelled it {LABEL}: it goes too")
+    for what in found.others:
+        say(f"{what}: left, as {FIELD_MANAGER} did not give it its label {LABEL} and the manifests have no such name")
 
 
 def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[KubectlError]) -> None:

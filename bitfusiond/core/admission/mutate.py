@@ -8,6 +8,7 @@ same answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 
@@ -44,6 +45,26 @@ NOT_OPTED_IN = Untouched("not opted in")
 ALREADY_INJECTED = Untouched("already injected")
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is done to a GPU container: its commands by their places, the variables of its client."""
+
+    container: GpuContainer
+    commands: Mapping[str, list[str]]
+    variables: Sequence[Variable]
+
+    @property
+    def keeps_args(self) -> bool:
+        return self.container.program is not None and self.container.program.keeps_args
+
+    @property
+    def words(self) -> Iterator[Sequence[str]]:
+        """All that it will run, with the arguments that stay."""
+        yield from self.commands.values()
+        if self.keeps_args:
+            yield self.container.raw.get("args") or []
+
+
 def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NONE) -> Verdict:
     """The verdict on the pod ``document`` that is being created in ``namespace``.
 
@@ -68,25 +89,19 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
         claims.check(given, chosen, client)
     elif client is not None:
         _check_client(given, client, servers)
-    _check_calls(given, sizes)
-    injection.check_mounts(given.gpu_containers, template)
-    populate_container.check_names(given, template)
+    _check_containers(given, sizes, template)
     if client is None or root.problems:
         return Refusal(root.problems)
     values = {each.pointer: demand.values(each.demand, client, sizes) for each in given.gpu_containers}
-    commands = {
-        each.pointer: _commands(each, client, values[each.pointer], given.filters) for each in given.gpu_containers
-    }
     told = [each for each in client.env if chosen is None or not each.names_servers]  # else the node tells them
-    variables = {where: _variables(client, told, each, servers) for where, each in values.items()}
+    changes = [_change(each, client, told, values[each.pointer], servers, given) for each in given.gpu_containers]
     claimed = claims.of_containers(given, chosen, client, values)
-    kept = [each.raw.get("args") or [] for each in given.gpu_containers if each.program and each.program.keeps_args]
-    if problem := calls.too_long(chain(kept, *map(dict.values, commands.values()))):
+    if problem := calls.too_long(chain.from_iterable(each.words for each in changes)):
         given.spec["containers"].problem(f"{problem}; give fewer filters, or put a script into a file")
         return Refusal(root.problems)
     return Patch(
-        _operations(given, client, commands, variables, template, claimed),
-        [*_warnings(given, client, variables, template, rules, sizes), *claims.warnings(given, client, claimed)],
+        _operations(given, client, changes, template, claimed),
+        [*_warnings(given, client, changes, template, rules, sizes), *claims.warnings(given, client, claimed)],
         client.takes_tokens,
         tuple({each.template.name: each.template for each in claimed.values()}.values()),
         _wanted(given),
@@ -137,12 +152,28 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
         )
 
 
-def _check_calls(given: Pod, sizes: Sizes) -> None:
-    """Who calls the client must ask it for no more than was asked of Kubernetes, or a quota would count nothing."""
+def _check_containers(given: Pod, sizes: Sizes, template: Template) -> None:
+    """Note who asks the client for more than was asked of Kubernetes, as a quota would count nothing, and what keeps
+    the client from a container.
+    """
     for container in given.gpu_containers:
         if container.asked:
             shares = container.asked.shares
             pod.check_calls(container.field, container.calls, container.hooks, shares, sizes)
+    injection.check_mounts(given.gpu_containers, template)
+    populate_container.check_names(given, template)
+
+
+def _change(
+    container: GpuContainer,
+    client: Client,
+    told: Sequence[Variable],
+    values: Values,
+    servers: Sequence[str],
+    given: Pod,
+) -> _Change:
+    commands = _commands(container, client, values, given.filters)
+    return _Change(container, commands, _variables(client, told, values, servers))
 
 
 def _commands(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> dict[str, list[str]]:
@@ -166,8 +197,7 @@ def _variables(client: Client, told: Sequence[Variable], values: Values, servers
 def _operations(
     given: Pod,
     client: Client,
-    commands: Mapping[str, Mapping[str, list[str]]],
-    variables: Mapping[str, list[Variable]],
+    changes: Sequence[_Change],
     template: Template,
     claimed: Mapping[str, Claim],
 ) -> list[Operation]:
@@ -176,14 +206,15 @@ def _operations(
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     if template.adds_more:
         operations.append(patch.add(_VALIDATE, names.VALIDATE_ALWAYS))
-    for container in given.gpu_containers:
-        for path, words in commands[container.pointer].items():
+    for each in changes:
+        container = each.container
+        for path, words in each.commands.items():
             is_absent = path == f"{container.pointer}/command" and "command" not in container.raw  # it is its image's
             operations.append((patch.add if is_absent else patch.replace)(path, words))
-        if container.program and "args" in container.raw and not container.program.keeps_args:
+        if container.program and "args" in container.raw and not each.keeps_args:
             operations.append(patch.remove(f"{container.pointer}/args"))
         own = template.for_claim(claimed[container.pointer].name) if claimed else template
-        operations += injection.gpu_container(container, variables[container.pointer], own, renamed)
+        operations += injection.gpu_container(container, each.variables, own, renamed)
     operations += injection.volumes(template, given.spec, renamed)
     operations += claims.operations(given, claimed)
     operations += populate_container.init_containers(given, client, template, renamed, claimed.values())
@@ -193,7 +224,7 @@ def _operations(
 def _warnings(
     given: Pod,
     client: Client,
-    variables: Mapping[str, list[Variable]],
+    changes: Sequence[_Change],
     template: Template,
     rules: Rules,
     sizes: Sizes,
@@ -231,23 +262,24 @@ def _warnings(
             if isinstance(each.image, Unreadable) and client.merges_library_path
             if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
-        *(() if client.is_bitfusion else _warnings_of_other_client(given, client, variables)),
+        *(() if client.is_bitfusion else _warnings_of_other_client(client, changes)),
         *injection.mount_warnings(given.gpu_containers, template),
         *populate_container.warnings(given, client, rules.delivery),
     ]
 
 
-def _warnings_of_other_client(given: Pod, client: Client, variables: Mapping[str, list[Variable]]) -> Iterator[str]:
+def _warnings_of_other_client(client: Client, changes: Sequence[_Change]) -> Iterator[str]:
     """What of the client's the container set itself, and what is counted of a demand and never told to the client."""
-    for each in given.gpu_containers:
+    for change in changes:
+        each = change.container
         taken = names_of(each.env)
-        for variable in variables[each.pointer]:
+        for variable in change.variables:
             if variable.prepends is None and variable.name in taken:
                 yield each.field["env"].line(
                     f"{variable.name} is set already: the client {client.name} gets that, not {shown(variable.value)}"
                 )
-        if each.raw.get("envFrom") and variables[each.pointer]:
-            told = ", ".join(variable.name for variable in variables[each.pointer])
+        if each.raw.get("envFrom") and change.variables:
+            told = ", ".join(variable.name for variable in change.variables)
             yield each.field["envFrom"].line(f"what it sets of {told} gives way to the client's")
         if pod.argv(each.field)[:1] == [BITFUSION]:
             yield each.field["command"].line(f"runs {BITFUSION}, which the client {client.name} does not bring")
