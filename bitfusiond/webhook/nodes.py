@@ -30,12 +30,8 @@ class Nodes:
 
     def __init__(self) -> None:
         self.watch = WatchState()
-        self._allocatable: dict[str, Mapping[str, int]] | None = None
+        self._allocatable: dict[str, Mapping[str, int]] | None = None  # by node; None before the first list
         self._largest: Mapping[str, int] | None = None
-
-    def allocatable(self) -> Mapping[str, Mapping[str, int]] | None:
-        """By the names of all nodes, also of those that have nothing of ours; None before the first list."""
-        return self._allocatable
 
     def largest(self) -> Mapping[str, int] | None:
         """The most that any one node has of each resource; None while no node is known."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-Operation = dict[str, Any]
+from bitfusiond.core.fields import Json
+
+Operation = Json
 
 
 def pointer(*parts: str | int) -> str:

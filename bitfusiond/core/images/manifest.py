@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
 
 from bitfusiond.core import names
-from bitfusiond.core.fields import mapping, objects
+from bitfusiond.core.fields import Json, mapping, objects
 from bitfusiond.core.images.image import Image
 from bitfusiond.core.images.reference import is_digest
 
@@ -64,7 +63,7 @@ def read_config(data: bytes) -> Image:
     return Image(tuple(entrypoint), tuple(cmd), kept)
 
 
-def _document(data: bytes, what: str) -> dict[str, Any]:
+def _document(data: bytes, what: str) -> Json:
     if data.count(b'"') + data.count(b",") + data.count(b"[") + data.count(b"{") > 4 * _MOST_VALUES:
         raise WrongContentError(f"{what} holds more than {_MOST_VALUES} values")
     try:
@@ -76,7 +75,7 @@ def _document(data: bytes, what: str) -> dict[str, Any]:
     return document
 
 
-def _digest(descriptor: dict[str, Any], problem: str) -> str:
+def _digest(descriptor: Json, problem: str) -> str:
     digest = descriptor.get("digest")
     if not is_digest(digest):
         raise WrongContentError(problem)

@@ -32,12 +32,10 @@ class Holder:
         return f"{self.namespace}/{self.pod or '(a claim)'} {self.shares}"
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """``is_open``: the scheduler gives out what is free of it."""
+class _Shared:
+    """What has ``shares`` to give to ``holders``, while it ``is_open``."""
 
-    id: str
-    model: str
+    __slots__ = ()
     shares: int
     is_open: bool
     holders: tuple[Holder, ...]
@@ -49,6 +47,17 @@ class Gpu:
     @property
     def free(self) -> int:
         return max(0, self.shares - self.used) if self.is_open else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu(_Shared):
+    """``is_open``: the scheduler gives out what is free of it."""
+
+    id: str
+    model: str
+    shares: int
+    is_open: bool
+    holders: tuple[Holder, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeShares:
+class NodeShares(_Shared):
     """What a node counts of its own. ``is_open``: the scheduler puts pods there, as it is ``is_ready`` besides."""
 
     name: str
@@ -74,14 +83,6 @@ class NodeShares:
     is_open: bool
     holders: tuple[Holder, ...]
     is_ready: bool = True
-
-    @property
-    def used(self) -> int:
-        return sum(each.shares for each in self.holders)
-
-    @property
-    def free(self) -> int:
-        return max(0, self.shares - self.used) if self.is_open else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bitfusiond import __version__
+from bitfusiond.core.fields import Json
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
 from bitfusiond.operate import choices
@@ -129,7 +130,7 @@ def packed(made: Mapping[str, str]) -> bytes:
     return gzip.compress(archive.getvalue(), mtime=0)
 
 
-def _metadata() -> dict[str, Any]:
+def _metadata() -> Json:
     return {
         "apiVersion": "v2",
         "name": NAME,

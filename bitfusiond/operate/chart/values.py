@@ -136,18 +136,6 @@ VALUES = (
 )
 
 
-def defaults() -> Json:
-    """What values.yaml says."""
-    found: Json = {}
-    for each in VALUES:
-        *above, last = each.name.split(".")
-        place = found
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = each.default
-    return found
-
-
 def schema() -> Json:
     """values.schema.json: an unknown value is an error, as one that is spelled wrongly would do nothing."""
     found = _object()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitfusiond.errors import Failure
-from bitfusiond.operate.distros import report, run
+from bitfusiond.operate.distros import command, report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="gets a directory a package, and the catalogue")
     chosen = parser.parse_args(arguments)
     try:
-        problems = run.run(chosen.packages, chosen.out)
+        problems = command.run(chosen.packages, chosen.out)
     except Failure as error:
         report.complain(str(error))
         return error.exit_status

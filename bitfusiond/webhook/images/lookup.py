@@ -28,7 +28,6 @@ from bitfusiond.registry.wire import Session, Trust, UnreachableError
 from bitfusiond.webhook.images.cache import Cache, Who
 from bitfusiond.webhook.images.pullsecrets import PullSecrets
 
-WAIT_SECONDS = 4.0  # of an admission, of the 10 s that the API server gives it
 FLIGHT_SECONDS = 8.0
 MOST_FLIGHTS = 200
 _AT_ONCE = 18
