@@ -23,7 +23,7 @@ from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.kubectl_bitfusion import completion, options, status, tables, target, terminal, usage_tables, why
 from bitfusiond.kubectl_bitfusion.reader import Reader
 from bitfusiond.kubectl_bitfusion.tables import printable
-from bitfusiond.operate import manifests, settings
+from bitfusiond.operate import overlays, settings
 from bitfusiond.operate.report import NOTE, OK, WRONG
 from bitfusiond.operate.verify import command as verify
 
@@ -197,7 +197,7 @@ def _check(given: options.Split) -> int:
     parser.parse_args(given.rest)
     kubectl = options.kubectl(given.chosen, seconds=30)
     is_right = verify.run(settings.resolve(os.environ), given.chosen.get("--namespace"), _say, kubectl)
-    if not is_right and not manifests.IN_CHECKOUT:
+    if not is_right and not overlays.IN_CHECKOUT:
         _say("`just` is run in a checkout of bitfusiond")
     return 0 if is_right else 1
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from bitfusiond.errors import ConfigurationError, Failure
 from bitfusiond.files import yaml_documents
-from bitfusiond.operate import deploy, manifests, poolfile, settings, tokens, uninstall
+from bitfusiond.operate import deploy, overlays, poolfile, settings, tokens, uninstall
 from bitfusiond.operate.chart import package
 from bitfusiond.operate.kubectl import Kubectl
 from bitfusiond.operate.settings import Settings
@@ -95,7 +95,7 @@ def _pool(_: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _chart(chosen: Settings, arguments: argparse.Namespace) -> int:
-    package.run(cache(partial(manifests.overlay, Kubectl(chosen.kubectl))), arguments.out, _say)
+    package.run(cache(partial(overlays.overlay, Kubectl(chosen.kubectl))), arguments.out, _say)
     return 0
 
 

@@ -10,7 +10,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import manifests, rollout, workloads
+from bitfusiond.operate import manifests, overlays, rollout, workloads
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.settings import DIGEST
 from bitfusiond.operate.upgrade04 import leftovers
@@ -152,7 +152,7 @@ def of_choices(kubectl: Kubectl) -> list[Ref]:
         [
             *(manifests.COPIES_BINDING, manifests.IMAGES_BINDING, Ref("ClusterRole", manifests.IMAGES_ROLE)),
             *(manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, manifests.POOL_MAP),
-            *manifests.pool_permissions(),
+            *overlays.pool_permissions(),
         ]
     )
     return found

@@ -24,6 +24,7 @@ from bitfusiond.operate import (
     delivery,
     endpoints,
     manifests,
+    overlays,
     proof,
     release,
     report,
@@ -90,7 +91,7 @@ def for_empty_cluster(settings: Settings, say: Say) -> list[Object]:
         values = replace(values, delivery=delivery.INIT)
     if values.named:
         say(f"manifests: a RoleBinding in each of {', '.join(sorted(values.named))}: make these namespaces first")
-    return manifests.build(manifests.overlay(Kubectl(settings.kubectl), settings.platform), values).all
+    return manifests.build(overlays.overlay(Kubectl(settings.kubectl), settings.platform), values).all
 
 
 def delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: Say) -> manifests.Values:
@@ -168,7 +169,7 @@ def _documents(kubectl: Kubectl, settings: Settings, version: checks.Version, sa
     """The manifests for the platform that was chosen, or that fits ``version``."""
     platform, note = checks.platform(settings.platform, version)
     say(f"platform: {platform}" + (f" ({note})" if note else ""))
-    return manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
+    return overlays.fitting(overlays.overlay(kubectl, platform), platform, version)
 
 
 def _tell_what_waits(absent: Iterable[str], holders: Sequence[str], say: Say) -> None:

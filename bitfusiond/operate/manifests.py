@@ -1,10 +1,9 @@
-"""What deploy applies: the overlay of the platform as kustomize builds it, with the operator's values put in."""
+"""What deploy applies: the manifests of an overlay with the operator's values put in, in stages."""
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,27 +13,14 @@ from typing import Any
 from bitfusiond.core import names
 from bitfusiond.core.clients import catalogue
 from bitfusiond.core.fields import mapping
-from bitfusiond.core.objects import Namespace, Object
+from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens import copies
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, load_yaml
-from bitfusiond.operate import workloads
-from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
-from bitfusiond.operate.settings import COMMUNITY, DEFAULT_REPO, LEGACY
+from bitfusiond.operate import overlays, workloads
+from bitfusiond.operate.kubectl import FIELD_MANAGER, Ref, ref
+from bitfusiond.operate.settings import DEFAULT_REPO
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
-
-# A link to the directory of the checkout; what pip installs has a copy there.
-OVERLAYS = Path(__file__).parents[1] / "manifests" / "overlays"
-IN_CHECKOUT = (Path(__file__).parents[2] / "justfile").is_file()
-GUARD = OVERLAYS.parent / "guard"
-# What a webhook needs that looks images up.
-IMAGE_LOOKUP_PERMISSIONS = OVERLAYS.parent / "image-lookup" / "permissions.yaml"
-# What webhook and nodes need where the pool is counted once.
-POOL_PERMISSIONS = OVERLAYS.parent / "pool" / "permissions.yaml"
-_POOL_NODES = OVERLAYS.parent / "pool" / "device-plugin.yaml"
-# ValidatingAdmissionPolicy is stable from here on.
-POLICIES = (1, 30)
 
 CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
@@ -44,9 +30,6 @@ PACKAGED = "bitfusion.io/packaged-sha256"
 
 PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
 LABEL = "=".join(PART_OF)
-# A namespace with this label, value "ignore", is one about whose pods the API server does not ask.
-IGNORED = names.ADMISSION_LABEL
-SYSTEM_NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.KUBE_SYSTEM}}
 
 TOTAL_GPU_MEMORY = "TOTAL_GPU_MEMORY"
 RESOURCE_NUMS = "RESOURCE_NUMS"
@@ -165,41 +148,6 @@ class Stages:
         return [*self.base, *self.plugin, *self.services, *self.configurations]
 
 
-def overlay(kubectl: Kubectl, platform: str) -> list[Object]:
-    """The manifests of a platform as they are in the checkout.
-
-    Raises ConfigurationError where this is not run from a checkout, KubectlError where kustomize fails.
-    """
-    directory = OVERLAYS / platform
-    if not directory.is_dir():
-        raise ConfigurationError(f"{directory} is not there: install bitfusiond by pip, or run this from a checkout")
-    try:
-        return yaml_documents.load(kubectl.run("kustomize", str(directory)))
-    except KubectlError as error:
-        raise KubectlError(
-            f"{error} (by kubectl {_version(kubectl)}; the overlay {COMMUNITY} needs 1.21 or later, for a cluster of"
-            f" Kubernetes 1.20 to 1.27 the overlay is {LEGACY}: K8S_PLATFORM)"
-        ) from None
-
-
-def shipped() -> list[Ref]:
-    """Everything that the manifests of this checkout make in a cluster, whichever of them were applied; no Namespace.
-
-    By reading the files: who uninstalls needs no kubectl that can build them all.
-    """
-    found: list[Ref] = []
-    for file in sorted(OVERLAYS.parent.rglob("*.yaml")):
-        if "examples" in file.parts or "config" in file.parts:
-            continue
-        for document in yaml_documents.load(file.read_text("utf-8")):
-            if document["kind"] in {"Kustomization", "Component"}:
-                generated = document.get("configMapGenerator") or []
-                found += [Ref("ConfigMap", each["name"], each["namespace"]) for each in generated]
-            elif document["kind"] != "Namespace":
-                found.append(ref(document))
-    return list(dict.fromkeys(found))
-
-
 def labelled_by_us(document: Object) -> bool:
     """Whether it was our field manager that gave it the label of ours."""
     return any(
@@ -209,57 +157,15 @@ def labelled_by_us(document: Object) -> bool:
     )
 
 
-def _version(kubectl: Kubectl) -> str:
-    version = json.loads(kubectl.run("version", "--client", "-o", "json")).get("clientVersion") or {}
-    return str(version.get("gitVersion") or "of an unknown version")
-
-
-def fitting(documents: Sequence[Object], platform: str, version: tuple[int, int]) -> list[Object]:
-    """``documents`` of an overlay, and what an API server of this version wants besides.
-
-    Before 1.21 no namespace is labelled with its name, by which the webhook configurations leave kube-system alone.
-    From 1.21 on there is the PodDisruptionBudget that the overlay legacy cannot have, from 1.30 on the policies of
-    manifests/guard.
-    """
-    if version >= POLICIES:
-        documents = [*documents, *_documents(GUARD / "secrets.yaml"), *_documents(GUARD / "pods.yaml")]
-    if version < (1, 21):
-        return [
-            *documents,
-            {**SYSTEM_NAMESPACE, "metadata": {"name": names.KUBE_SYSTEM, "labels": {IGNORED: "ignore"}}},
-        ]
-    if platform != LEGACY:
-        return list(documents)
-    budgets = yaml_documents.load((OVERLAYS / COMMUNITY / "disruption-budget.yaml").read_text("utf-8"))
-    if version < (1, 26):
-        for budget in budgets:  # a server-side apply takes no field that the API server does not know
-            del budget["spec"]["unhealthyPodEvictionPolicy"]
-    return [*documents, *budgets]
-
-
-def ignored(namespace: Namespace | None) -> bool:
-    """Whether the API server is told by a label not to ask about the pods of this namespace."""
-    labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
-    return bool(labels.get(IGNORED) == "ignore")
-
-
 def build(documents: Iterable[Object], values: Values) -> Stages:
     """The manifests with the operator's values, in stages."""
     documents = [
         *documents,
-        *(_documents(IMAGE_LOOKUP_PERMISSIONS) if values.image_lookup else []),
-        *(_documents(POOL_PERMISSIONS) if values.serves_claims else []),
+        *(overlays.documents_of(overlays.IMAGE_LOOKUP_PERMISSIONS) if values.image_lookup else []),
+        *(overlays.documents_of(overlays.POOL_PERMISSIONS) if values.serves_claims else []),
     ]
     made = [substituted(each, values) for document in documents for each in _bound(document, values)]
     return stages([*made, *(_file_map(what, key, text) for what, key, text in _files(values) if text)])
-
-
-def _documents(file: Path) -> list[Object]:
-    return yaml_documents.load(file.read_text("utf-8"))
-
-
-def pool_permissions() -> list[Ref]:
-    return [ref(each) for each in _documents(POOL_PERMISSIONS)]
 
 
 def stages(documents: list[Object]) -> Stages:
@@ -344,7 +250,7 @@ def _choose(webhook: Object, values: Values) -> None:
 
 def _serve_claims(plugin: Object) -> None:
     """The patch of manifests/pool, as kustomize would merge it: each of its lists goes behind the plugin's own."""
-    (patch,) = _documents(_POOL_NODES)
+    (patch,) = overlays.documents_of(overlays.POOL_NODES)
     added, spec = patch["spec"]["template"]["spec"], plugin["spec"]["template"]["spec"]
     (container,), (more,) = spec["containers"], added.pop("containers")
     for owner, extra in ((container, more), (spec, added)):

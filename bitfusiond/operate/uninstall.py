@@ -18,7 +18,19 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import Object
 from bitfusiond.errors import Failure
-from bitfusiond.operate import access, checks, choices, claims, current, manifests, release, report, rollout, waiting
+from bitfusiond.operate import (
+    access,
+    checks,
+    choices,
+    claims,
+    current,
+    manifests,
+    overlays,
+    release,
+    report,
+    rollout,
+    waiting,
+)
 from bitfusiond.operate.checks import NAMESPACE
 from bitfusiond.operate.kubectl import FIELD_MANAGER, Kubectl, KubectlError, Ref, ref
 from bitfusiond.operate.manifests import LABEL
@@ -136,7 +148,7 @@ def _permitted(kubectl: Kubectl, objects: Sequence[Ref], problems: Sequence[Kube
     needed = [access.Access("list", "Pod", names.NAMESPACE)]
     needed += [access.Access(verb, "Secret") for verb in ("get", "list", "delete")]
     needed += (
-        [access.Access("patch", "Namespace")] if manifests.ignored(kubectl.get(ref(manifests.SYSTEM_NAMESPACE))) else []
+        [access.Access("patch", "Namespace")] if overlays.ignored(kubectl.get(ref(overlays.SYSTEM_NAMESPACE))) else []
     )
     needed += access.to_delete(objects)
     lacking = [str(each) for each in problems if each.reason == "Forbidden"]
@@ -158,16 +170,16 @@ def _not_asked_any_more(kubectl: Kubectl, configurations: Sequence[Ref], failure
 
 def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
     """The label that a deploy gave kube-system. One that somebody else gave is not of our field manager, and stays."""
-    what = ref(manifests.SYSTEM_NAMESPACE)
-    if not manifests.ignored(kubectl.get(what)):
+    what = ref(overlays.SYSTEM_NAMESPACE)
+    if not overlays.ignored(kubectl.get(what)):
         return
     try:
-        (after,) = kubectl.apply([manifests.SYSTEM_NAMESPACE]).values()
+        (after,) = kubectl.apply([overlays.SYSTEM_NAMESPACE]).values()
     except KubectlError as error:
         failures.setdefault(what, []).append(f"{what}: {error}")
         return
-    if not manifests.ignored(after):
-        say(f"{what}: label {manifests.IGNORED} taken away")
+    if not overlays.ignored(after):
+        say(f"{what}: label {overlays.IGNORED} taken away")
 
 
 def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Found:
@@ -217,7 +229,7 @@ def _named(tokens: str) -> list[Ref]:
     roles = [Ref(kind, manifests.TOKENS_ROLE, tokens) for kind in ("Role", "RoleBinding")]
     return list(
         dict.fromkeys(
-            [*manifests.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, manifests.POOL_MAP, *roles]
+            [*overlays.shipped(), manifests.CLIENT_CA_MAP, manifests.REGISTRY_CA_MAP, manifests.POOL_MAP, *roles]
         )
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from bitfusiond.core import names
 from bitfusiond.core.objects import Object
 from bitfusiond.core.tokens.copies import MOST_FOLLOWED
-from bitfusiond.operate import manifests
+from bitfusiond.operate import manifests, overlays
 from bitfusiond.operate.chart.conditions import Chosen
 from bitfusiond.operate.settings import COMMUNITY, LEGACY, TKGI
 from bitfusiond.operate.tokenplace import EXEMPT, TokenPlace
@@ -75,7 +75,7 @@ LOOPS = {_NAMESPACE: "$namespace := $on.namespaces", f"{_ADDRESS}/32": "$address
 @dataclass(frozen=True, slots=True)
 class Option:
     """``when`` is the template's question; ``fields`` are those of :class:`manifests.Values`, of tokens by their own
-    names. ``platform`` and ``version`` are what :func:`manifests.fitting` goes by.
+    names. ``platform`` and ``version`` are what :func:`overlays.fitting` goes by.
     """
 
     name: str
@@ -102,7 +102,7 @@ ROWS: tuple[tuple[Option, ...], ...] = (
         Option("legacyOld", f"and ({_LEGACY}) (not ({_since('1.26')}))", platform=LEGACY, version=(1, 25)),
         Option(TKGI, f'eq (include "bitfusiond.platform" .) "{TKGI}"', platform=TKGI, version=(1, 24)),
     ),
-    (Option(_POLICIES, _since("{}.{}".format(*manifests.POLICIES)), version=manifests.POLICIES),),
+    (Option(_POLICIES, _since("{}.{}".format(*overlays.POLICIES)), version=overlays.POLICIES),),
     (Option("ownTokens", f'ne .Values.tokenNamespace "{names.KUBE_SYSTEM}"', {"namespace": _TOKENS}),),
     (
         Option(
@@ -147,7 +147,7 @@ def everything() -> Iterator[Chosen]:
         yield chosen if possible(chosen) else chosen - {_POLICIES}
 
 
-def documents(overlays: Overlays, chosen: Chosen) -> list[Object]:
+def documents(overlay_of: Overlays, chosen: Chosen) -> list[Object]:
     """What a deploy with these choices applies, with placeholders for what an operator gives.
 
     Without the namespace: its release is in it, so that it is there before.
@@ -155,7 +155,7 @@ def documents(overlays: Overlays, chosen: Chosen) -> list[Object]:
     taken = [OPTIONS[name] for name in chosen]
     platform = next((each.platform for each in taken if each.platform), COMMUNITY)
     version = next((each.version for each in taken if each.version), (1, 28))
-    fitting = manifests.fitting(overlays(platform), platform, version)
+    fitting = overlays.fitting(overlay_of(platform), platform, version)
     built = manifests.build(fitting, _values({key: value for each in taken for key, value in each.fields.items()}))
     return [each for each in built.all if each["kind"] != "Namespace"]
 

@@ -19,6 +19,7 @@ from bitfusiond.operate import (
     delivery,
     endpoints,
     manifests,
+    overlays,
     proof,
     release,
     report,
@@ -49,7 +50,7 @@ def _rows(kubectl: Kubectl, settings: Settings, namespace: str | None) -> list[R
     version = checks.server_version(kubectl)
     platform, _ = checks.platform(settings.platform, version)
     rows = [Row("cluster", OK, f"context {checks.context(kubectl)}, API server {version[0]}.{version[1]}, {platform}")]
-    documents = manifests.fitting(manifests.overlay(kubectl, platform), platform, version)
+    documents = overlays.fitting(overlays.overlay(kubectl, platform), platform, version)
     needed = [*access.to_read(documents), access.Access("create", "Pod", namespace or proof.NAMESPACE)]
     if lacking := access.missing(kubectl, needed, "verify"):
         raise Failure(report.listed("nothing was looked at", lacking))

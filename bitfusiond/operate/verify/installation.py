@@ -11,7 +11,7 @@ from bitfusiond.core.fields import mapping
 from bitfusiond.core.objects import ConfigMap, Namespace, Object, Service, Workload
 from bitfusiond.core.pool import inventory
 from bitfusiond.files.read import load_yaml
-from bitfusiond.operate import endpoints, manifests, rollout
+from bitfusiond.operate import endpoints, overlays, rollout
 from bitfusiond.operate.endpoints import Endpoint
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 from bitfusiond.operate.manifests import CATALOGUE_MAP, POOL_KEY, POOL_MAP, TEMPLATE_MAP
@@ -94,9 +94,9 @@ def compared(wanted: Object, current: Object) -> Row:
             f"{problem}; the webhook keeps the last good one until it restarts",
             f"kubectl edit {what.words}",
         )
-    if wanted["kind"] == "Namespace" and manifests.ignored(wanted) and not manifests.ignored(current):
-        detail = f"it has no label {manifests.IGNORED}=ignore: its pods may wait for the webhook"
-        fix = f"kubectl label {what.words} {manifests.IGNORED}=ignore --overwrite"
+    if wanted["kind"] == "Namespace" and overlays.ignored(wanted) and not overlays.ignored(current):
+        detail = f"it has no label {overlays.IGNORED}=ignore: its pods may wait for the webhook"
+        fix = f"kubectl label {what.words} {overlays.IGNORED}=ignore --overwrite"
         return Row(str(what), WRONG, detail, fix)
     return Row(str(what), OK)
 

@@ -11,7 +11,7 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.certificates.rotation import Lives
 from bitfusiond.core.objects import Namespace, Object, Secret, Webhook, WebhookConfiguration, Workload
-from bitfusiond.operate import manifests, workloads
+from bitfusiond.operate import overlays, workloads
 from bitfusiond.operate.kubectl import Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG, Row
 from bitfusiond.operate.upgrade04 import takeover
@@ -101,7 +101,7 @@ def _failure_policies(webhooks: Sequence[Webhook]) -> str:
 
 def ignored(namespace: Namespace | None) -> list[Row]:
     """A namespace in which the API server is told not to ask."""
-    if namespace is None or not manifests.ignored(namespace):
+    if namespace is None or not overlays.ignored(namespace):
         return []
     name = namespace["metadata"]["name"]
     detail = "it has the label bitfusion.io/admission=ignore: the API server does not ask the webhook about its pods"

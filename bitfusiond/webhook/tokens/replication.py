@@ -13,19 +13,16 @@ the API server's answer to the first write does.
 
 from __future__ import annotations
 
-import base64
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import trio
-import yaml
 from prometheus_client import CollectorRegistry
 
 from bitfusiond import logs
 from bitfusiond.core import names
-from bitfusiond.core.clients import servers_conf
 from bitfusiond.core.tokens import copies
 from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refuse, Token
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
@@ -33,6 +30,7 @@ from bitfusiond.kube.follow import WatchState, follow
 from bitfusiond.pacing import Backoff, Repeats
 from bitfusiond.webhook.flights import ENSURE_SECONDS, LISTED_SECONDS, Flights, Problem, Turns, patiently
 from bitfusiond.webhook.namespaces import Namespaces
+from bitfusiond.webhook.tokens import contents
 from bitfusiond.webhook.tokens.copying import ensure_copy
 from bitfusiond.webhook.tokens.inventory import SOURCE_NAMES, Inventory, Key
 from bitfusiond.webhook.tokens.markkey import MarkKey
@@ -53,10 +51,8 @@ _REPEAT_SECONDS = 600.0  # between two warnings of the same failures
 _RECENT_SECONDS = 300.0
 # A namespace that is being deleted loses its Secrets first; and without a source there is nothing to bring back.
 _LOST_FOR_GOOD = frozenset({"terminating", "not_found", "refused"})
-_LARGEST_CHECKED = 64 * 1024  # bytes of base64: a thousand times what is in such a file, and no more work than that
 _UNPROVEN = "labelled as token copies, but not written by bitfusiond and not equal to their source: they follow nothing"
 _MOST_TOLD = 20  # Secrets in a log line
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _log = logs.Log("tokens")
 
@@ -273,8 +269,8 @@ class Replication:
     def servers(self) -> Sequence[str]:
         """The servers that servers.conf names, HOST:PORT; none where it is missing, wrong or very large."""
         for token, source in self._inventory.contents.items():
-            if token.file == names.SERVERS_CONF and isinstance(source, Content) and len(source.data) < _LARGEST_CHECKED:
-                return _servers(source.data)
+            if token.file == names.SERVERS_CONF and isinstance(source, Content):
+                return contents.servers(source.data)
         return ()
 
     def _read_sources(self) -> None:
@@ -296,7 +292,7 @@ class Replication:
             else:
                 _log.info("token source", token=token.file, secret=source.origin)
                 if token.file != names.CA_CRT and self._nursery is not None:
-                    self._nursery.start_soon(_check_yaml, token, source)
+                    self._nursery.start_soon(contents.check_yaml, token, source)
 
     def _tell_of_unproven(self) -> None:
         unproven = self._inventory.unproven()
@@ -370,35 +366,3 @@ class Replication:
         self._lost.discard(key)
         self._retries.pop(key, None)
         return wrote
-
-
-async def _check_yaml(token: Token, source: Content) -> None:
-    """Warn of a file that no client will read. Only a warning: the Secret is the operator's, and copied as it is."""
-    # In a thread: the API server takes Secrets of 1 MiB, and reading such a file takes longer than an admission may.
-    if len(source.data) > _LARGEST_CHECKED:
-        return
-    problem = await trio.to_thread.run_sync(_yaml_problem, source.data, abandon_on_cancel=True)
-    if problem is not None:
-        _log.warning("token is not YAML, copied all the same", secret=source.origin, key=token.file, problem=problem)
-
-
-@lru_cache(maxsize=1)
-def _servers(data: str) -> tuple[str, ...]:
-    try:
-        return tuple(servers_conf.one_each(yaml.load(base64.b64decode(data).decode(), Loader=_YAML)))  # noqa: S506
-    except (ValueError, yaml.YAMLError):
-        return ()
-
-
-def _yaml_problem(data: str) -> str | None:
-    """Where and what, without a word of the content, which PyYAML's own messages repeat."""
-    try:
-        events = list(yaml.parse(base64.b64decode(data).decode(), Loader=_YAML))
-    except UnicodeDecodeError:
-        return "not UTF-8 text"
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        return "not YAML" if mark is None else f"line {mark.line + 1}, column {mark.column + 1} is not YAML"
-    except yaml.YAMLError:
-        return "characters that YAML does not allow"
-    return None if any(isinstance(event, yaml.MappingStartEvent) for event in events[2:3]) else "not a mapping"

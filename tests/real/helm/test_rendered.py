@@ -13,7 +13,7 @@ import trustme
 
 from bitfusiond.core import names
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import checks, choices, current, manifests, settings
+from bitfusiond.operate import checks, choices, current, manifests, overlays, settings
 from tests.real.harness.helm import Helm
 from tests.unit.manifests.overlays import overlay
 
@@ -137,7 +137,7 @@ def deployed(case: Case, directory: Path) -> list[Any]:
     major, minor = case.version.removeprefix("v").split(".")[:2]
     version = int(major), int(minor)
     platform, _ = checks.platform(chosen.platform, version)
-    documents = manifests.build(manifests.fitting(overlay(platform), platform, version), values).all
+    documents = manifests.build(overlays.fitting(overlay(platform), platform, version), values).all
     return [each for each in documents if each["kind"] != "Namespace"]
 
 

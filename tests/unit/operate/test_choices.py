@@ -19,10 +19,10 @@ from bitfusiond.core import names
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import CATALOGUE, packaged
-from bitfusiond.operate import access, choices, current, deploy, manifests, settings, workloads
+from bitfusiond.operate import access, choices, current, deploy, manifests, overlays, settings, workloads
 from bitfusiond.operate.kubectl import Kubectl, KubectlError, ref
 
-MANIFESTS = manifests.OVERLAYS.parent
+MANIFESTS = overlays.OVERLAYS.parent
 
 
 # --- permissions ----------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_a_kustomize_that_is_too_old_is_told_by_its_version(tmp_path: Path) -> N
     )
     old.chmod(0o755)
     with pytest.raises(KubectlError, match=r"must be a file \(by kubectl v1\.20\.2; the overlay community needs 1\.21"):
-        manifests.overlay(Kubectl(str(old)), "community")
+        overlays.overlay(Kubectl(str(old)), "community")
 
 
 def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
@@ -249,30 +249,30 @@ def test_a_variable_may_stand_after_the_command_and_after_the_recipe() -> None:
 
 
 def test_kube_system_gets_its_label_where_the_api_server_gives_it_no_name() -> None:
-    (namespace,) = manifests.fitting([], "legacy", (1, 20))
-    assert manifests.ignored(namespace)
-    assert all(each["kind"] != "Namespace" for each in manifests.fitting([], "legacy", (1, 21)))
+    (namespace,) = overlays.fitting([], "legacy", (1, 20))
+    assert overlays.ignored(namespace)
+    assert all(each["kind"] != "Namespace" for each in overlays.fitting([], "legacy", (1, 21)))
 
 
 @pytest.mark.parametrize(("version", "policy"), [((1, 21), False), ((1, 25), False), ((1, 26), True)])
 def test_legacy_gets_the_disruption_budget_in_the_words_that_the_api_server_knows(
     version: tuple[int, int], policy: bool
 ) -> None:
-    (budget,) = manifests.fitting([], "legacy", version)
+    (budget,) = overlays.fitting([], "legacy", version)
     assert (budget["apiVersion"], budget["kind"]) == ("policy/v1", "PodDisruptionBudget")
     assert ("unhealthyPodEvictionPolicy" in budget["spec"]) is policy
-    assert manifests.fitting([], "community", (1, 28)) == []
-    assert manifests.fitting([], "tkgi", version) == []
+    assert overlays.fitting([], "community", (1, 28)) == []
+    assert overlays.fitting([], "tkgi", version) == []
 
 
 def test_what_the_webhook_may_write_is_a_policy_where_the_api_server_has_such() -> None:
-    made = manifests.fitting([], "community", (1, 30))
+    made = overlays.fitting([], "community", (1, 30))
     kinds = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
     assert [each["kind"] for each in made] == kinds * 2
     assert [each["kind"] for each in manifests.build(made, manifests.Values("r", "t", 0, 1)).configurations] == sorted(
         kinds * 2
     )
-    assert manifests.fitting([], "community", (1, 29)) == []
+    assert overlays.fitting([], "community", (1, 29)) == []
 
 
 # --- who may ask, and where tokens may go ---------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def test_copies_are_permitted_where_they_may_be(allowed: str, absent: tuple[str,
 )
 def test_the_policy_closes_the_namespace_of_the_tokens_too(tokens: str, closed: set[str]) -> None:
     values, _ = chosen({"TOKEN_NAMESPACE": tokens}, None)
-    made = manifests.build(manifests.fitting([], "community", (1, 30)), values).all
+    made = manifests.build(overlays.fitting([], "community", (1, 30)), values).all
     (policy,) = [
         each
         for each in made

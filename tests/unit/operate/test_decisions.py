@@ -11,7 +11,18 @@ from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
 from bitfusiond.errors import ConfigurationError
-from bitfusiond.operate import checks, endpoints, manifests, proof, report, rollout, settings, uninstall, workloads
+from bitfusiond.operate import (
+    checks,
+    endpoints,
+    manifests,
+    overlays,
+    proof,
+    report,
+    rollout,
+    settings,
+    uninstall,
+    workloads,
+)
 from bitfusiond.operate.kubectl import Ref, objects_in
 from bitfusiond.operate.proof import Outcome, Proof
 from bitfusiond.operate.report import NOTE, OK, WRONG
@@ -385,7 +396,7 @@ def test_without_a_webhook_nobody_is_sent_to_its_log() -> None:
 
 
 def test_the_manifests_know_their_own_names_and_uninstall_their_kinds() -> None:
-    shipped = manifests.shipped()
+    shipped = overlays.shipped()
     assert {Ref("ClusterRole", "bitfusiond-webhook"), manifests.CATALOGUE_MAP, manifests.NETWORK_POLICY} <= {*shipped}
     assert Ref("ConfigMap", "bitfusiond-dashboard", "bwki") in shipped, "one that is generated"
     assert {each.kind for each in shipped} <= {*uninstall.KINDS, *uninstall.OPTIONAL}

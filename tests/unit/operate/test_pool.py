@@ -13,7 +13,7 @@ from bitfusiond.core.pool import inventory, slices
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.files import yaml_documents
 from bitfusiond.files.read import load_yaml
-from bitfusiond.operate import checks, choices, claims, current, manifests, poolfile, settings
+from bitfusiond.operate import checks, choices, claims, current, manifests, overlays, poolfile, settings
 from bitfusiond.operate.kubectl import Ref, ref
 from bitfusiond.operate.report import NOTE, OK, WRONG
 from bitfusiond.operate.verify import pool as verified
@@ -21,7 +21,7 @@ from bitfusiond.operate.verify import pool as verified
 _POOL = (
     "servers: [{name: a, address: 'h:1', gpus: [{id: '0', name: T4, memory: 15G}, {id: '1', name: T4, memory: 15G}]}]"
 )
-_PLUGIN = manifests.OVERLAYS.parent / "base" / "device-plugin.yaml"
+_PLUGIN = overlays.OVERLAYS.parent / "base" / "device-plugin.yaml"
 
 
 def _given(tmp_path: Path, text: str = _POOL) -> dict[str, str]:
@@ -120,7 +120,7 @@ def test_the_node_serves_claims_where_there_is_a_pool(tmp_path: Path) -> None:
 
 def test_without_a_pool_nothing_of_it_is_there() -> None:
     built = _built(_chosen({})[0])
-    assert not {manifests.POOL_MAP, *manifests.pool_permissions()} & built.keys()
+    assert not {manifests.POOL_MAP, *overlays.pool_permissions()} & built.keys()
     assert "DRA_DRIVER" not in str(built)
 
 
