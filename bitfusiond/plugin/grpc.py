@@ -83,6 +83,19 @@ class _Server(Server):
         while not all(handler.check_closed() for handler in self._handlers):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
+    async def stop_accepting(self, sock: socket.socket) -> None:
+        """Take no new connection. asyncio-flavoured.
+
+        What asyncio has accepted becomes a connection two turns of its loop later; after ``close()`` it would become
+        none, and its socket be left open.
+        """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock)
+        for _ in range(2):
+            turned = loop.create_future()
+            loop.call_soon(turned.set_result, None)
+            await turned
+
     def hang_up(self) -> None:
         """Close every connection, and drop what its client has not read by now."""
         for protocol in self._protocols:
@@ -93,7 +106,6 @@ class _Server(Server):
 
 
 def _lost(protocol: H2Protocol) -> bool:
-    # Between accept() and connection_made() there is no connection yet; the loop closes it as it ends.
     return not hasattr(protocol, "connection") or protocol.connection.is_closing()
 
 
@@ -126,6 +138,7 @@ async def grpc_server(
                 before_close()
                 with trio.move_on_after(drain_seconds):
                     await trio_asyncio.aio_as_trio(server.drained)()
+                await trio_asyncio.aio_as_trio(server.stop_accepting)(sock)
                 server.close()
                 server.hang_up()
                 await trio_asyncio.aio_as_trio(server.wait_closed)()

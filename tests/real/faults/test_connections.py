@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from bitfusiond.http.connections import MOST
+from bitfusiond.http.connections import MOST, PATIENCE_SECONDS
 from bitfusiond.settings import values
 from bitfusiond.settings.values import Address
 from bitfusiond.webhook.admission import BODY_LIMIT
@@ -216,16 +216,22 @@ async def _one(
 ) -> None:
     await begin.wait()
     began = trio.current_time()
-    try:
-        async with client.connect(address, context) as connection:
-            response = await connection.post("/mutate", BODY)
-    except (HungUpError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        lost.append(repr(error))
+    while True:
+        tried = trio.current_time()
+        try:
+            async with client.connect(address, context) as connection:
+                response = await connection.post("/mutate", BODY)
+        except (HungUpError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+            # On a busy machine this process may be silent for so long that it makes room for others.
+            if PATIENCE_SECONDS < trio.current_time() - tried and tried - began < LONGEST_SECONDS:
+                continue
+            lost.append(repr(error))
+        else:
+            if response.status == 200:
+                answered.append(trio.current_time() - began)
+            else:
+                lost.append(response.text)
         return
-    if response.status == 200:
-        answered.append(trio.current_time() - began)
-    else:
-        lost.append(response.text)
 
 
 async def test_500_connections_at_once_are_all_answered(replica: Replica, pki: Pki) -> None:
