@@ -10,33 +10,34 @@ Json = dict[str, Any]  # an object of a JSON document
 
 
 class Field:
-    """A value in a document, with its path and the problems found in the document so far.
+    """A value in a :class:`Document`, with its path and the problems found in the document so far."""
 
-    The fields of one document share ``problems``: each is a line ``PATH: what is wrong and what is allowed``.
-    ``is_sound``: none of them is about this field, or about one that was got from it. ``parent`` is None for all of it.
-    """
+    __slots__ = ("_key", "parent", "value")
 
-    __slots__ = ("_key", "_problems", "is_sound", "parent", "value")
-    _problems: list[str]  # of the whole document, which alone has them
-
-    def __init__(self, value: Any, parent: Field | None = None, key: str | int = "") -> None:
-        """A whole document, where only ``value`` is given."""
+    def __init__(self, value: Any, parent: Field, key: str | int) -> None:
+        """All come from a :class:`Document`."""
         self.value = value
-        self.is_sound = True
         self.parent = parent
         self._key = key
-        if parent is None:
-            self._problems = []
+
+    @property
+    def document(self) -> Document:
+        return self.parent.document
 
     @property
     def problems(self) -> list[str]:
-        """Those of the whole document."""
-        return self._problems if self.parent is None else self.parent.problems
+        """Those of the whole document: lines ``PATH: what is wrong and what is allowed``."""
+        return self.document.noted
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no problem was noted of this field, nor of one that was got from it."""
+        return self not in self.document.unsound
 
     @property
     def path(self) -> str:
-        """Where it is in its document, empty for all of it; worked out when asked for, as most have no problem."""
-        return "" if self.parent is None else self._step(self.parent.path)
+        """Where it is in its document; worked out when asked for, as most have no problem."""
+        return self._step(self.parent.path)
 
     def _step(self, above: str) -> str:
         """The path of this field, whose object's is ``above``."""
@@ -70,10 +71,11 @@ class Field:
         self._note(f"{self.path} {predicate}")
 
     def _note(self, line: str) -> None:
-        self.problems.append(line)
-        field: Field | None = self
-        while field is not None:
-            field.is_sound = False
+        document, field = self.document, self
+        document.noted.append(line)
+        document.unsound.add(document)
+        while field is not document:
+            document.unsound.add(field)
             field = field.parent
 
     def mapping(self, most: int | None = None) -> Json:
@@ -124,6 +126,25 @@ class Field:
             self.problem(f"has {len(value)} entries: bitfusiond takes at most {most}")
             return type(value)()
         return value
+
+
+class Document(Field):
+    """All of a document. ``noted`` are its problems, ``unsound`` the fields that they are about, and those above."""
+
+    __slots__ = ("noted", "unsound")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value  # and no parent
+        self.noted: list[str] = []
+        self.unsound: set[Field] = set()
+
+    @property
+    def document(self) -> Document:
+        return self
+
+    @property
+    def path(self) -> str:
+        return ""
 
 
 class _Entry(Field):

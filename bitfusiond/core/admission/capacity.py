@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission import pod
-from bitfusiond.core.fields import Field, Json, mapping
+from bitfusiond.core.fields import Document, Field, Json, mapping
 from bitfusiond.core.pool.inventory import Pool
 from bitfusiond.core.text import shown
 
@@ -31,7 +31,7 @@ def limits(container: Field, but: frozenset[str] = frozenset()) -> dict[str, Fra
 def shares(document: Json) -> int:
     """What the scheduler counts of ``bitfusion.io/gpu`` for a pod that is stored; 0 for one that is malformed."""
     # So many as the template of an operator, and other webhooks, may have added.
-    groups = pod.containers_of(Field(document)["spec"], more=pod.MOST_CONTAINERS)
+    groups = pod.containers_of(Document(document)["spec"], more=pod.MOST_CONTAINERS)
     passing = ((each, limits(each)) for each in groups["initContainers"])
     return int(effective(passing, map(limits, groups["containers"])).get(names.GPU, _NONE))
 

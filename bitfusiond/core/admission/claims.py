@@ -12,7 +12,7 @@ from bitfusiond.core.admission.demand import Demand, Sizes
 from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.clients.client import BITFUSION, INDEX, Client, Values, Variable
-from bitfusiond.core.fields import Field, names_of, objects
+from bitfusiond.core.fields import Document, Field, names_of, objects
 from bitfusiond.core.pool import claims, matching, parameters
 from bitfusiond.core.pool.claims import ClaimTemplate, Wish
 from bitfusiond.core.pool.matching import Selection
@@ -40,7 +40,7 @@ def selection(annotations: Field, client: Client | None, rules: Rules) -> Select
     """
     if rules.pool is None or (client is not None and client.servers):
         return None
-    quiet = Field(annotations.value)
+    quiet = Document(annotations.value)
     filters = optin.filters(quiet.entry(names.CLIENT_FILTER))
     servers = optin.servers(quiet.entry(names.CLIENT_SERVERS))
     if quiet.problems or len(filters) > _MOST_WORDS:

@@ -8,7 +8,7 @@ from bitfusiond.core import names
 from bitfusiond.core.admission import optin, pod
 from bitfusiond.core.admission.decision import Rules
 from bitfusiond.core.admission.optin import Mode
-from bitfusiond.core.fields import Field, Json, names_of, objects
+from bitfusiond.core.fields import Document, Field, Json, names_of, objects
 from bitfusiond.core.images import reference
 
 MOST_IMAGES = 16  # different ones of a pod
@@ -31,7 +31,7 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
     """What is to be looked up for the pod ``document``; None for nothing."""
     if namespace in rules.exempt_namespaces:
         return None
-    root = Field(document)
+    root = Document(document)
     asked = optin.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected or asked.mode in {None, Mode.NONE}:
         return None

@@ -33,7 +33,7 @@ from bitfusiond.core.admission.patch import Operation, pointer
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import BITFUSION, Client, Values, Variable, environment, wrapped_words
-from bitfusiond.core.fields import Field, Json, names_of
+from bitfusiond.core.fields import Document, Field, Json, names_of
 from bitfusiond.core.images.image import NONE, Images, Unreadable
 from bitfusiond.core.text import shown
 
@@ -73,7 +73,7 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
-    root = Field(document)
+    root = Document(document)
     asked = optin.opt_in(root, namespace)
     if asked.is_mirror or asked.is_injected:
         return Untouched("mirror pod") if asked.is_mirror else ALREADY_INJECTED
@@ -114,7 +114,7 @@ def mark(document: Json, namespace: str, rules: Rules) -> list[Operation]:
     By the template of today a pod of yesterday may lack a part, and with a pool its claims. The API server's own look
     knows neither.
     """
-    root = Field(document)
+    root = Document(document)
     annotations = root["metadata"]["annotations"]
     client = optin.client(annotations, rules.catalogue)
     opted_in = optin.opt_in(root, namespace).mode not in {Mode.NONE, None}

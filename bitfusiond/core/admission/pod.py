@@ -16,7 +16,7 @@ from bitfusiond.core.admission.demand import Demand, Resources, Sizes
 from bitfusiond.core.admission.hooks import Hook
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.clients.client import Client
-from bitfusiond.core.fields import Field, Json, strings
+from bitfusiond.core.fields import Field, Json, mapping, strings
 from bitfusiond.core.images.image import NONE, Image, Images, Unreadable
 from bitfusiond.core.text import shown
 
@@ -34,8 +34,8 @@ class GpuContainer:
 
     ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
     client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention it
-    too, ``mounts`` are what is mounted and the block devices. ``image`` is None where
-    nobody looked it up.
+    too, ``mounts`` are what is mounted and the block devices. ``security`` is its securityContext, the pod's where that
+    says nothing. ``image`` is None where nobody looked it up.
     """
 
     field: Field
@@ -46,6 +46,7 @@ class GpuContainer:
     hooks: Sequence[Hook]
     env: list[Json]
     mounts: list[mounts.Mount]
+    security: Json
     image: Image | Unreadable | None = None
 
     @property
@@ -93,7 +94,7 @@ def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, ima
     reads_commands = check_length(spec, [container for _, container, _ in found], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
-    reading = _Reading(mode, chosen, sizes, by_name, images, reads_commands)
+    reading = _Reading(mode, chosen, sizes, by_name, mapping(spec.value, "securityContext"), images, reads_commands)
     gpu_containers = [reading.container(*each) for each in found]
     _check_number(spec, len(found))
     _check_platform(spec)
@@ -140,19 +141,21 @@ def _check_number(spec: Field, number: int) -> None:
 class _Reading:
     """What all containers of one pod are read by: ``client`` None = a wrong one, ``volumes`` are the pod's by name.
 
-    ``reads_commands``: they are short enough for that.
+    ``security`` is the pod's securityContext. ``reads_commands``: they are short enough for that.
     """
 
     mode: Mode | None
     client: Client | None
     sizes: Sizes
     volumes: Mapping[str, Json]
+    security: Json
     images: Images
     reads_commands: bool
 
     def container(self, pointer: str, container: Field, resources: Resources) -> GpuContainer:
         image = _image(container, self.images)
         program = self._program(container, image)
+        own = mapping(container.value, "securityContext")
         return GpuContainer(
             container,
             pointer,
@@ -162,6 +165,7 @@ class _Reading:
             hooks.read(container) if self.reads_commands and self._is_bitfusion else (),
             container["env"].objects(_MOST_VARIABLES),
             mounts.read(container, self.volumes),
+            {**self.security, **{key: value for key, value in own.items() if value is not None}},
             image,
         )
 

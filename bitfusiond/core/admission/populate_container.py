@@ -14,7 +14,7 @@ from bitfusiond.core.admission.patch import Operation
 from bitfusiond.core.admission.pod import GpuContainer, Pod
 from bitfusiond.core.admission.template import Delivery, Template
 from bitfusiond.core.clients.client import Client
-from bitfusiond.core.fields import Field, Json, mapping, objects
+from bitfusiond.core.fields import Json, mapping, objects
 
 # What ResourceQuotas and LimitRanges can demand of every container of a namespace.
 _COUNTED = frozenset({"cpu", "memory", "ephemeral-storage"})
@@ -114,10 +114,9 @@ def warnings(pod: Pod, client: Client, delivery: Delivery) -> list[str]:
 
 
 def _token_warnings(pod: Pod) -> list[str]:
-    users = {_user(pod.spec, each) for each in pod.gpu_containers}
-    user = _user(pod.spec, pod.gpu_containers[0])
+    user, *others = map(_user, pod.gpu_containers)
     found = []
-    if len(users) > 1:
+    if others and {*others} != {user}:
         found.append(f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only")
     if user and not all(_HOME in [mount.path for mount in each.mounts] for each in pod.gpu_containers):
         # Most images let nobody but root into /root, and whether this one does cannot be seen.
@@ -203,23 +202,14 @@ _Amount = tuple[Fraction, Any]
 
 def _amounts(container: Json) -> Iterator[tuple[str, str, _Amount]]:
     """Requests and limits of one container, each exact and as it was written; a missing request is the limit."""
-    resources = container.get("resources")
-    if not isinstance(resources, dict):
-        return
-    for section, other in (("limits", "limits"), ("requests", "requests"), ("requests", "limits")):
-        values = resources.get(other)
-        if not isinstance(values, dict):
-            continue
-        own = resources.get(section)
-        for resource in values:
-            if resource not in _COUNTED:
-                continue
-            if section != other and isinstance(own, dict) and resource in own:
-                continue
-            try:
-                yield section, resource, (quantity.parse(values[resource]), values[resource])
-            except ValueError:  # the API server is going to refuse it
-                continue
+    limits, requests = mapping(container, "resources", "limits"), mapping(container, "resources", "requests")
+    for section, values in (("limits", limits), ("requests", {**requests, **limits, **requests})):
+        for resource, written in values.items():
+            if resource in _COUNTED:
+                try:
+                    yield section, resource, (quantity.parse(written), written)
+                except ValueError:  # the API server is going to refuse it
+                    continue
 
 
 def _as_workload(pod: Pod) -> Json:
@@ -231,7 +221,7 @@ def _as_workload(pod: Pod) -> Json:
     if _is_unknown_non_root(pod):
         return {"runAsNonRoot": True}
     first = pod.gpu_containers[0]
-    user, group = _user(pod.spec, first), _security_field(pod.spec, first, "runAsGroup")
+    user, group = _user(first), first.security.get("runAsGroup")
     return {
         "runAsUser": user or 0,
         **({"runAsNonRoot": True} if user else {}),
@@ -241,20 +231,11 @@ def _as_workload(pod: Pod) -> Json:
 
 def _is_unknown_non_root(pod: Pod) -> bool:
     """Whether the workload runs as some user of its image, of which is known only that it is not root."""
-    return _user(pod.spec, pod.gpu_containers[0]) is None and any(
-        _security_field(pod.spec, each, "runAsNonRoot") is True for each in pod.gpu_containers
+    return _user(pod.gpu_containers[0]) is None and any(
+        each.security.get("runAsNonRoot") is True for each in pod.gpu_containers
     )
 
 
-def _security_field(spec: Field, container: GpuContainer, name: str) -> Any:
-    """A field of the securityContext: the container's, else the pod's, else None."""
-    for owner in (container.raw, spec.value):
-        context = owner.get("securityContext")
-        if isinstance(context, dict) and (value := context.get(name)) is not None:
-            return value
-    return None
-
-
-def _user(spec: Field, container: GpuContainer) -> int | None:
-    user = _security_field(spec, container, "runAsUser")
+def _user(container: GpuContainer) -> int | None:
+    user = container.security.get("runAsUser")
     return user if isinstance(user, int) else None

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from bitfusiond.core import names, quantity
 from bitfusiond.core.admission.mounts import mount_path
 from bitfusiond.core.clients.client import Client
-from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.fields import Document, Field, Json
 from bitfusiond.core.text import shown
 
 _GROUPS = ("initContainers", "containers", "volumes")
@@ -165,7 +165,7 @@ def parse(document: object) -> Template:
     """The template out of a parsed ``sidecarconfig.yaml``. Raises TemplateError."""
     if not isinstance(document, dict):
         raise TemplateError(f"the file must be a mapping of {', '.join(_GROUPS)}")
-    file = Field(document)
+    file = Document(document)
     for key in document:
         if key not in _GROUPS:
             file.problem(f"unknown key {key!r}: allowed are {', '.join(_GROUPS)}")

@@ -17,7 +17,7 @@ from bitfusiond.core.admission.script import commands
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.catalogue import Catalogue
 from bitfusiond.core.clients.client import ALWAYS_KNOWN, BINARY, BITFUSION, Client, placeholders
-from bitfusiond.core.fields import Field, Json, mapping, names_of, objects
+from bitfusiond.core.fields import Document, Field, Json, mapping, names_of, objects
 
 # Stands for every documented client: what is looked for in a pod is the same for all of them.
 _SOME_BITFUSION = Client(BITFUSION, library_path="/", takes_tokens=True)
@@ -36,7 +36,7 @@ def validate(
     """
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
-    root = Field(document)
+    root = Document(document)
     asked = optin.opt_in(root, namespace)
     if asked.is_mirror:
         return Untouched("mirror pod")
@@ -68,7 +68,7 @@ def validate(
 
 def _client(document: Json, catalogue: Catalogue) -> Client:
     """The client of the pod. What is not in this catalogue may have been in another replica's a moment ago."""
-    annotations = Field(document)["metadata"]["annotations"]
+    annotations = Document(document)["metadata"]["annotations"]
     name = annotations.entry(names.CLIENT_NAME).value
     is_other = isinstance(name, str) and name not in {"", BITFUSION}
     return optin.client(annotations, catalogue) or (Client(name) if is_other else _SOME_BITFUSION)
@@ -147,10 +147,10 @@ def _missing_in_container(container: Json, paths: list[str], client: Client, *, 
     present = names_of(objects(container.get("env")))
     yield from (name for name in wanted if name not in present)
     if wrapped and client.is_bitfusion:
-        yield from _missing_in_command(pod.argv(Field(container)))
+        yield from _missing_in_command(pod.argv(Document(container)))
     elif wrapped and client.wrap:
         program = client.wrap[0][0].format(binary=client.binary_path)
-        if not any(program in word for word in pod.argv(Field(container))):
+        if not any(program in word for word in pod.argv(Document(container))):
             yield f"{program} in its command"
 
 

@@ -10,7 +10,7 @@ from bitfusiond.core import quantity
 from bitfusiond.core.clients import entries
 from bitfusiond.core.clients.client import BINARY, BITFUSION, Client, Group
 from bitfusiond.core.clients.entries import LONGEST_CLIENT_NAME
-from bitfusiond.core.fields import Field
+from bitfusiond.core.fields import Document, Field
 from bitfusiond.core.text import shown
 
 _KEYS = ("BitfusionClients", "Clients", "Default")
@@ -84,7 +84,7 @@ def parse(document: object) -> Catalogue:
     """The catalogue out of a parsed ``bitfusion-client-config.yaml``. Raises CatalogueError."""
     if not isinstance(document, dict):
         raise CatalogueError("the file must be a mapping with the key BitfusionClients")
-    file = Field(document)
+    file = Document(document)
     clients = _documented(file["BitfusionClients"])
     others = entries.read(file["Clients"])
     given = document.get("BitfusionClients")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from bitfusiond.core.fields import Field, Json
+from bitfusiond.core.fields import Document, Field, Json
 from bitfusiond.core.text import cut
 
 Server = Json  # an entry of servers
@@ -98,7 +98,7 @@ def _servers(document: object) -> list[Field]:
     """The entries of the file, which must be mappings. Raises ServersError."""
     if not isinstance(document, dict):
         raise ServersError(f"it must be a mapping with the key servers, not {_kind(document)}")
-    listed = Field(document)["servers"]
+    listed = Document(document)["servers"]
     servers = listed.elements()
     if not servers:
         raise ServersError(f"servers must be a list with at least one server, not {_kind(listed.value)}")

@@ -9,7 +9,7 @@ from bitfusiond.core.admission import optin
 from bitfusiond.core.admission.optin import Mode, OptIn
 from bitfusiond.core.diagnosis.facts import ClusterFacts
 from bitfusiond.core.diagnosis.finding import Finding, Unread, bad, good, unknown
-from bitfusiond.core.fields import Field, Json, mapping, objects
+from bitfusiond.core.fields import Document, Json, mapping, objects
 from bitfusiond.core.objects import Object, Pod
 from bitfusiond.core.text import shown
 
@@ -17,12 +17,12 @@ _ADD = f'put {names.MANAGEMENT}: "all" into metadata.annotations of the pod, or 
 
 
 def read(pod: Pod, namespace: str) -> OptIn:
-    return optin.opt_in(Field(pod), namespace)
+    return optin.opt_in(Document(pod), namespace)
 
 
 def annotation(pod: Pod, cluster: ClusterFacts, maker: Object | None) -> Iterator[Finding]:
     """What the pod's annotation says."""
-    field = Field(pod)
+    field = Document(pod)
     asked = optin.opt_in(field, cluster.namespace)
     if asked.is_mirror:
         yield bad(
@@ -68,12 +68,12 @@ def _resources(container: Json) -> list[str]:
 
 def values(pod: Pod, cluster: ClusterFacts) -> Iterator[Finding]:
     """Whether the webhook knows the client and the filter that the annotations name."""
-    field = Field(pod)["metadata"]["annotations"]
+    field = Document(pod)["metadata"]["annotations"]
     optin.filters(field.entry(names.CLIENT_FILTER))
     optin.servers(field.entry(names.CLIENT_SERVERS))
     if field.problems:
         yield bad(f"the webhook refuses it: {'; '.join(field.problems)}", "mend the annotation")
-    field = Field(pod)["metadata"]["annotations"]
+    field = Document(pod)["metadata"]["annotations"]
     client = optin.client(field, cluster.catalogue)
     if field.problems and cluster.is_packaged:
         yield unknown(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients import servers_conf
-from bitfusiond.core.fields import Field, Json, mapping, objects
+from bitfusiond.core.fields import Document, Field, Json, mapping, objects
 from bitfusiond.core.objects import ResourceClaim, ResourceSlice
 from bitfusiond.core.pool import matching, slices
 from bitfusiond.core.text import shown
@@ -191,7 +191,7 @@ def parse(text: str) -> Allocation:
     claim = mapping(document).get("claim")
     if not isinstance(claim, str) or not 1 <= len(gpus) <= MOST_DEVICES:
         raise AllocationError(f"it is not of the form {{claim, gpus}} with 1 to {MOST_DEVICES} GPUs: {shown(text)}")
-    return Allocation(claim, tuple(map(_part, Field(document)["gpus"].items())))
+    return Allocation(claim, tuple(map(_part, Document(document)["gpus"].items())))
 
 
 def _part(gpu: Field) -> Part:

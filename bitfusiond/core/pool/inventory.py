@@ -12,7 +12,7 @@ from typing import Any
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients import servers_conf
-from bitfusiond.core.fields import Field
+from bitfusiond.core.fields import Document, Field
 from bitfusiond.core.text import shown
 
 FILL_IN = "FILL-IN"  # what a first inventory has where only its operator knows the value
@@ -81,7 +81,7 @@ def parse(document: object) -> Pool:
     """The pool of a parsed ``pool.yaml``. Raises PoolError."""
     if not isinstance(document, dict):
         raise PoolError("the file must be a mapping with the key servers")
-    file = Field(document)
+    file = Document(document)
     for key in document:
         if key != "servers":
             file.problem(f"unknown key {shown(key)}: allowed is servers")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from bitfusiond.core import names
 from bitfusiond.core.clients import client
 from bitfusiond.core.clients.client import Values, Variable
-from bitfusiond.core.fields import Field, mapping, objects, strings
+from bitfusiond.core.fields import Document, Field, mapping, objects, strings
 from bitfusiond.core.objects import ResourceClaim
 from bitfusiond.core.pool.allocation import AllocationError, Part, Result
 from bitfusiond.core.text import shown
@@ -79,7 +79,7 @@ def _filled(parameters: object, servers: list[str]) -> Iterator[tuple[str, str]]
     if not isinstance(variables, list) or len(variables) > MOST_VARIABLES:
         raise _wrong(f"variables must be a list of at most {MOST_VARIABLES}")
     placeholders = _values(values)
-    for each in Field(parameters)["variables"].elements():
+    for each in Document(parameters)["variables"].elements():
         variable = _variable(each)
         if unknown := _used(variable) - set(client.VARIABLE_PLACEHOLDERS):
             raise _wrong(each.line(f"{{{min(unknown)}}} is unknown"))

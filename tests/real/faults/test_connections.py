@@ -223,7 +223,7 @@ async def _one(
                 response = await connection.post("/mutate", BODY)
         except (HungUpError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             # On a busy machine this process may be silent for so long that it makes room for others.
-            if PATIENCE_SECONDS < trio.current_time() - tried and tried - began < LONGEST_SECONDS:
+            if trio.current_time() - tried > PATIENCE_SECONDS and tried - began < LONGEST_SECONDS:
                 continue
             lost.append(repr(error))
         else:

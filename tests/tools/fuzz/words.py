@@ -12,7 +12,7 @@ from bitfusiond.core.admission.decision import Patch, Refusal
 from bitfusiond.core.admission.demand import Demand
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.clients import catalogue, packages
-from bitfusiond.core.fields import Field
+from bitfusiond.core.fields import Document
 from tests import pods
 from tests.tools.fuzz import invariants
 from tests.tools.fuzz.choices import Choices, text
@@ -57,7 +57,7 @@ def annotated(data: bytes) -> None:
         given[choices.pick(_ANNOTATIONS)] = choices.text() if choices.chance() else choices.value()
     written_pod = pods.pod(annotations=given)
     written = written_pod["metadata"]["annotations"]
-    mode = optin.opt_in(Field(written_pod), pods.NAMESPACE).mode
+    mode = optin.opt_in(Document(written_pod), pods.NAMESPACE).mode
     opted_in = isinstance(written[names.MANAGEMENT], str) and written[names.MANAGEMENT].lower() in _MODES
     assert opted_in == (mode in {Mode.ALL, Mode.INJECTION})
     verdict = pods.verdict(written_pod)

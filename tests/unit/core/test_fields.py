@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bitfusiond.core import fields
-from bitfusiond.core.fields import Field
+from bitfusiond.core.fields import Document, Field
 
 POD = {
     "metadata": {"annotations": {"example.com/a.b": "x"}},
@@ -14,7 +14,7 @@ POD = {
 
 
 def test_a_field_knows_where_it_is() -> None:
-    pod = Field(POD)
+    pod = Document(POD)
     assert pod.path == ""
     assert pod["spec"]["containers"].items()[1]["name"].path == "spec.containers[1].name"
     assert pod["metadata"]["annotations"].entry("example.com/a.b").path == "metadata.annotations[example.com/a.b]"
@@ -22,12 +22,12 @@ def test_a_field_knows_where_it_is() -> None:
 
 
 def test_a_long_key_of_a_users_is_cut_in_a_path() -> None:
-    assert Field({"x" * 1000: 1}).entry("x" * 1000).path == f"[{'x' * 77}...]"
+    assert Document({"x" * 1000: 1}).entry("x" * 1000).path == f"[{'x' * 77}...]"
 
 
 @pytest.mark.parametrize("value", [None, "text", 5, [1], {}])
 def test_what_is_below_another_type_is_absent(value: object) -> None:
-    pod = Field({"spec": value})
+    pod = Document({"spec": value})
     assert pod["spec"]["containers"]["name"].value is None
     assert pod["spec"].entry("a").entry("b").value is None
     assert pod.problems == []
@@ -43,7 +43,7 @@ def test_what_is_below_another_type_is_absent(value: object) -> None:
     ],
 )
 def test_absent_and_null_are_empty_and_another_type_is_a_problem(read: Any, empty: object, wanted: str) -> None:
-    document = Field({"null": None, "other": 5})
+    document = Document({"null": None, "other": 5})
     assert read(document["absent"]) == read(document["null"]) == empty
     assert document.is_sound
     assert read(document["other"]) == empty
@@ -51,7 +51,7 @@ def test_absent_and_null_are_empty_and_another_type_is_a_problem(read: Any, empt
 
 
 def test_a_list_is_right_as_a_whole_or_not_at_all() -> None:
-    document = Field({"words": ["one", 2], "things": [{}, "two"]})
+    document = Document({"words": ["one", 2], "things": [{}, "two"]})
     assert not document["words"].strings()
     assert not document["things"].objects()
     assert document.problems == [
@@ -61,7 +61,7 @@ def test_a_list_is_right_as_a_whole_or_not_at_all() -> None:
 
 
 def test_too_many_entries_are_none_with_a_problem() -> None:
-    document = Field({"map": {"a": 1, "b": 2}, "list": [{}, {}]})
+    document = Document({"map": {"a": 1, "b": 2}, "list": [{}, {}]})
     assert document["map"].mapping(2) == {"a": 1, "b": 2}
     assert document["list"].items(1) == []
     assert document["map"].mapping(1) == {}
@@ -69,17 +69,17 @@ def test_too_many_entries_are_none_with_a_problem() -> None:
 
 
 def test_the_problems_of_a_document_are_together_in_the_order_they_were_found() -> None:
-    document = Field({"a": {"b": 1}, "c": [2]})
+    document = Document({"a": {"b": 1}, "c": [2]})
     document["a"]["b"].problem("is wrong")
     document["c"].elements()[0].sentence("must be another")
     document.problem("as a whole too")
     assert document.problems == ["a.b: is wrong", "c[0] must be another", "as a whole too"]
     assert document["a"].problems is document.problems
-    assert Field({}).problems == []
+    assert Document({}).problems == []
 
 
 def test_a_problem_spoils_what_it_is_in_and_nothing_beside_it() -> None:
-    document = Field({"items": [{"name": 1}, {"name": 2}]})
+    document = Document({"items": [{"name": 1}, {"name": 2}]})
     listed = document["items"]
     first, second = listed.items()
     first["name"].problem("is wrong")
@@ -87,7 +87,7 @@ def test_a_problem_spoils_what_it_is_in_and_nothing_beside_it() -> None:
 
 
 def test_a_field_read_as_another_value_stays_where_it_is() -> None:
-    document = Field({"words": "a b"})
+    document = Document({"words": "a b"})
     words = document["words"].read_as(["a", "b"])
     words.elements()[1].problem("is wrong")
     assert document.problems == ["words[1]: is wrong"]
