@@ -90,7 +90,7 @@ class HTTPError(Exception):
 
 
 class ClusterView(Protocol):
-    """What an admission asks of the cluster around it, from memory wherever that is possible."""
+    """What an admission asks of the cluster, from memory wherever that is possible."""
 
     def largest_node(self) -> Largest | None:
         """The most that any one node has of each of our resources; None = no node is known."""
@@ -149,7 +149,7 @@ class Admission:
         self._lookup = lookup
         self._needs_certificate = needs_certificate
         self._rules = rules
-        self._surroundings = view
+        self._view = view
         self._others = others
         self._endpoints = dict(zip(ENDPOINTS, (self._mutate, self._validate), strict=True))
         self._requests = Counter(
@@ -210,18 +210,18 @@ class Admission:
         body = await self._received(request)
         began = time.perf_counter()
         try:
-            asked = review.parse(body)
+            admission = review.parse(body)
             looked_up = NONE
-            if endpoint == "mutate" and (needed := self._needed(asked)):
-                asked = replace(asked, object=None)  # as below
-                looked_up = await self._looked_up(needed, asked.namespace, request.deadline)
-                asked = review.parse(body)
-            answer = decide(asked, looked_up)
+            if endpoint == "mutate" and (needed := self._needed(admission)):
+                admission = replace(admission, object=None)  # as below
+                looked_up = await self._looked_up(needed, admission.namespace, request.deadline)
+                admission = review.parse(body)
+            answer = decide(admission, looked_up)
             # A body becomes some thirty times its size: nothing of it is kept while others are asked.
-            asked, body = replace(asked, object=None), b""
-            answer = await self._with_surroundings(asked, answer)
+            admission, body = replace(admission, object=None), b""
+            answer = await self._if_namespace_is_ready(admission, answer)
             if answer.verdict == "refused":
-                self._surroundings.refused(asked, answer.message)
+                self._view.refused(admission, answer.message)
         except BadRequestError as error:
             raise HTTPError(400, str(error)) from None
         except RecursionError:
@@ -229,7 +229,7 @@ class Admission:
         except Exception:  # noqa: BLE001 - a defect of ours in one pod must not end the answers to others
             _log.exception("defect in admission, please report it", endpoint=endpoint)
             raise HTTPError(500, "internal error: see the log of bitfusiond") from None
-        self._report(endpoint, asked, answer, time.perf_counter() - began)
+        self._report(endpoint, admission, answer, time.perf_counter() - began)
         return answer.body
 
     async def _received(self, request: Request) -> bytes:
@@ -244,35 +244,35 @@ class Admission:
         _check_size(body)
         return body
 
-    async def _with_surroundings(self, asked: Review, answer: _Answer) -> _Answer:
+    async def _if_namespace_is_ready(self, admission: Review, answer: _Answer) -> _Answer:
         """``answer``, if the pod's namespace has what the pod needs there; else a refusal."""
         if answer.needs_tokens:
-            problems = await self._surroundings.ensure_tokens(asked.namespace, asked.dry_run)
+            problems = await self._view.ensure_tokens(admission.namespace, admission.dry_run)
             if problems:
-                return _refused(asked, "no tokens", problems)
+                return _refused(admission, "no tokens", problems)
         if answer.claims:
-            problems = await self._surroundings.ensure_templates(asked.namespace, answer.claims, asked.dry_run)
+            problems = await self._view.ensure_templates(admission.namespace, answer.claims, admission.dry_run)
             if problems:
-                return _refused(asked, "no claims", problems)
-        if answer.held_claims and not asked.dry_run:  # a dry run of a mutation has made none
-            missing = await self._surroundings.missing_templates(asked.namespace, answer.held_claims)
+                return _refused(admission, "no claims", problems)
+        if answer.held_claims and not admission.dry_run:  # a dry run of a mutation has made none
+            missing = await self._view.missing_templates(admission.namespace, answer.held_claims)
             if missing:
-                return _refused(asked, "no claims", [_GONE.format(each) for each in missing])
+                return _refused(admission, "no claims", [_GONE.format(each) for each in missing])
         return answer
 
-    def _report(self, endpoint: str, asked: Review, answer: _Answer, seconds: float) -> None:
+    def _report(self, endpoint: str, admission: Review, answer: _Answer, seconds: float) -> None:
         """What became of a review, in metrics and log."""
         self._requests.labels(endpoint, answer.verdict, answer.reason).inc()
         self._seconds.labels(endpoint).observe(seconds)
         _log.info(
             "admission",
             endpoint=endpoint,
-            namespace=cut(asked.namespace, _LONGEST_FIELD),
-            name=cut(asked.name, _LONGEST_FIELD),
-            uid=asked.uid,
+            namespace=cut(admission.namespace, _LONGEST_FIELD),
+            name=cut(admission.name, _LONGEST_FIELD),
+            uid=admission.uid,
             verdict=answer.verdict,
             reason=cut(answer.message or answer.reason, _LONGEST_FIELD),
-            dry_run=asked.dry_run,
+            dry_run=admission.dry_run,
             microseconds=round(seconds * 1e6),
         )
 
@@ -284,14 +284,14 @@ class Admission:
 
     async def _looked_up(self, needed: Needed, namespace: str, deadline: float) -> Images:
         assert self._lookup is not None  # noqa: S101 - _needed() looked
-        secrets = partial(self._surroundings.pull_secrets, namespace, needed.pull_secrets)
+        secrets = partial(self._view.pull_secrets, namespace, needed.pull_secrets)
         until = min(trio.current_time() + LOOKUP_SECONDS, deadline - _AFTER_LOOKUP_SECONDS)
         return await self._lookup.find(needed, namespace, secrets, until)
 
     def _mutate(self, request: Review, looked_up: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        rules, nodes = self._rules(), self._surroundings.largest_node()
+        rules, nodes = self._rules(), self._view.largest_node()
         verdict = mutate(request.object, request.namespace, rules, looked_up)
         match verdict:
             case Refusal():
@@ -299,8 +299,8 @@ class Admission:
             case Untouched(reason) if verdict == ALREADY_INJECTED:
                 # A copy of a pod that was mutated once, or ours that another webhook has changed since. Where the API
                 # server sees that it is complete, nobody asks /validate about it.
-                given = validate(request.object, request.namespace, rules, nodes, is_final=False)
-                return _of_whole(request, given, ("untouched", reason), mark(request.object, request.namespace, rules))
+                stored = validate(request.object, request.namespace, rules, nodes, is_final=False)
+                return _of_whole(request, stored, ("untouched", reason), mark(request.object, request.namespace, rules))
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         pool = rules.pool if verdict.claims else None
@@ -309,7 +309,7 @@ class Admission:
     def _validate(self, request: Review, _: Images) -> _Answer:
         if not request.creates_pod or request.object is None:
             return _Answer(review.allow(request), "untouched", "not a pod being created")
-        verdict = validate(request.object, request.namespace, self._rules(), self._surroundings.largest_node())
+        verdict = validate(request.object, request.namespace, self._rules(), self._view.largest_node())
         return _of_whole(request, verdict, ("allowed", "complete"))
 
 

@@ -74,7 +74,7 @@ class Call:
     comes_last: bool = True
 
     @property
-    def asked(self) -> Sequence[str | None] | None:
+    def arguments(self) -> Sequence[str | None] | None:
         """The words behind ``run`` or ``request_gpus``; None where it asks for no GPUs."""
         at = _behind_options(self.words, 0)
         if self.words[at : at + 1] == (_REQUEST,):
@@ -93,7 +93,7 @@ class Call:
     @property
     def is_run(self) -> bool:
         """Whether it asks for GPUs."""
-        return self.asked is not None
+        return self.arguments is not None
 
 
 def is_client(program: str) -> bool:
@@ -255,15 +255,15 @@ def _calls(command: Command, index: int) -> list[Call]:
 def excess(calls: Iterable[Call], counted: int, sizes: Mapping[int, int]) -> str | None:
     """What is wrong where one of ``calls`` asks for more than the ``counted`` shares of its container."""
     for call in calls:
-        options, _ = _options(call.asked or ())
+        options, _ = _options(call.arguments or ())
         words = " ".join([CLIENT, "run", *(f"{option} {value}" for option, value in options if value is not None)])
         for option, value in options:
             if option is not None and value is not None and not _NUMBER.fullmatch(value):
                 return f"{shown(words)}: {shown(value)} is no plain number, which could be compared: write it in digits"
-        asked = shares(call, sizes)
-        if asked is not None and asked > counted:
+        wanted = shares(call, sizes)
+        if wanted is not None and wanted > counted:
             return (
-                f"{shown(words)} asks for {asked} shares of {names.GPU}, the container for {counted}: ask for less"
+                f"{shown(words)} asks for {wanted} shares of {names.GPU}, the container for {counted}: ask for less"
                 f" there, or for more in resources.limits; {names.SHARES_OF_ONE_GPU} shares are one GPU"
             )
     return None
@@ -271,7 +271,7 @@ def excess(calls: Iterable[Call], counted: int, sizes: Mapping[int, int]) -> str
 
 def names_servers(call: Call) -> str | None:
     """The option by which ``call`` says itself which servers it uses."""
-    words = call.asked or ()
+    words = call.arguments or ()
     program = _options(words)[1]
     names = (word.partition("=")[0] for word in words[: program or 0] if word is not None)
     return next((name for name in names if name in _SERVERS), None)
@@ -283,11 +283,11 @@ def shares(call: Call, sizes: Mapping[int, int]) -> int | None:
     Without ``-p`` and ``-m`` the client takes whole GPUs. ``sizes`` are the megabytes of those that there
     are, with how many have each.
     """
-    if call.asked is None:
+    if call.arguments is None:
         return 0
     gpus = Fraction(1)
     fraction: Fraction | None = None
-    for option, value in sorted(_options(call.asked)[0], key=lambda each: each[0] not in _GPUS):
+    for option, value in sorted(_options(call.arguments)[0], key=lambda each: each[0] not in _GPUS):
         if option is None or value is None or not _NUMBER.fullmatch(value):
             return None
         number = Fraction(value)

@@ -48,28 +48,28 @@ def selection(annotations: Field, client: Client | None, rules: Rules) -> Select
     return matching.select(rules.pool, filters, servers)
 
 
-def sizes(chosen: Selection | None, rules: Rules) -> Sizes:
+def sizes(selected: Selection | None, rules: Rules) -> Sizes:
     """Megabytes of the GPUs that a pod may have."""
-    if chosen is None or rules.pool is None:
+    if selected is None or rules.pool is None:
         return rules.sizes
-    return chosen.sizes or matching.select(rules.pool).sizes
+    return selected.sizes or matching.select(rules.pool).sizes
 
 
-def check(given: Pod, chosen: Selection, client: Client | None) -> None:
+def check(pod: Pod, selected: Selection, client: Client | None) -> None:
     """Note what the pool can never give: the scheduler has the same words for that as for a pool that is full."""
-    check_node(given.spec)
-    given.spec["resourceClaims"].objects(_MOST_CLAIMS)
-    for key, problem in chosen.problems:
+    check_node(pod.spec)
+    pod.spec["resourceClaims"].objects(_MOST_CLAIMS)
+    for key, problem in selected.problems:
         annotation = names.CLIENT_SERVERS if key == matching.ADDRESS else names.CLIENT_FILTER
-        given.annotations.entry(annotation).problem(problem)
-    if len(given.filters) > _MOST_WORDS:
-        given.annotations.entry(names.CLIENT_FILTER).problem(f"has {len(given.filters)} words: at most {_MOST_WORDS}")
-    elif len(chosen.expression) > _LONGEST_FILTER:
-        given.annotations.entry(names.CLIENT_FILTER).problem(
-            f"becomes {len(chosen.expression)} characters of CEL for the scheduler, which takes {_LONGEST_FILTER}: name"
-            " fewer values"
+        pod.annotations.entry(annotation).problem(problem)
+    if len(pod.filters) > _MOST_WORDS:
+        pod.annotations.entry(names.CLIENT_FILTER).problem(f"has {len(pod.filters)} words: at most {_MOST_WORDS}")
+    elif len(selected.expression) > _LONGEST_FILTER:
+        pod.annotations.entry(names.CLIENT_FILTER).problem(
+            f"becomes {len(selected.expression)} characters of CEL for the scheduler, which takes {_LONGEST_FILTER}:"
+            " name fewer values"
         )
-    for container in given.gpu_containers:
+    for container in pod.gpu_containers:
         for call in container.calls:
             if option := calls.names_servers(call):
                 container.field["command"].problem(
@@ -77,41 +77,45 @@ def check(given: Pod, chosen: Selection, client: Client | None) -> None:
                     f" {names.CLIENT_SERVERS}"
                 )
     if client is not None:
-        _check_variables(given, client)
-    asking = [(each, _wish(each.asked, chosen, client)) for each in given.gpu_containers if each.asked is not None]
-    if chosen.problems or len(asking) < len(given.gpu_containers):
+        _check_variables(pod, client)
+    asking = [
+        (each, _wish(each.parsed_demand, selected, client))
+        for each in pod.gpu_containers
+        if each.parsed_demand is not None
+    ]
+    if selected.problems or len(asking) < len(pod.gpu_containers):
         return
     for container, wished in asking:
         if not wished.shares:
-            container.field["resources"].problem(_too_many(container.demand, chosen))
+            container.field["resources"].problem(_too_many(container.demand, selected))
     if all(wished.shares for _, wished in asking):
-        _check_together(given, asking, chosen)
+        _check_together(pod, asking, selected)
 
 
-def _check_variables(given: Pod, client: Client) -> None:
+def _check_variables(pod: Pod, client: Client) -> None:
     """Note what no node would set: the pod would be placed, and never start."""
     for variable in (each for each in client.env if each.names_servers):
-        is_told = any(variable.name not in names_of(each.env) for each in given.gpu_containers)
+        is_told = any(variable.name not in names_of(each.env) for each in pod.gpu_containers)
         if is_told and not parameters.may_set(variable.name.replace("{" + INDEX + "}", "0")):
-            given.annotations.entry(names.CLIENT_NAME).problem(
+            pod.annotations.entry(names.CLIENT_NAME).problem(
                 f"the client {client.name} finds its servers by {shown(variable.name)}, which a claim on the pool"
                 " cannot set: its entry in the catalogue, which is the operator's, needs another variable, or Servers"
             )
 
 
-def _too_many(asked: Demand, chosen: Selection) -> str:
-    if asked.memory is not None and sum(chosen.sizes.values()) >= asked.amount:
+def _too_many(demand: Demand, selected: Selection) -> str:
+    if demand.memory is not None and sum(selected.sizes.values()) >= demand.amount:
         return (
-            f"asks for {asked.amount} GPUs by their memory, and all GPUs of a container are then of one size; the pool"
-            f" has {_counts(chosen)}: ask for less, or by {names.GPU_PERCENT}"
+            f"asks for {demand.amount} GPUs by their memory, and all GPUs of a container are then of one size; the pool"
+            f" has {_counts(selected)}: ask for less, or by {names.GPU_PERCENT}"
         )
-    return f"asks for {asked.amount} GPUs; the pool has {_counts(chosen)}: ask for less, or take a filter away"
+    return f"asks for {demand.amount} GPUs; the pool has {_counts(selected)}: ask for less, or take a filter away"
 
 
-def _check_together(given: Pod, asking: Sequence[tuple[GpuContainer, Wish]], chosen: Selection) -> None:
+def _check_together(pod: Pod, asking: Sequence[tuple[GpuContainer, Wish]], selected: Selection) -> None:
     """Note what all claims of the pod are together, and can never have."""
     owners = _owners(asking)
-    field = given.spec["containers"]
+    field = pod.spec["containers"]
     for container, wished in asking:
         if container.pointer not in owners:
             container.field["resources"].problem(
@@ -119,7 +123,7 @@ def _check_together(given: Pod, asking: Sequence[tuple[GpuContainer, Wish]], cho
                 f" the same: ask for {_as_words(wished)} in one of them too, or here for what one of them asks"
             )
     own = [wished for container, wished in asking if owners.get(container.pointer) == container.pointer]
-    gpus, available = sum(wished.amount for wished in own), sum(chosen.sizes.values())
+    gpus, available = sum(wished.amount for wished in own), sum(selected.sizes.values())
     least = [(wished.amount, min(wished.shares.values())) for wished in own]
     alone = sum(amount for amount, shares in least if 2 * shares > names.SHARES_OF_ONE_GPU)
     needed = sum(amount * shares for amount, shares in least)
@@ -131,7 +135,7 @@ def _check_together(given: Pod, asking: Sequence[tuple[GpuContainer, Wish]], cho
     elif needed > available * names.SHARES_OF_ONE_GPU or alone > available:
         field.problem(
             f"the pod asks for {needed} hundredths of GPUs in all, {alone} times for more than half of one; the pool"
-            f" has {_counts(chosen)}: ask for less"
+            f" has {_counts(selected)}: ask for less"
         )
 
 
@@ -163,36 +167,36 @@ def check_node(spec: Field) -> None:
         )
 
 
-def _counts(chosen: Selection) -> str:
+def _counts(selected: Selection) -> str:
     """``2 of 16000M and 1 of 32000M``."""
-    return " and ".join(f"{count} of {size}M" for size, count in chosen.sizes.items())
+    return " and ".join(f"{count} of {size}M" for size, count in selected.sizes.items())
 
 
-def _wish(asked: Demand, chosen: Selection, client: Client | None) -> Wish:
+def _wish(demand: Demand, selected: Selection, client: Client | None) -> Wish:
     """A client that is told no megabytes takes its fraction of whichever GPU: that must then be of one size."""
     one_size = client is not None and not client.uses("megabytes")
-    return claims.wish(asked.amount, asked.percent, asked.memory, chosen.sizes, one_size=one_size)
+    return claims.wish(demand.amount, demand.percent, demand.memory, selected.sizes, one_size=one_size)
 
 
 def of_containers(
-    given: Pod, chosen: Selection | None, client: Client, values: Mapping[str, Values]
+    pod: Pod, selected: Selection | None, client: Client, values: Mapping[str, Values]
 ) -> dict[str, Claim]:
     """The claims of a pod without problems by the pointers of its GPU containers; none where it asks the pool for none.
 
     ``values`` are those of the placeholders, by the same.
     """
-    if chosen is None:
+    if selected is None:
         return {}
-    taken = names_of(objects(given.spec["resourceClaims"].value))
+    taken = names_of(objects(pod.spec["resourceClaims"].value))
     free = (name for name in (f"{_PREFIX}{number}" for number in range(10_000)) if name not in taken)
-    asking = [(each, _wish(each.demand, chosen, client)) for each in given.gpu_containers]
+    asking = [(each, _wish(each.demand, selected, client)) for each in pod.gpu_containers]
     owners = _owners(asking)
     made = {
         each.pointer: Claim(
             name,
             claims.template(
                 wished,
-                chosen,
+                selected,
                 [told for variable in client.env if (told := _told_by_node(variable, each)) is not None],
                 values[each.pointer],
             ),
@@ -224,9 +228,9 @@ def _called(variable: Variable, container: GpuContainer) -> set[str]:
     return {variable.name.replace("{" + INDEX + "}", str(number)) for number in numbers}
 
 
-def warnings(given: Pod, client: Client, found: Mapping[str, Claim]) -> Iterator[str]:
+def warnings(pod: Pod, client: Client, pod_claims: Mapping[str, Claim]) -> Iterator[str]:
     """A line for each variable of a container's own that hides the pool's servers from the client."""
-    for each in given.gpu_containers if found else ():
+    for each in pod.gpu_containers if pod_claims else ():
         for variable in client.env:
             if variable.names_servers and _told_by_node(variable, each) is None:
                 yield each.field["env"].line(
@@ -234,16 +238,18 @@ def warnings(given: Pod, client: Client, found: Mapping[str, Claim]) -> Iterator
                 )
 
 
-def operations(given: Pod, found: Mapping[str, Claim]) -> list[Operation]:
+def operations(pod: Pod, pod_claims: Mapping[str, Claim]) -> list[Operation]:
     """The pod's claims, and each container's."""
-    if not found:
+    if not pod_claims:
         return []
-    of_pod = {each.name: each.template.name for each in found.values()}
+    of_pod = {each.name: each.template.name for each in pod_claims.values()}
     entries = [{"name": name, "resourceClaimTemplateName": of} for name, of in of_pod.items()]
-    added = patch.append("/spec/resourceClaims", given.spec["resourceClaims"].value, entries)
-    for container in given.gpu_containers:
+    added = patch.append("/spec/resourceClaims", pod.spec["resourceClaims"].value, entries)
+    for container in pod.gpu_containers:
         own = container.raw["resources"].get("claims")
-        added += patch.append(f"{container.pointer}/resources/claims", own, [{"name": found[container.pointer].name}])
+        added += patch.append(
+            f"{container.pointer}/resources/claims", own, [{"name": pod_claims[container.pointer].name}]
+        )
     return added
 
 

@@ -64,16 +64,16 @@ def resources(container: Field) -> Resources:
     return Resources(field, field["limits"].mapping(_MOST_RESOURCES), field["requests"].mapping(_MOST_RESOURCES))
 
 
-def read(asked: Resources, sizes: Sizes) -> Demand | None:
+def read(requested: Resources, sizes: Sizes) -> Demand | None:
     """The demand of a container that asks for GPUs, which have ``sizes``; None where a value is wrong."""
-    given = {key: field for key in _KEYS for field in _given(asked, key)}
-    amount = _amount(given, asked.field)
-    percent = _whole(given[names.GPU_PERCENT], 1, 100) if names.GPU_PERCENT in given else None
-    memory = _memory(given[names.GPU_MEMORY], sizes) if names.GPU_MEMORY in given else None
-    if names.GPU_PERCENT in given and names.GPU_MEMORY in given:
-        asked.field.problem(f"{names.GPU_PERCENT} and {names.GPU_MEMORY} exclude each other: give one of them")
-    asked.refuse_shares("it is worked out from")
-    takes_all = given.keys().isdisjoint({names.GPU_PERCENT, names.GPU_MEMORY})
+    fields = {key: field for key in _KEYS for field in _given(requested, key)}
+    amount = _amount(fields, requested.field)
+    percent = _whole(fields[names.GPU_PERCENT], 1, 100) if names.GPU_PERCENT in fields else None
+    memory = _memory(fields[names.GPU_MEMORY], sizes) if names.GPU_MEMORY in fields else None
+    if names.GPU_PERCENT in fields and names.GPU_MEMORY in fields:
+        requested.field.problem(f"{names.GPU_PERCENT} and {names.GPU_MEMORY} exclude each other: give one of them")
+    requested.refuse_shares("it is worked out from")
+    takes_all = fields.keys().isdisjoint({names.GPU_PERCENT, names.GPU_MEMORY})
     if takes_all:
         percent = 100
     if amount is None or (percent is None and memory is None):
@@ -83,31 +83,31 @@ def read(asked: Resources, sizes: Sizes) -> Demand | None:
     else:
         shares = quantity.shares_of_percent(percent or 0, amount)
     if shares > quantity.LARGEST:
-        asked.field.problem(f"{amount} GPUs are more than {names.GPU} can count")
+        requested.field.problem(f"{amount} GPUs are more than {names.GPU} can count")
     return Demand(amount, percent, memory, shares, takes_all)
 
 
-def values(asked: Demand, client: Client, sizes: Sizes) -> Values:
+def values(demand: Demand, client: Client, sizes: Sizes) -> Values:
     """What the placeholders of ``client`` stand for in a container that asks so.
 
     A share is told as the container said it, percent as ``{fraction}``, memory as ``{megabytes}``, rounded down; and
     the other way to a client that knows only that. ``{megabytes}`` of a percentage is left out where no ``sizes`` are
     known.
     """
-    told = {"gpus": str(asked.amount)}
+    told = {"gpus": str(demand.amount)}
     if client.binary_path is not None:
         told["binary"] = client.binary_path
-    if asked.memory is None:
-        percent = asked.percent or 100
+    if demand.memory is None:
+        percent = demand.percent or 100
         if client.uses("fraction") or not client.uses("megabytes"):
             told["fraction"] = _fraction(percent * 10_000)
         elif sizes:
             told["megabytes"] = str(min(sizes) * percent // 100)  # no more than was counted, on whichever GPU
     elif client.uses("megabytes") or not client.uses("fraction"):
-        told["megabytes"] = str(asked.memory // quantity.MEGABYTE)
+        told["megabytes"] = str(demand.memory // quantity.MEGABYTE)
     else:
-        size = _size_for(asked.memory, asked.amount, sizes)
-        told["fraction"] = _fraction(asked.memory * 10**6 // (size * quantity.MEGABYTE))
+        size = _size_for(demand.memory, demand.amount, sizes)
+        told["fraction"] = _fraction(demand.memory * 10**6 // (size * quantity.MEGABYTE))
     return told
 
 
@@ -120,12 +120,12 @@ def _fraction(millionths: int) -> str:
     return f"{millionths // 10**6}.{millionths % 10**6:06d}"
 
 
-def _given(asked: Resources, key: str) -> Iterator[Field]:
+def _given(requested: Resources, key: str) -> Iterator[Field]:
     """The one value of ``key``; in limits and requests it must be the same, as for every extended resource.
 
     The API server copies limits into requests before it asks us, so a value usually stands in both.
     """
-    fields = asked.fields(key)
+    fields = requested.fields(key)
     if not fields:
         return
     first, *others = fields
@@ -144,14 +144,14 @@ def _same(one: object, other: object) -> bool:
         return False
 
 
-def _amount(given: dict[str, Field], resources: Field) -> int | None:
+def _amount(fields: dict[str, Field], resources: Field) -> int | None:
     """The number of GPUs, under either of its two names; None, with a problem, where there is none."""
-    both = [given[key] for key in (names.GPU_AMOUNT, names.GPU_NUM) if key in given]
+    both = [fields[key] for key in (names.GPU_AMOUNT, names.GPU_NUM) if key in fields]
     if len(both) > 1:
         resources.problem(f"{names.GPU_NUM} is the earlier name of {names.GPU_AMOUNT}: give one of them")
     if not both:
         resources.problem(
-            f"{' and '.join(given)} without {names.GPU_AMOUNT}: add {names.GPU_AMOUNT}, the number of GPUs"
+            f"{' and '.join(fields)} without {names.GPU_AMOUNT}: add {names.GPU_AMOUNT}, the number of GPUs"
         )
         return None
     return _whole(both[0], 1)

@@ -22,7 +22,6 @@ from bitfusiond.core.admission import (
     injection,
     optin,
     patch,
-    pod,
     populate_container,
 )
 from bitfusiond.core.admission.claims import Claim
@@ -30,7 +29,7 @@ from bitfusiond.core.admission.decision import Patch, Refusal, Rules, Untouched
 from bitfusiond.core.admission.demand import Sizes
 from bitfusiond.core.admission.optin import Mode
 from bitfusiond.core.admission.patch import Operation, pointer
-from bitfusiond.core.admission.pod import GpuContainer, Pod
+from bitfusiond.core.admission.pod import GpuContainer, Pod, argv, check_calls, read_pod
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import BITFUSION, Client, Values, Variable, environment, wrapped_words
 from bitfusiond.core.fields import Document, Field, Json, names_of
@@ -74,37 +73,38 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
     root = Document(document)
-    asked = optin.opt_in(root, namespace)
-    if asked.is_mirror or asked.is_injected:
-        return Untouched("mirror pod") if asked.is_mirror else ALREADY_INJECTED
-    if asked.mode is Mode.NONE:
+    opt_in = optin.opt_in(root, namespace)
+    if opt_in.is_mirror or opt_in.is_injected:
+        return Untouched("mirror pod") if opt_in.is_mirror else ALREADY_INJECTED
+    if opt_in.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
     client = optin.client(root["metadata"]["annotations"], rules.catalogue)
-    chosen = claims.selection(root["metadata"]["annotations"], client, rules)
-    sizes = claims.sizes(chosen, rules)
-    given = pod.read(root, asked.mode, client, sizes, looked_up)
+    selected = claims.selection(root["metadata"]["annotations"], client, rules)
+    sizes = claims.sizes(selected, rules)
+    pod = read_pod(root, opt_in.mode, client, sizes, looked_up)
     template = rules.template.for_client(client, rules.delivery) if client else rules.template
-    servers = given.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
-    if chosen is not None:
-        claims.check(given, chosen, client)
+    servers = pod.servers or (client.servers or rules.servers() if client and client.wants_servers else ())
+    if selected is not None:
+        claims.check(pod, selected, client)
     elif client is not None:
-        _check_client(given, client, servers)
-    _check_containers(given, sizes, template)
+        _check_client(pod, client, servers)
+    _check_containers(pod, sizes, template)
     if client is None or root.problems:
         return Refusal(root.problems)
-    values = {each.pointer: demand.values(each.demand, client, sizes) for each in given.gpu_containers}
-    told = [each for each in client.env if chosen is None or not each.names_servers]  # else the node tells them
-    changes = [_change(each, client, told, values[each.pointer], servers, given) for each in given.gpu_containers]
-    claimed = claims.of_containers(given, chosen, client, values)
+    values = {each.pointer: demand.values(each.demand, client, sizes) for each in pod.gpu_containers}
+    # With a pool the node tells which servers they are.
+    our_variables = [each for each in client.env if selected is None or not each.names_servers]
+    changes = [_change(each, client, our_variables, values[each.pointer], servers, pod) for each in pod.gpu_containers]
+    pod_claims = claims.of_containers(pod, selected, client, values)
     if problem := calls.too_long(chain.from_iterable(each.words for each in changes)):
-        given.spec["containers"].problem(f"{problem}; give fewer filters, or put a script into a file")
+        pod.spec["containers"].problem(f"{problem}; give fewer filters, or put a script into a file")
         return Refusal(root.problems)
     return Patch(
-        _operations(given, client, changes, template, claimed),
-        [*_warnings(given, client, changes, template, rules, sizes), *claims.warnings(given, client, claimed)],
+        _operations(pod, client, changes, template, pod_claims),
+        [*_warnings(pod, client, changes, template, rules, sizes), *claims.warnings(pod, client, pod_claims)],
         client.takes_tokens,
-        tuple({each.template.name: each.template for each in claimed.values()}.values()),
-        _wanted(given),
+        tuple({each.template.name: each.template for each in pod_claims.values()}.values()),
+        _wanted(pod),
     )
 
 
@@ -125,9 +125,9 @@ def mark(document: Json, namespace: str, rules: Rules) -> list[Operation]:
     return [patch.add(_VALIDATE, names.VALIDATE_ALWAYS)] if adds_more or is_of_pool else []
 
 
-def _wanted(given: Pod) -> capacity.Amounts:
+def _wanted(pod: Pod) -> capacity.Amounts:
     """What the scheduler will count for the patched pod."""
-    shares = {each.field: Fraction(each.demand.shares) for each in given.gpu_containers}
+    shares = {each.field: Fraction(each.demand.shares) for each in pod.gpu_containers}
 
     def amounts(container: Field) -> capacity.Amounts:
         found = capacity.limits(container, but=names.REQUEST_RESOURCES)
@@ -135,15 +135,15 @@ def _wanted(given: Pod) -> capacity.Amounts:
             found[names.GPU] = shares[container]
         return found
 
-    return capacity.effective(((each, amounts(each)) for each in given.init_containers), map(amounts, given.containers))
+    return capacity.effective(((each, amounts(each)) for each in pod.init_containers), map(amounts, pod.containers))
 
 
-def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
+def _check_client(pod: Pod, client: Client, servers: Sequence[str]) -> None:
     """Note what the pod asks of its client and this one cannot do."""
-    if given.filters and not client.uses("filters"):
-        given.annotations.entry(names.CLIENT_FILTER).problem(f"the client {client.name} takes no filter: remove it")
-    field = given.annotations.entry(names.CLIENT_SERVERS)
-    if given.servers and not client.wants_servers:
+    if pod.filters and not client.uses("filters"):
+        pod.annotations.entry(names.CLIENT_FILTER).problem(f"the client {client.name} takes no filter: remove it")
+    field = pod.annotations.entry(names.CLIENT_SERVERS)
+    if pod.servers and not client.wants_servers:
         field.problem(f"the client {client.name} is told no servers: remove it")
     if client.wants_servers and not servers and not field.value:
         field.problem(
@@ -152,28 +152,28 @@ def _check_client(given: Pod, client: Client, servers: Sequence[str]) -> None:
         )
 
 
-def _check_containers(given: Pod, sizes: Sizes, template: Template) -> None:
+def _check_containers(pod: Pod, sizes: Sizes, template: Template) -> None:
     """Note who asks the client for more than was asked of Kubernetes, as a quota would count nothing, and what keeps
     the client from a container.
     """
-    for container in given.gpu_containers:
-        if container.asked:
-            shares = container.asked.shares
-            pod.check_calls(container.field, container.calls, container.hooks, shares, sizes)
-    injection.check_mounts(given.gpu_containers, template)
-    populate_container.check_names(given, template)
+    for container in pod.gpu_containers:
+        if container.parsed_demand:
+            shares = container.parsed_demand.shares
+            check_calls(container.field, container.calls, container.hooks, shares, sizes)
+    injection.check_mounts(pod.gpu_containers, template)
+    populate_container.check_names(pod, template)
 
 
 def _change(
     container: GpuContainer,
     client: Client,
-    told: Sequence[Variable],
+    our_variables: Sequence[Variable],
     values: Values,
     servers: Sequence[str],
-    given: Pod,
+    pod: Pod,
 ) -> _Change:
-    commands = _commands(container, client, values, given.filters)
-    return _Change(container, commands, _variables(client, told, values, servers))
+    commands = _commands(container, client, values, pod.filters)
+    return _Change(container, commands, _variables(client, our_variables, values, servers))
 
 
 def _commands(container: GpuContainer, client: Client, values: Values, filters: Sequence[str]) -> dict[str, list[str]]:
@@ -188,21 +188,21 @@ def _commands(container: GpuContainer, client: Client, values: Values, filters: 
     return found
 
 
-def _variables(client: Client, told: Sequence[Variable], values: Values, servers: Sequence[str]) -> list[Variable]:
-    """What the client wants in the environment: its libraries, and what of its entry's is ``told``."""
+def _variables(client: Client, of_entry: Sequence[Variable], values: Values, servers: Sequence[str]) -> list[Variable]:
+    """What the client wants in the environment: its libraries, and ``of_entry`` what its entry in the catalogue says."""
     libraries = Variable(names.LD_LIBRARY_PATH, client.library_path, prepends=":") if client.library_path else None
-    return [*([libraries] if libraries else []), *environment(told, values, servers)]
+    return [*([libraries] if libraries else []), *environment(of_entry, values, servers)]
 
 
 def _operations(
-    given: Pod,
+    pod: Pod,
     client: Client,
     changes: Sequence[_Change],
     template: Template,
-    claimed: Mapping[str, Claim],
+    pod_claims: Mapping[str, Claim],
 ) -> list[Operation]:
     """In this order, as each path must hold when its turn comes: `populate` moves the other initContainers last."""
-    renamed = injection.volume_names(template, given.volumes)
+    renamed = injection.volume_names(template, pod.volumes)
     operations = [patch.add(_STATUS, names.STATUS_INJECTED)]
     if template.adds_more:
         operations.append(patch.add(_VALIDATE, names.VALIDATE_ALWAYS))
@@ -213,16 +213,16 @@ def _operations(
             operations.append((patch.add if is_absent else patch.replace)(path, words))
         if container.program and "args" in container.raw and not each.keeps_args:
             operations.append(patch.remove(f"{container.pointer}/args"))
-        own = template.for_claim(claimed[container.pointer].name) if claimed else template
+        own = template.for_claim(pod_claims[container.pointer].name) if pod_claims else template
         operations += injection.gpu_container(container, each.variables, own, renamed)
-    operations += injection.volumes(template, given.spec, renamed)
-    operations += claims.operations(given, claimed)
-    operations += populate_container.init_containers(given, client, template, renamed, claimed.values())
+    operations += injection.volumes(template, pod.spec, renamed)
+    operations += claims.operations(pod, pod_claims)
+    operations += populate_container.init_containers(pod, client, template, renamed, pod_claims.values())
     return operations
 
 
 def _warnings(
-    given: Pod,
+    pod: Pod,
     client: Client,
     changes: Sequence[_Change],
     template: Template,
@@ -233,19 +233,19 @@ def _warnings(
     return [
         *(
             each.field.line("neither gpu-percent nor gpu-memory is given: taking 100 percent of each GPU")
-            for each in given.gpu_containers
+            for each in pod.gpu_containers
             if each.demand.takes_all
         ),
         *(
             each.field["command"].line(
                 "calls bitfusion inside; to call it yourself use mode injection and the client's path"
             )
-            for each in given.gpu_containers
+            for each in pod.gpu_containers
             if each.program is not None and each.program.hidden_call
         ),
         *(
             hook.field.line("seems to call bitfusion, which is not on PATH: write the client's path")
-            for each in given.gpu_containers
+            for each in pod.gpu_containers
             for hook in each.hooks
             if (program := command.beside(hook.words)) and program.hidden_call
         ),
@@ -253,18 +253,18 @@ def _warnings(
             each.field["command"].line(
                 f"bitfusion run gets words of the shell: whatever they say, {each.demand.shares} shares are counted"
             )
-            for each in given.gpu_containers
+            for each in pod.gpu_containers
             if any(calls.shares(call, sizes) is None for call in each.calls)
         ),
         *(
             each.field.line(f"LD_LIBRARY_PATH of its image is not known: {each.image.reason}")
-            for each in given.gpu_containers
+            for each in pod.gpu_containers
             if isinstance(each.image, Unreadable) and client.merges_library_path
             if names.LD_LIBRARY_PATH not in names_of(each.env)
         ),
         *(() if client.is_bitfusion else _warnings_of_other_client(client, changes)),
-        *injection.mount_warnings(given.gpu_containers, template),
-        *populate_container.warnings(given, client, rules.delivery),
+        *injection.mount_warnings(pod.gpu_containers, template),
+        *populate_container.warnings(pod, client, rules.delivery),
     ]
 
 
@@ -279,9 +279,9 @@ def _warnings_of_other_client(client: Client, changes: Sequence[_Change]) -> Ite
                     f"{variable.name} is set already: the client {client.name} gets that, not {shown(variable.value)}"
                 )
         if each.raw.get("envFrom") and change.variables:
-            told = ", ".join(variable.name for variable in change.variables)
-            yield each.field["envFrom"].line(f"what it sets of {told} gives way to the client's")
-        if pod.argv(each.field)[:1] == [BITFUSION]:
+            variable_names = ", ".join(variable.name for variable in change.variables)
+            yield each.field["envFrom"].line(f"what it sets of {variable_names} gives way to the client's")
+        if argv(each.field)[:1] == [BITFUSION]:
             yield each.field["command"].line(f"runs {BITFUSION}, which the client {client.name} does not bring")
     parts = {"gpu-amount": ("gpus",), "the share of memory": ("fraction", "megabytes")}
     untold = [what for what, keys in parts.items() if not any(client.uses(key) for key in keys)]

@@ -32,15 +32,15 @@ _ARCHITECTURE_LABELS = ("kubernetes.io/arch", "beta.kubernetes.io/arch")
 class GpuContainer:
     """A container that asks for GPUs: ``field`` is ``spec.<group>[index]``, ``pointer`` the same for a patch.
 
-    ``asked`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``, or a
-    client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention it
-    too, ``mounts`` are what is mounted and the block devices. ``security`` is its securityContext, the pod's where that
-    says nothing. ``image`` is None where nobody looked it up.
+    ``parsed_demand`` is None where it is wrong, ``program`` where it is wrong or not ours to touch (mode ``injection``,
+    or a client that goes before no program). ``calls`` are those of the client that the user wrote, ``hooks`` mention
+    it too, ``mounts`` are what is mounted and the block devices. ``security`` is its securityContext, the pod's where
+    that says nothing. ``image`` is None where nobody looked it up.
     """
 
     field: Field
     pointer: str
-    asked: Demand | None
+    parsed_demand: Demand | None
     program: command.Program | None
     calls: Sequence[Call]
     hooks: Sequence[Hook]
@@ -63,9 +63,9 @@ class GpuContainer:
     @property
     def demand(self) -> Demand:
         """What it asks for, in a pod without problems."""
-        if self.asked is None:
+        if self.parsed_demand is None:
             raise ValueError(f"{self.field.path}: its demand is wrong")
-        return self.asked
+        return self.parsed_demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +82,21 @@ class Pod:
     gpu_containers: list[GpuContainer]
 
 
-def read(pod: Field, mode: Mode | None, chosen: Client | None, sizes: Sizes, images: Images = NONE) -> Pod:
-    """What ``pod``, which opted in, asks for; ``chosen`` is its client, None = it asked for a wrong one.
+def read_pod(pod: Field, mode: Mode | None, client: Client | None, sizes: Sizes, images: Images = NONE) -> Pod:
+    """What ``pod``, which opted in, asks for; ``client`` is its client, None = it asked for a wrong one.
 
     GPUs have ``sizes``; ``images`` were looked up.
     """
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    found = list(asking(groups))
-    reads_commands = check_length(spec, [container for _, container, _ in found], images)
+    gpu_groups = list(asking(groups))
+    reads_commands = check_length(spec, [container for _, container, _ in gpu_groups], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
-    reading = _Reading(mode, chosen, sizes, by_name, mapping(spec.value, "securityContext"), images, reads_commands)
-    gpu_containers = [reading.container(*each) for each in found]
-    _check_number(spec, len(found))
+    reading = _Reading(mode, client, sizes, by_name, mapping(spec.value, "securityContext"), images, reads_commands)
+    gpu_containers = [reading.container(*each) for each in gpu_groups]
+    _check_number(spec, len(gpu_groups))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -219,15 +219,15 @@ def check_length(spec: Field, containers: Sequence[Field], images: Images = NONE
     return problem is None
 
 
-def check_calls(container: Field, found: Iterable[Call], beside: Iterable[Hook], counted: int, sizes: Sizes) -> None:
-    """Note where a call asks for more than the ``counted`` shares of ``container``, or a quota would count nothing.
+def check_calls(container: Field, own: Iterable[Call], own_hooks: Iterable[Hook], shares: int, sizes: Sizes) -> None:
+    """Note where a call asks for more than the ``shares`` of ``container``, or a quota would count nothing.
 
-    ``found`` are those in its command, others are in the hooks ``beside`` it.
+    ``own`` are the calls in its command; others are in ``own_hooks``.
     """
-    if problem := calls.excess(found, counted, sizes):
+    if problem := calls.excess(own, shares, sizes):
         container["command"].problem(problem)
-    for hook in beside:
-        if problem := calls.excess(calls.anywhere(hook.words), counted, sizes):
+    for hook in own_hooks:
+        if problem := calls.excess(calls.anywhere(hook.words), shares, sizes):
             hook.field.problem(problem)
 
 
