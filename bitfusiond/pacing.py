@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 FIRST_SECONDS = 0.2
 LONGEST_SECONDS = 30.0
-SAY_AGAIN_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 
 
 class Backoff:
@@ -99,7 +99,7 @@ class Outages:
         self._since: float | None = None
         self._failures = 0
         self._spoken = False
-        self._repeats = Repeats(SAY_AGAIN_SECONDS)  # across outages: what comes and goes every second is one story
+        self._repeats = Repeats(REPEAT_SECONDS)  # across outages: what comes and goes every second is one story
 
     def failed(self, now: float) -> bool:
         """One more failure: whether to say so."""

@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 2.0  # a client has so long before it makes room for another 
 # What accept() says where a connection could be had and the means for it are lacking.
 _SHORT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORT_PAUSE_SECONDS = 0.1
-_SAY_AGAIN_SECONDS = 10.0
+REPEAT_SECONDS = 10.0  # between two lines of one kind
 
 _log = logs.Log("serving")
 
@@ -47,10 +47,10 @@ class Connections:
             with trio.move_on_after(PATIENCE_SECONDS):
                 await self._changed.park()
 
-    def came(self) -> None:
+    def opened(self) -> None:
         self._number += 1
 
-    def left(self) -> None:
+    def closed(self) -> None:
         self._number -= 1
         self._changed.unpark_all()
 
@@ -115,7 +115,7 @@ class BoundedListener(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, listener: trio.SocketListener, connections: Connections) -> None:
         self._listener = listener
         self._connections = connections
-        self._repeats = Repeats(_SAY_AGAIN_SECONDS)
+        self._repeats = Repeats(REPEAT_SECONDS)
 
     async def accept(self) -> trio.SocketStream:
         """trio.serve_listeners would write a traceback ten times a second for as long as descriptors are lacking."""
@@ -132,7 +132,7 @@ class BoundedListener(trio.abc.Listener[trio.SocketStream]):
                     _log.error("new connections must wait", error=error.strerror)
                 await trio.sleep(_SHORT_PAUSE_SECONDS)
             else:
-                self._connections.came()
+                self._connections.opened()
                 return stream
 
     async def aclose(self) -> None:

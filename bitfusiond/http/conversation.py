@@ -18,7 +18,7 @@ import trio
 from bitfusiond import logs
 from bitfusiond.http.connections import Connections
 from bitfusiond.http.memory import Memory, Share
-from bitfusiond.http.messages import Answer, ClientGoneError, Request, Response
+from bitfusiond.http.messages import ClientGoneError, Handler, Request, Response
 from bitfusiond.http.turns import Turns
 
 # The API server keeps idle webhook connections for 90 s (IdleConnTimeout of Go's default transport). Closing one
@@ -55,7 +55,7 @@ class Shared:
     HTTP. ``bodies`` and ``answers`` are the memory for the large ones, ``turns`` are at the one thread.
     """
 
-    answer: Answer
+    answer: Handler
     connections: Connections
     closes_keepalives: Callable[[], bool]
     broken: Callable[[int], None]

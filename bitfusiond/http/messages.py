@@ -42,4 +42,4 @@ class Request:
     is_certified: bool = False
 
 
-Answer = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]

@@ -11,10 +11,10 @@ import trio
 
 from bitfusiond import logs
 from bitfusiond.errors import Failure
-from bitfusiond.http.connections import BoundedListener, Connections
+from bitfusiond.http.connections import REPEAT_SECONDS, BoundedListener, Connections
 from bitfusiond.http.conversation import Conversation, Shared
 from bitfusiond.http.memory import Memory
-from bitfusiond.http.messages import Answer
+from bitfusiond.http.messages import Handler
 from bitfusiond.http.turns import Turns
 from bitfusiond.pacing import Repeats
 from bitfusiond.settings.values import Address
@@ -23,7 +23,6 @@ HANDSHAKE_SECONDS = 10.0
 BODIES = 2**23  # bytes of large bodies that are being received; more must wait
 ANSWERS = 2**23  # bytes of answers that clients are slow to take
 _BACKLOG = 1024
-_SAY_AGAIN_SECONDS = 10.0
 
 _log = logs.Log("serving")
 
@@ -70,7 +69,7 @@ async def serve_connections(
     """
     listener = BoundedListener(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), connections)
 
-    failures = Repeats(_SAY_AGAIN_SECONDS)  # a client may cause them as often as it likes
+    failures = Repeats(REPEAT_SECONDS)  # a client may cause them as often as it likes
 
     async def one(stream: trio.SocketStream) -> None:
         try:
@@ -79,7 +78,7 @@ async def serve_connections(
             if failures.is_due(trio.current_time()):
                 _log.exception("connection failed")
         finally:
-            connections.left()
+            connections.closed()
             await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as tasks:
@@ -93,7 +92,7 @@ async def serve_connections(
 
 
 async def serve(
-    answer: Answer,
+    answer: Handler,
     sock: socket.socket,
     tls: Callable[[], ssl.SSLContext],
     *,

@@ -53,7 +53,7 @@ def read(reader: Reader, namespace: str) -> Usage:
         holdings.servers(published, given),
         holdings.nodes(nodes, pods),
         sorted(mine, key=lambda pod: (pod.namespace, pod.name)),
-        sorted(quotas.of(found), key=lambda quota: (quota.namespace, quota.name)),
+        sorted(quotas.share_quotas(found), key=lambda quota: (quota.namespace, quota.name)),
         knows_holders,
         tuple(dict.fromkeys(notes)),
     )

@@ -97,12 +97,12 @@ def family(reader: Reader, namespace: str, target: Target) -> Family:
     for group, plural in _BETWEEN:
         listed = reader.all(in_namespace(group, plural, namespace), plural, everything, **selectors)
         if not isinstance(listed, Unread):
-            makers += _of(listed, makers)
+            makers += _owned_by(listed, makers)
     pods = reader.all(pods_path(namespace), f"pods in {namespace}", everything, **selectors)
-    return Family(document, makers, pods if isinstance(pods, Unread) else _of(pods, makers))
+    return Family(document, makers, pods if isinstance(pods, Unread) else _owned_by(pods, makers))
 
 
-def _of(listed: Sequence[Object], makers: Sequence[Object]) -> list[Object]:
+def _owned_by(listed: Sequence[Object], makers: Sequence[Object]) -> list[Object]:
     """Those that one of ``makers`` owns."""
     owners = {uid(each) for each in makers}
     return [

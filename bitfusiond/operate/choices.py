@@ -52,34 +52,36 @@ class _Choices:
         return value
 
 
-def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str]]:
+def choose(settings: Settings, deployed: Running) -> tuple[manifests.Values, list[str]]:
     """The values of a deploy, and a line for each: what it is and why.
 
     What is not given stays as it runs: an operator who deploys a fix at night must not reset the GPUs' memory.
     """
     choices = _Choices()
     take = choices.take
-    repo, tag = _images(choices, settings, now)
-    digests = _digests(choices, settings, now, f"{repo}/{{}}:{tag}")
-    total = take(manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, now.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY)
-    pool = take("POOL", settings.pool, now.pool, "", _described_pool)
-    shares = _shares(choices, settings, now, pool)
-    tokens = _tokens(choices, settings, now)
-    allow = take("ALLOW_NAMESPACES", settings.allow_namespaces, now.allow_namespaces, None, _or_all)
-    client_ca = take("CLIENT_CA", settings.client_ca, now.client_ca, "", _described)
-    only = take("API_SERVER_ONLY", settings.api_server_only, now.api_server_only or None, False, _yes_or_no)
-    chosen = take("DELIVERY", settings.delivery, now.delivery, delivery.INIT)
-    lookup = take("IMAGE_LOOKUP", settings.image_lookup, now.image_lookup, False, _on_or_off)
-    allowed = take("IMAGE_REGISTRIES", settings.image_registries, now.image_registries, None, is_rare=True)
-    given, running = settings.insecure_registries, now.insecure_registries
+    repo, tag = _images(choices, settings, deployed)
+    digests = _digests(choices, settings, deployed, f"{repo}/{{}}:{tag}")
+    total = take(
+        manifests.TOTAL_GPU_MEMORY, settings.total_gpu_memory, deployed.total_gpu_memory, DEFAULT_TOTAL_GPU_MEMORY
+    )
+    pool = take("POOL", settings.pool, deployed.pool, "", _described_pool)
+    shares = _shares(choices, settings, deployed, pool)
+    tokens = _tokens(choices, settings, deployed)
+    allow = take("ALLOW_NAMESPACES", settings.allow_namespaces, deployed.allow_namespaces, None, _or_all)
+    client_ca = take("CLIENT_CA", settings.client_ca, deployed.client_ca, "", _described)
+    only = take("API_SERVER_ONLY", settings.api_server_only, deployed.api_server_only or None, False, _yes_or_no)
+    chosen = take("DELIVERY", settings.delivery, deployed.delivery, delivery.INIT)
+    lookup = take("IMAGE_LOOKUP", settings.image_lookup, deployed.image_lookup, False, _on_or_off)
+    allowed = take("IMAGE_REGISTRIES", settings.image_registries, deployed.image_registries, None, is_rare=True)
+    given, running = settings.insecure_registries, deployed.insecure_registries
     insecure = take("INSECURE_REGISTRIES", given, running, "", _or_none, is_rare=True)
-    registry_ca = take("REGISTRY_CA", settings.registry_ca, now.registry_ca, "", _described, is_rare=True)
+    registry_ca = take("REGISTRY_CA", settings.registry_ca, deployed.registry_ca, "", _described, is_rare=True)
     values = manifests.Values(
         repo,
         tag,
         total,
         shares,
-        _catalogue(choices, settings.clients, now.clients),
+        _catalogue(choices, settings.clients, deployed.clients),
         tokens,
         allow,
         client_ca,
@@ -95,26 +97,28 @@ def choose(settings: Settings, now: Running) -> tuple[manifests.Values, list[str
     return values, choices.notes
 
 
-def _images(choices: _Choices, settings: Settings, now: Running) -> tuple[str, str]:
-    repo, tag, why = images(settings, now.image)
+def _images(choices: _Choices, settings: Settings, deployed: Running) -> tuple[str, str]:
+    repo, tag, why = images(settings, deployed.image)
     choices.notes.append(f"images: {repo}/bitfusiond:{tag} and bitfusion-client of the same tag ({why})")
     return repo, tag
 
 
-def _shares(choices: _Choices, settings: Settings, now: Running, pool: str) -> int:
+def _shares(choices: _Choices, settings: Settings, deployed: Running, pool: str) -> int:
     """Those that are given, else those of the pool, which each node offers."""
     of_pool = _shares_of_pool(pool) if pool and settings.resource_nums is None else None
     if of_pool is None:
-        return choices.take(manifests.RESOURCE_NUMS, settings.resource_nums, now.resource_nums, DEFAULT_RESOURCE_NUMS)
+        return choices.take(
+            manifests.RESOURCE_NUMS, settings.resource_nums, deployed.resource_nums, DEFAULT_RESOURCE_NUMS
+        )
     choices.notes.append(f"{manifests.RESOURCE_NUMS}: {of_pool} (those of the pool, which each node offers)")
     return of_pool
 
 
-def _tokens(choices: _Choices, settings: Settings, now: Running) -> TokenPlace:
-    namespace = choices.take("TOKEN_NAMESPACE", settings.token_namespace, now.token_namespace, names.KUBE_SYSTEM)
+def _tokens(choices: _Choices, settings: Settings, deployed: Running) -> TokenPlace:
+    namespace = choices.take("TOKEN_NAMESPACE", settings.token_namespace, deployed.token_namespace, names.KUBE_SYSTEM)
     if namespace != names.KUBE_SYSTEM:
         choices.notes.append(f"the plugin looks for servers.conf in {names.KUBE_SYSTEM} alone, and so probes no server")
-    return token_place(settings, now)
+    return token_place(settings, deployed)
 
 
 def _or_all(allowed: str | None) -> str:
@@ -133,44 +137,48 @@ def _on_or_off(value: bool) -> str:
     return "on" if value else "off"
 
 
-def taken_away(settings: Settings, now: Running) -> list[str]:
+def taken_away(settings: Settings, deployed: Running) -> list[str]:
     """What somebody else put into the webhook, and a deploy would take away in silence or could not keep."""
     problems = []
-    if settings.allow_namespaces is None and now.allow_namespaces is not None:
+    if settings.allow_namespaces is None and deployed.allow_namespaces is not None:
         try:
-            globs(now.allow_namespaces)
+            globs(deployed.allow_namespaces)
         except ValueError as error:
-            problems.append(f"ALLOW_NAMESPACES: {now.allow_namespaces!r}, as it runs, is not {error}: give another")
-    if settings.pool == "" and now.pool and settings.resource_nums is None:
+            problems.append(
+                f"ALLOW_NAMESPACES: {deployed.allow_namespaces!r}, as it runs, is not {error}: give another"
+            )
+    if settings.pool == "" and deployed.pool and settings.resource_nums is None:
         problems.append(
-            f"POOL=none: give RESOURCE_NUMS too, the shares that each node may hand out; today's {now.resource_nums}"
+            "POOL=none: give RESOURCE_NUMS too, the shares that each node may hand out; today's"
+            f" {deployed.resource_nums}"
             " are those of the pool"
         )
-    if settings.pool is None and now.pool is None and now.pool_path is not None:
+    if settings.pool is None and deployed.pool is None and deployed.pool_path is not None:
         problems.append(
-            f"POOL: the webhook runs with --pool {now.pool_path}, which no deploy put there: give POOL=FILE to keep a"
-            " pool, or POOL=none"
+            f"POOL: the webhook runs with --pool {deployed.pool_path}, which no deploy put there: give POOL=FILE to"
+            " keep a pool, or POOL=none"
         )
-    if now.tls_cert is not None:
+    if deployed.tls_cert is not None:
         problems.append(
-            f"the webhook runs with --tls-cert {now.tls_cert}, which deploy would take away, with the permissions that"
-            " it does without: apply manifests/tls-cert instead, or take the option off the Deployment first"
+            f"the webhook runs with --tls-cert {deployed.tls_cert}, which deploy would take away, with the"
+            " permissions that it does without: apply manifests/tls-cert instead, or take the option off the Deployment"
+            " first"
         )
-    if settings.client_ca is None and now.client_ca is None and now.client_ca_path is not None:
-        running = f"the webhook runs with --client-ca {now.client_ca_path}, which no deploy put there"
+    if settings.client_ca is None and deployed.client_ca is None and deployed.client_ca_path is not None:
+        running = f"the webhook runs with --client-ca {deployed.client_ca_path}, which no deploy put there"
         problems.append(f"CLIENT_CA: {running}: give CLIENT_CA=FILE to keep a client CA, or CLIENT_CA=none")
-    if settings.registry_ca is None and now.registry_ca is None and now.registry_ca_path is not None:
-        running = f"the webhook runs with --registry-ca {now.registry_ca_path}, which no deploy put there"
+    if settings.registry_ca is None and deployed.registry_ca is None and deployed.registry_ca_path is not None:
+        running = f"the webhook runs with --registry-ca {deployed.registry_ca_path}, which no deploy put there"
         problems.append(
             f"REGISTRY_CA: {running}: give REGISTRY_CA=FILE to keep a CA of registries, or REGISTRY_CA=none"
         )
     return problems
 
 
-def token_place(settings: Settings, now: Running) -> TokenPlace:
+def token_place(settings: Settings, deployed: Running) -> TokenPlace:
     """Where the tokens are and where they may go, nothing read yet."""
-    namespace = settings.token_namespace or now.token_namespace or names.KUBE_SYSTEM
-    return TokenPlace(namespace, parts(settings.allow_namespaces or now.allow_namespaces or "*"))
+    namespace = settings.token_namespace or deployed.token_namespace or names.KUBE_SYSTEM
+    return TokenPlace(namespace, parts(settings.allow_namespaces or deployed.allow_namespaces or "*"))
 
 
 def _described_pool(text: str) -> str:
@@ -213,14 +221,14 @@ def images(settings: Settings, running: str | None) -> tuple[str, str, str]:
     return repo, __version__, f"{why}, IMAGE_TAG the version of this checkout"
 
 
-def _digests(choices: _Choices, settings: Settings, now: Running, form: str) -> dict[str, str]:
+def _digests(choices: _Choices, settings: Settings, deployed: Running, form: str) -> dict[str, str]:
     """The digests that are known of the images that were chosen.
 
     Whoever deploys from where nothing was pushed, or not of late, must not take away the digests that the cluster has.
     A tag that is given is meant as it is now, not as it was.
     """
     given, pushed = settings.digests or {}, settings.pushed or {}
-    running = now.digests if settings.image_tag is None else {}
+    running = deployed.digests if settings.image_tag is None else {}
     found, told = {}, []
     for name in IMAGES:
         tagged = form.format(name)

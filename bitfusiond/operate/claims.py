@@ -11,6 +11,7 @@ from bitfusiond.core import names
 from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.objects import Object
 from bitfusiond.core.pool import claims, slices
+from bitfusiond.core.usage import holdings
 from bitfusiond.operate.checks import ONE_POOL, Version
 from bitfusiond.operate.kubectl import Kubectl, Ref, ref
 
@@ -27,11 +28,12 @@ def holders(kubectl: Kubectl, version: Version) -> list[str]:
     found = set()
     for claim in kubectl.all("ResourceClaim") if version >= ONE_POOL else []:
         if _is_of_pool(claim):
-            users = [
-                each for each in objects(mapping(claim, "metadata").get("ownerReferences")) if each["kind"] == "Pod"
-            ]
-            users = objects(mapping(claim, "status").get("reservedFor")) or users
-            found |= {f"{claim['metadata']['namespace']}/{each.get('name')}" for each in users}
+            owners = objects(mapping(claim, "metadata").get("ownerReferences"))
+            waiting = [each for each in owners if each.get("kind") == "Pod"]
+            namespace = claim["metadata"]["namespace"]
+            found |= {"/".join(each) for each in holdings.consumers(claim)} or {
+                f"{namespace}/{each.get('name')}" for each in waiting
+            }
     return sorted(found)
 
 
@@ -48,7 +50,7 @@ def _is_of_pool(claim: Object) -> bool:
     )
 
 
-def told(pods: Sequence[str]) -> str:
+def described(pods: Sequence[str]) -> str:
     """``2 pods hold GPUs of the pool or wait for them (team/a, team/b)``."""
     more = ", ..." if len(pods) > _MOST_TOLD else ""
     verbs = "pod holds GPUs of the pool or waits" if len(pods) == 1 else "pods hold GPUs of the pool or wait"

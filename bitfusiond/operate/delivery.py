@@ -97,7 +97,7 @@ def problem(pod: Pod) -> str | None:
     return f"its pod is {phase or 'not seen by the kubelet'}" + (f": {why}" if why else "")
 
 
-def told(found: Mapping[str, str], most: int = 5) -> str:
+def described(found: Mapping[str, str], most: int = 5) -> str:
     """``node-a: why; node-b: why``."""
     lines = [f"{node}: {why}" for node, why in list(found.items())[:most]]
     return "; ".join([*lines, *(["..."] if len(found) > most else [])])

@@ -100,7 +100,7 @@ def delivered(kubectl: Kubectl, values: manifests.Values, timeout: float, say: S
     if not found:
         say("DELIVERY: image (tried on each node)")
         return replace(values, delivery=delivery.IMAGE)
-    why = f"the client cannot be mounted from its image everywhere: {delivery.told(found)}"
+    why = f"the client cannot be mounted from its image everywhere: {delivery.described(found)}"
     if values.delivery == delivery.IMAGE:
         raise Failure(f"DELIVERY: {why}. DELIVERY=auto takes what every node can do")
     say(f"DELIVERY: init, as {why}")
@@ -177,7 +177,7 @@ def _tell_what_waits(absent: Iterable[str], holders: Sequence[str], say: Say) ->
     for name in sorted(absent):
         say(f"Namespace {name}: {manifests.ABSENT}; deploy again when it is, or its pods are refused")
     if holders:
-        say(f"{claims.told(holders)}: their nodes go on serving them; deploy again when these pods are gone")
+        say(f"{claims.described(holders)}: their nodes go on serving them; deploy again when these pods are gone")
 
 
 def _keep_trust(kubectl: Kubectl, stages: manifests.Stages, say: Say) -> None:

@@ -103,7 +103,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
         raise Failure(release.refusal_of_uninstall(of_helm))
     if (holders := claims.holders(kubectl, version)) and not force:
         fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
-        raise Failure(f"{claims.told(holders)}: {fix}")
+        raise Failure(f"{claims.described(holders)}: {fix}")
     place = choices.token_place(settings, current.of_objects(installed))
     tokens = place.namespace
     found = find(kubectl, tokens, version)

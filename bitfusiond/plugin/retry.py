@@ -8,7 +8,7 @@ from bitfusiond.pacing import Backoff, Repeats
 
 FIRST_SECONDS = 0.1
 LONGEST_SECONDS = 30.0
-SAY_AGAIN_SECONDS = 600.0
+REPEAT_SECONDS = 600.0
 
 
 class Retry:
@@ -19,7 +19,7 @@ class Retry:
 
     def __init__(self) -> None:
         self._backoff = Backoff(FIRST_SECONDS, LONGEST_SECONDS)
-        self._repeats = Repeats(SAY_AGAIN_SECONDS)
+        self._repeats = Repeats(REPEAT_SECONDS)
 
     def reset(self) -> None:
         """It works again, or the cause is another one: start from the shortest pause, say the next failure."""
@@ -31,5 +31,5 @@ class Retry:
         await trio.sleep(self._backoff.failed())
 
     def is_due(self, problem: str) -> bool:
-        """Whether ``problem`` is news: not what was said last, or said SAY_AGAIN_SECONDS ago. Counts as said."""
+        """Whether ``problem`` is news: not what was said last, or said REPEAT_SECONDS ago. Counts as said."""
         return self._repeats.is_due(trio.current_time(), problem)

@@ -61,25 +61,25 @@ class Copier:
             # A file with several names must be there before the others are made.
             is_large = info.st_size >= _LARGE and info.st_nlink == 1
             (directories if stat.S_ISDIR(info.st_mode) else large if is_large else small).append(path)
-        self._each(self._make, directories)
+        self._for_each(self._make, directories)
         # The kernel copies large files while another thread has the interpreter; with small ones two would wait for it.
         rest = iter(large)
-        helper = threading.Thread(target=self._each, args=(self._make, rest))
+        helper = threading.Thread(target=self._for_each, args=(self._make, rest))
         try:
             with suppress(RuntimeError):  # no more threads are allowed: this one makes all
                 helper.start()
-            self._each(self._make, itertools.chain(small, rest))
+            self._for_each(self._make, itertools.chain(small, rest))
             if helper.is_alive():
                 helper.join()
         except BaseException as error:  # a signal: the process ends when the helper has heard of it
             self._error = error
             raise
         # Last, since each name made inside sets a directory's time; children first, as a directory may be closed to us.
-        self._each(_copy_metadata, reversed(directories))
+        self._for_each(_copy_metadata, reversed(directories))
         if self._error:
             raise self._error
 
-    def _each(self, step: Callable[[os.stat_result, str, str], None], paths: Iterable[str]) -> None:
+    def _for_each(self, step: Callable[[os.stat_result, str, str], None], paths: Iterable[str]) -> None:
         """Take ``step`` from where to where each of ``paths`` is copied; an error ends all."""
         for path in paths:
             if self._error:

@@ -78,7 +78,7 @@ class _Reader:
         self._authorization: str | None = None
 
     async def read(self, known: KnownImage) -> tuple[str, Image]:
-        digest, data = await self._manifest(self._image.asked)
+        digest, data = await self._manifest(self._image.tag_or_digest)
         of_platform, configuration = manifest.chosen(data)
         if of_platform is not None:
             digest = of_platform

@@ -1,4 +1,4 @@
-"""What stands around the webhook: a cluster, or none (``--kubeconfig none``)."""
+"""What the webhook knows of its cluster, where there is one (``--kubeconfig none``: there is none)."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Flights(Generic[KeyT]):
             flight.done.set()
 
 
-class Turns:
+class RateLimit:
     """``burst`` at once and ``per_second`` after that; without a bound where whoever asks ``is_proven``."""
 
     def __init__(self, burst: int, per_second: float, *, is_proven: bool) -> None:

@@ -182,7 +182,7 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
 
     Behind a shell's script there may be a further command, which the script starts by ``exec "$@"``.
     """
-    if found := _under(argv, 0):
+    if found := _calls_from(argv, 0):
         return found
     at = 0
     while at < len(argv):
@@ -194,12 +194,12 @@ def anywhere(argv: Sequence[str]) -> list[Call]:
             continue
         then = argv[at + 1] if at + 1 < len(argv) else ""
         if is_client(word) and "/" in word and (then in _ASKING or then.startswith("-")):
-            return found + _under(argv, at)
+            return found + _calls_from(argv, at)
         at += 1
     return found
 
 
-def _under(argv: Sequence[str], at: int) -> list[Call]:
+def _calls_from(argv: Sequence[str], at: int) -> list[Call]:
     """The calls that ``argv`` is from ``at`` on, with those in the script that they start."""
     found, program = in_words(argv, at)
     index = script_under(argv, program) if found else None

@@ -62,7 +62,7 @@ class Program:
     keeps_args: bool = False
     hidden_call: bool = False
 
-    def under(self, client: Sequence[str]) -> list[str]:
+    def wrapped(self, client: Sequence[str]) -> list[str]:
         """The new ``command``, with the words of ``client`` that go before a program.
 
         The container's args are taken up in it, unless ``keeps_args``.
@@ -83,7 +83,7 @@ class Program:
         return words
 
 
-def beside(words: Sequence[str]) -> Program | None:
+def hook_program(words: Sequence[str]) -> Program | None:
     """What a hook or a probe runs: never put under the client, but the calls in it reach it; None for a broken one."""
     try:
         found = _argument_list(list(words), ())

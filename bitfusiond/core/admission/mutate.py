@@ -181,15 +181,15 @@ def _commands(container: GpuContainer, client: Client, values: Values, filters: 
     if container.program is None:
         return {}
     words = wrapped_words(client.wrap, values, filters)
-    found = {f"{container.pointer}/command": container.program.under(words)}
+    found = {f"{container.pointer}/command": container.program.wrapped(words)}
     for hook in container.hooks:
-        if program := command.beside(hook.words):
-            found[container.pointer + hook.pointer] = program.under(words)
+        if program := command.hook_program(hook.words):
+            found[container.pointer + hook.pointer] = program.wrapped(words)
     return found
 
 
 def _variables(client: Client, of_entry: Sequence[Variable], values: Values, servers: Sequence[str]) -> list[Variable]:
-    """What the client wants in the environment: its libraries, and ``of_entry`` what its entry in the catalogue says."""
+    """What the client wants in the environment: its libraries, and what is ``of_entry`` of the catalogue."""
     libraries = Variable(names.LD_LIBRARY_PATH, client.library_path, prepends=":") if client.library_path else None
     return [*([libraries] if libraries else []), *environment(of_entry, values, servers)]
 
@@ -247,7 +247,7 @@ def _warnings(
             hook.field.line("seems to call bitfusion, which is not on PATH: write the client's path")
             for each in pod.gpu_containers
             for hook in each.hooks
-            if (program := command.beside(hook.words)) and program.hidden_call
+            if (program := command.hook_program(hook.words)) and program.hidden_call
         ),
         *(
             each.field["command"].line(

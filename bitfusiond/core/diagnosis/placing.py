@@ -22,7 +22,7 @@ def by_quota(cluster: ClusterFacts) -> Iterator[Finding]:
     if isinstance(cluster.quotas, Unread):
         yield cluster.quotas.finding
         return
-    for quota in quotas.of(cluster.quotas):
+    for quota in quotas.share_quotas(cluster.quotas):
         line = f"quota {quota.words}: {quota.used} of {quota.hard} shares used, {quota.left} left"
         # Whoever is counted already has what he asked for.
         yield good(line) if quota.left else unknown(line, f"kubectl describe quota {quota.name} -n {quota.namespace}")

@@ -39,14 +39,14 @@ class Reference:
     digest: str
 
     @property
-    def asked(self) -> str:
+    def tag_or_digest(self) -> str:
         """What a registry is asked for in this repository."""
         return self.digest or self.tag or "latest"
 
     @property
     def is_latest(self) -> bool:
         """Whether Kubernetes pulls it always, where the pod says nothing of it."""
-        return self.asked == "latest"
+        return self.tag_or_digest == "latest"
 
     @property
     def api(self) -> str:

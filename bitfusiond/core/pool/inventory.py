@@ -17,7 +17,9 @@ from bitfusiond.core.text import shown
 
 FILL_IN = "FILL-IN"  # what a first inventory has where only its operator knows the value
 MOST_SERVERS = 1000
-MOST_GPUS = 64  # of a server; source: ResourceSliceMaxDevicesWithTaintsOrConsumesCounters of k8s.io/api resource/v1
+MOST_GPUS_OF_SERVER = (
+    64  # of a server; source: ResourceSliceMaxDevicesWithTaintsOrConsumesCounters of k8s.io/api resource/v1
+)
 _LONGEST = 64  # characters of an attribute; source: DeviceAttributeMaxValueLength of the same
 _LONGEST_GPU = _LONGEST - len("/gpu-")  # characters of a server's name and a GPU's id: one attribute has both
 _SERVER_KEYS = ("name", "address", "attributes", "gpus")
@@ -99,7 +101,7 @@ def parse(document: object) -> Pool:
 def _server(entry: Field) -> Server:
     """What ``entry`` says, as far as it is right."""
     _check_keys(entry, _SERVER_KEYS)
-    attributes, gpus = entry["attributes"], entry["gpus"].items(MOST_GPUS)
+    attributes, gpus = entry["attributes"], entry["gpus"].items(MOST_GPUS_OF_SERVER)
     attributes.mapping()
     _check_keys(attributes, _ATTRIBUTES)
     if not gpus and entry["gpus"].value in (None, []):

@@ -116,7 +116,7 @@ def by_pod(claims: Iterable[ResourceClaim]) -> dict[tuple[str, str], list[alloca
     """What the claims were given, by the (namespace, name) of each pod that uses one."""
     found: dict[tuple[str, str], list[allocation.Result]] = defaultdict(list)
     for claim in claims:
-        for holder in _users(claim):
+        for holder in consumers(claim):
             found[holder] += results(claim)
     return found
 
@@ -133,14 +133,14 @@ def servers(found: Iterable[ResourceSlice], claims: Iterable[ResourceClaim]) -> 
     """The pool: ``found`` are the slices of our driver, ``claims`` those of all namespaces that could be read."""
     held: dict[tuple[str, str], list[Holder]] = defaultdict(list)
     for claim in claims:
-        users = _users(claim) or [(str(mapping(claim, "metadata").get("namespace")), "")]
+        users = consumers(claim) or [(str(mapping(claim, "metadata").get("namespace")), "")]
         for result in results(claim):
             # Pods that share one claim share what it was given: it counts once.
             held[result.pool, result.device].append(Holder(*users[0], result.shares))
     return tuple(sorted((_server(each, held) for each in found), key=lambda server: server.name))
 
 
-def _users(claim: ResourceClaim) -> list[tuple[str, str]]:
+def consumers(claim: ResourceClaim) -> list[tuple[str, str]]:
     """(namespace, name) of the pods that a claim is reserved for."""
     namespace = str(mapping(claim, "metadata").get("namespace"))
     return [

@@ -32,7 +32,7 @@ class Quota:
         return max(0, self.hard - self.used)
 
 
-def of(found: Iterable[ResourceQuota]) -> list[Quota]:
+def share_quotas(found: Iterable[ResourceQuota]) -> list[Quota]:
     """Those that count shares, as they were counted last."""
     return [
         Quota(

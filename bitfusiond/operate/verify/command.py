@@ -137,7 +137,7 @@ def _delivery(kubectl: Kubectl, values: manifests.Values, timeout: float) -> lis
     found = delivery.problems(kubectl, values.image("bitfusiond"), values.image("bitfusion-client"), timeout)
     if not found:
         return [Row("clients from their image", OK, "mounted on each node")]
-    return [Row("clients from their image", WRONG, delivery.told(found), "DELIVERY=auto just deploy")]
+    return [Row("clients from their image", WRONG, delivery.described(found), "DELIVERY=auto just deploy")]
 
 
 def _pods(kubectl: Kubectl, namespace: str | None, clients: Object | None) -> list[Row]:

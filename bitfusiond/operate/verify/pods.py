@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bitfusiond.core import names
 from bitfusiond.core.objects import Pod, ResourceQuota
-from bitfusiond.core.usage.quotas import KEY, of
+from bitfusiond.core.usage.quotas import KEY, share_quotas
 from bitfusiond.operate.kubectl import ref
 from bitfusiond.operate.report import OK, WRONG, Row
 
@@ -43,7 +43,7 @@ def quotas(found: Iterable[ResourceQuota]) -> list[Row]:
         if useless:
             detail = f"{', '.join(useless)} counts nothing: {KEY} is the key (100 = one GPU)"
             rows.append(Row(str(what), WRONG, detail, f"kubectl edit {what.words}"))
-        for quota in of([document]):
+        for quota in share_quotas([document]):
             detail = f"{quota.used} of {quota.hard} shares used"
             if quota.left:
                 rows.append(Row(str(what), OK, detail))

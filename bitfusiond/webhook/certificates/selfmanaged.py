@@ -150,7 +150,7 @@ class SelfManagedCertificate:
                     pause = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                     failures += 1
                 else:
-                    self._trouble.over()
+                    self._trouble.resolved()
                     pause = self._poll_seconds if done else _BREATH_SECONDS
                     failures = 0
                 await trio.sleep(_BREATH_SECONDS)
@@ -315,7 +315,7 @@ class _Trouble:
             _log.error("certificates cannot be kept", message=message)
         self.last = message
 
-    def over(self) -> None:
+    def resolved(self) -> None:
         if self.last is not None:
             _log.info("certificates are kept again")
         self.last = None

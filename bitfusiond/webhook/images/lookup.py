@@ -183,7 +183,7 @@ class Lookup:
                 _log.warning(
                     "image not looked up",
                     image=_name(image),
-                    asked=image.asked,
+                    asked=image.tag_or_digest,
                     result=flight.result.word,
                     reason=flight.result.found.reason,
                 )
@@ -220,7 +220,7 @@ def _explained(error: Exception, image: Reference, credentials: Sequence[Credent
             what = "right" if credentials else "there"
             return "denied", f"{_denied(image)}, and no pull secret of the pod is {what} for it"
         case AbsentError():
-            return "not_found", f"{_name(image)} has no {image.asked}"
+            return "not_found", f"{_name(image)} has no {image.tag_or_digest}"
         case UnreachableError():
             return "unreachable", str(error)
         case NotAllowedError():

@@ -46,7 +46,7 @@ from bitfusiond.webhook.flights import (
     LISTED_SECONDS,
     Flights,
     Problem,
-    Turns,
+    RateLimit,
     explained,
     patiently,
 )
@@ -97,7 +97,7 @@ class Templates:
         self._cluster = cluster
         self._namespaces = namespaces
         self._clock = clock
-        self._turns = Turns(FIRST_AT_ONCE, FIRST_PER_SECOND, is_proven=is_proven)
+        self._rate_limit = RateLimit(FIRST_AT_ONCE, FIRST_PER_SECOND, is_proven=is_proven)
         self._kept: dict[str, dict[str, _Kept]] = {}
         self._right: dict[str, bytes] = {}
         self._listed = trio.Event()
@@ -196,7 +196,7 @@ class Templates:
 
     async def _ensure_one(self, namespace: str, template: ClaimTemplate) -> list[str]:
         with trio.move_on_after(ENSURE_SECONDS):
-            if not await self._turns.wait():
+            if not await self._rate_limit.wait():
                 self._failures.labels("rate").inc()
                 return [_NOT_YET]
             try:

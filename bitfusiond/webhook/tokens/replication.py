@@ -28,7 +28,7 @@ from bitfusiond.core.tokens.copies import TOKENS, Content, Leave, Missing, Refus
 from bitfusiond.kube import SECRETS, Change, Cluster, Object
 from bitfusiond.kube.follow import WatchState, follow
 from bitfusiond.pacing import Backoff, Repeats
-from bitfusiond.webhook.flights import ENSURE_SECONDS, LISTED_SECONDS, Flights, Problem, Turns, patiently
+from bitfusiond.webhook.flights import ENSURE_SECONDS, LISTED_SECONDS, Flights, Problem, RateLimit, patiently
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.tokens import contents
 from bitfusiond.webhook.tokens.copying import ensure_copy
@@ -89,7 +89,7 @@ class Replication:
         self._cluster = cluster
         self._namespaces = namespaces
         self._globs = allow_namespaces
-        self._first_copies = Turns(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND, is_proven=is_proven)
+        self._first_copies = RateLimit(FIRST_COPIES_AT_ONCE, FIRST_COPIES_PER_SECOND, is_proven=is_proven)
         served = partial(copies.served, globs=allow_namespaces, exempt=exempt)
         self._followed = copies.followed(allow_namespaces, exempt)
         self._inventory = Inventory(token_namespace, served, trio.current_time, self._followed)

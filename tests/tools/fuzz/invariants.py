@@ -212,7 +212,7 @@ def _variables(now: list[Pod], then: list[Pod], configuration: Rules) -> None:
 def wrapped(command: Sequence[str], args: Sequence[str], client: Sequence[str], result: Program) -> None:
     """The user's words, or the user's script, run under ``client`` as they are: in one of the documented ways."""
     given = [*command, *args]
-    got = [*result.under(client), *(args if result.keeps_args else [])]
+    got = [*result.wrapped(client), *(args if result.keeps_args else [])]
     written = [word.replace("$", "$$") for word in client]  # the kubelet reads $$ as $
     line = command[0].strip(" \t\n")
     if len(command) == 1 and not args and set(command[0]) & set(" \t\n"):

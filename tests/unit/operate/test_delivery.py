@@ -52,8 +52,8 @@ def test_a_probe_looks_at_a_sub_path_and_whether_it_may_be_run() -> None:
 
 
 def test_many_nodes_are_cut() -> None:
-    assert delivery.told({"a": "x"}) == "a: x"
-    assert delivery.told({f"n{number}": "x" for number in range(6)}).endswith("n4: x; ...")
+    assert delivery.described({"a": "x"}) == "a: x"
+    assert delivery.described({f"n{number}": "x" for number in range(6)}).endswith("n4: x; ...")
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,9 @@ def test_claims_that_pods_hold_are_served_to_their_end(tmp_path: Path) -> None:
 
 
 def test_pods_that_hold_gpus_are_named_and_many_are_cut() -> None:
-    assert claims.told(["team/a"]) == "1 pod holds GPUs of the pool or waits for them (team/a)"
+    assert claims.described(["team/a"]) == "1 pod holds GPUs of the pool or waits for them (team/a)"
     assert (
-        claims.told([f"t/{number}" for number in range(7)])
+        claims.described([f"t/{number}" for number in range(7)])
         == "7 pods hold GPUs of the pool or wait for them (t/0, t/1, t/2, t/3, t/4, ...)"
     )
 

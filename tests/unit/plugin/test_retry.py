@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from bitfusiond.plugin.retry import FIRST_SECONDS, LONGEST_SECONDS, SAY_AGAIN_SECONDS, Retry
+from bitfusiond.plugin.retry import FIRST_SECONDS, LONGEST_SECONDS, REPEAT_SECONDS, Retry
 
 
 async def test_pauses_double_up_to_the_longest_and_are_cut_at_random(autojump_clock: trio.testing.MockClock) -> None:
@@ -35,7 +35,7 @@ async def test_after_a_reset_the_pause_is_the_shortest_again(autojump_clock: tri
 async def test_the_same_problem_is_said_once_and_then_seldom(autojump_clock: trio.testing.MockClock) -> None:
     retry = Retry()
     assert [retry.is_due(each) for each in "aabba"] == [True, False, True, False, True]
-    await trio.sleep(SAY_AGAIN_SECONDS)
+    await trio.sleep(REPEAT_SECONDS)
     assert [retry.is_due(each) for each in "aa"] == [True, False]
     retry.reset()
     assert retry.is_due("a")

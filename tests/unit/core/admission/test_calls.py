@@ -123,7 +123,7 @@ def test_a_call_is_found_behind_programs_that_start_another(words: list[str]) ->
 )
 def test_a_word_that_only_ends_like_the_client_stays_as_it_is(words: list[str]) -> None:
     client = ["/B/bitfusion", "run", "--"]
-    *same, last = command.program(words, []).under(client)[-len(words) :]
+    *same, last = command.program(words, []).wrapped(client)[-len(words) :]
     assert same == words[:-1]
     assert last.removeprefix('export PATH=/B:"$PATH"; ') == words[-1]
 
@@ -344,5 +344,5 @@ def _compare(root: Path, words: list[str]) -> None:
 
     plain = "/usr/bin:/bin"
     wanted = called(words, f"{client.parent}:{plain}")
-    under = command.program(words, []).under([str(client), "run", "-n", "1", "--"])
+    under = command.program(words, []).wrapped([str(client), "run", "-n", "1", "--"])
     assert called(under, plain) == wanted

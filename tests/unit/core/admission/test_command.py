@@ -236,7 +236,7 @@ TABLE = [
 def test_the_command_table(what: str, words: list[str], args: list[str], expected: list[str]) -> None:
     """Not as 0.4 did: `--` between all words, args lost, no quoting, any bitfusion* argument taken for the client."""
     program = command.program(words, args)
-    assert program.under(CLIENT) + (args if program.keeps_args else []) == expected, what
+    assert program.wrapped(CLIENT) + (args if program.keeps_args else []) == expected, what
 
 
 @pytest.mark.parametrize(
@@ -261,8 +261,8 @@ def test_a_command_that_cannot_run_is_refused(words: list[str], args: list[str],
 @pytest.mark.parametrize("variable", ["BASH_ENV", "BASH_FUNC_train%%"])
 def test_a_function_from_the_environment_is_started_by_its_shell(variable: str) -> None:
     words = ["bash", "-c", "train a"]
-    assert command.program(words, [], [variable]).under(CLIENT) == [*CLIENT, *words]
-    assert command.program(words, [], ["BASH"]).under(CLIENT) == ["bash", "-c", f"{C} train a"]
+    assert command.program(words, [], [variable]).wrapped(CLIENT) == [*CLIENT, *words]
+    assert command.program(words, [], ["BASH"]).wrapped(CLIENT) == ["bash", "-c", f"{C} train a"]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def _asked(filters: list[str]) -> list[str]:
 def _ran(machine: Path, words: list[str], args: list[str], filters: list[str]) -> tuple[list[str], list[str]]:
     client = client_words(str(machine / "bitfusion"), HALF, filters)
     program = command.program(words, args)
-    container = {"command": program.under(client), "args": args if program.keeps_args else []}
+    container = {"command": program.wrapped(client), "args": args if program.keeps_args else []}
     return _recorded(machine, argv(container))
 
 
@@ -393,7 +393,7 @@ def test_what_a_shell_reads_from_a_written_script_is_the_users_words(words: list
     """By ``shlex``, for any script: either it is left whole, or its words are still the user's."""
     script = shlex.join(["program", *words])
     client = client_words("/B/bitfusion", HALF, [f"device.name={value}"])
-    written = argv({"command": command.program(["/bin/sh", "-c", script], []).under(client)})
+    written = argv({"command": command.program(["/bin/sh", "-c", script], []).wrapped(client)})
     assert script.replace("$$", "$") in (written[-1], " ".join(shlex.split(written[-1])[-1 - len(words) :]))
     if written[0] == "/bin/sh":
         assert shlex.split(written[-1]) == client + shlex.split(script)
@@ -408,6 +408,6 @@ def test_quotes_pipes_and_expansions_do_what_the_user_meant(machine: Path) -> No
 
 def test_a_kubelet_variable_reaches_the_program_whole(machine: Path) -> None:
     client = client_words(str(machine / "bitfusion"), HALF, [])
-    words = command.program(["program x"], ["--name=$(NAME)", "$$(NAME)"]).under(client)
+    words = command.program(["program x"], ["--name=$(NAME)", "$$(NAME)"]).wrapped(client)
     _, program = _recorded(machine, argv({"command": words}, {"NAME": 'it\'s; a "test"'}))
     assert program == ["x", '--name=it\'s; a "test"', "$(NAME)"]

@@ -58,7 +58,7 @@ class Machine:
 
     def wrapped(self, words: list[str], variables: dict[str, str]) -> list[str]:
         asked = [str(self.client), "run", "-n", "1", "-p", "0.500000", "--"]
-        return command.program(words, [], variables).under(asked)
+        return command.program(words, [], variables).wrapped(asked)
 
     def run(self, words: list[str], variables: dict[str, str]) -> Ended:
         done = subprocess.run(

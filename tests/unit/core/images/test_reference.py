@@ -70,4 +70,4 @@ def test_what_is_no_name_is_refused_and_shown(name: str) -> None:
 )
 def test_what_is_asked_for_is_the_digest_then_the_tag_then_latest(name: str, asked: str, is_latest: bool) -> None:
     found = reference.parse(name)
-    assert (found.asked, found.is_latest) == (asked, is_latest)
+    assert (found.tag_or_digest, found.is_latest) == (asked, is_latest)

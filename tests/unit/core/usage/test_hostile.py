@@ -42,7 +42,7 @@ def test_no_object_of_a_wrong_form_is_an_error(given: dict[str, list[dict[str, A
         holdings.servers(given["slices"], claims),
         holdings.nodes(given["nodes"], given["pods"]),
         pods,
-        quotas.of(given["quotas"]),
+        quotas.share_quotas(given["quotas"]),
         knows_holders=True,
     )
     json.dumps(document(found))

@@ -102,9 +102,9 @@ def test_a_node_that_is_not_ready_has_nothing_free() -> None:
 
 def test_a_quota_counts_shares_and_no_other_resource() -> None:
     other = {"metadata": {"name": "cpu", "namespace": "team"}, "spec": {"hard": {"cpu": "1"}}}
-    (found,) = quotas.of([quota(100, 60), other])
+    (found,) = quotas.share_quotas([quota(100, 60), other])
     assert (found.namespace, found.name, found.hard, found.used, found.left) == ("team", "gpus", 100, 60, 40)
-    assert quotas.of([quota(50, 60)])[0].left == 0
+    assert quotas.share_quotas([quota(50, 60)])[0].left == 0
 
 
 def test_a_quota_says_which_pods_it_is_about() -> None:
@@ -112,7 +112,7 @@ def test_a_quota_says_which_pods_it_is_about() -> None:
     some["spec"]["scopes"] = ["NotTerminating"]
     match = {"scopeName": "PriorityClass", "operator": "In", "values": ["high"]}
     high["spec"]["scopeSelector"] = {"matchExpressions": [match, {"scopeName": "BestEffort", "operator": "Exists"}]}
-    assert [each.words for each in quotas.of([some, high])] == [
+    assert [each.words for each in quotas.share_quotas([some, high])] == [
         "gpus (scope NotTerminating)",
         "gpus (scope PriorityClass In high, BestEffort)",
     ]
@@ -131,7 +131,7 @@ def test_the_document_has_a_form_that_scripts_can_rely_on() -> None:
     pods = [holdings.of_pod(injected(phase="Running"), holdings.by_pod(claims))]
     servers = holdings.servers([pool_slice("gpu-a", "0")], claims)
     found = usage(
-        servers=servers, nodes=holdings.nodes([node("n1")], []), pods=pods, quotas=quotas.of([quota(100, 50)])
+        servers=servers, nodes=holdings.nodes([node("n1")], []), pods=pods, quotas=quotas.share_quotas([quota(100, 50)])
     )
     assert document(found) == {
         "counted": "pool",
