@@ -129,8 +129,8 @@ def _check_together(pod: Pod, asking: Sequence[tuple[GpuContainer, Wish]], selec
     needed = sum(amount * shares for amount, shares in least)
     if len(own) > claims.MOST_CLAIMS_OF_POD or gpus > claims.MOST_GPUS_OF_POD:
         field.problem(
-            f"the pod asks for {gpus} GPUs in {len(own)} containers: for more than {claims.MOST_GPUS_OF_POD} GPUs, or in"
-            f" more than {claims.MOST_CLAIMS_OF_POD} containers, the scheduler would search too long. Make several"
+            f"the pod asks for {gpus} GPUs in {len(own)} containers: for more than {claims.MOST_GPUS_OF_POD} GPUs, or"
+            f" in more than {claims.MOST_CLAIMS_OF_POD} containers, the scheduler would search too long. Make several"
             " pods of it"
         )
     elif needed > available * names.SHARES_OF_ONE_GPU or alone > available:
