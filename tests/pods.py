@@ -18,6 +18,7 @@ from bitfusiond.core.admission.decision import Patch, Refusal, Rules
 from bitfusiond.core.admission.demand import Demand
 from bitfusiond.core.admission.mutate import Verdict, mutate
 from bitfusiond.core.clients.client import wrapped_words
+from bitfusiond.core.objects import Pod
 from bitfusiond.files import config
 from tests import EXAMPLES
 
@@ -25,8 +26,6 @@ NAMESPACE = "tensorflow-benchmark"
 TREE = "/bitfusion/bitfusion-client-ubuntu1804_4.5.0-4_amd64.deb"
 BINARY = f"{TREE}/usr/bin/bitfusion"
 LIBRARIES = f"{TREE}/opt/bitfusion/lib/x86_64-linux-gnu/bitfusion/lib/"
-
-Pod = dict[str, Any]
 
 
 @cache

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitfusiond.core import names
-from tests.pods import Pod
+from bitfusiond.core.objects import Pod
 
 Container = dict[str, Any]
 Way = Callable[[Pod, Container], object]

@@ -89,12 +89,12 @@ def answer(method: str, path: str, health: Health, metrics: CollectorRegistry, *
 
 
 class _Config(Config):
-    """hypercorn's defaults are for public web sites."""
+    """Where hypercorn's defaults, which are for web sites, do not do."""
 
-    keep_alive_timeout = math.inf  # that is counted in _Connection
-    include_server_header = False
-    accesslog = None
-    errorlog = logging.getLogger("bitfusiond.observe")
+    keep_alive_timeout = math.inf  # by default 5 s; idle connections are ended by _Connection, and only for others
+    include_server_header = False  # nobody need know what to attack
+    accesslog = None  # a probe a second is no news
+    errorlog = logging.getLogger("bitfusiond.observe")  # as JSON lines, as all else
 
 
 class _Connection(TCPServer):

@@ -48,7 +48,7 @@ class Running:
     delivery: str | None = None
 
 
-LOOKED_AT = (
+TO_READ = (
     WEBHOOK,
     PLUGIN,
     leftovers.PLUGIN,
@@ -62,11 +62,11 @@ LOOKED_AT = (
 
 
 def read(kubectl: Kubectl) -> Running:
-    return of_objects(kubectl.existing(LOOKED_AT))
+    return of_objects(kubectl.existing(TO_READ))
 
 
 def of_objects(found: Mapping[Ref, Object]) -> Running:
-    """From those of ``LOOKED_AT`` that are there; those of 0.4 have the same variables."""
+    """From those of ``TO_READ`` that are there; those of 0.4 have the same variables."""
     webhook, plugin = found.get(WEBHOOK), found.get(PLUGIN) or found.get(leftovers.PLUGIN)
     image = next((each["image"] for each in workloads.containers(webhook)), None) if webhook else None
     texts = [image or "", *map(str, mapping(found.get(manifests.TEMPLATE_MAP), "data").values())]

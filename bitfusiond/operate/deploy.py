@@ -129,7 +129,7 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
         raise Failure(report.listed(_UNCHANGED, problems))
     of_04 = leftovers.find(kubectl, version)
     problems = access.missing(kubectl, access.to_delete(each.what for each in of_04.removals), "deploy")
-    found = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT, checks.NAMESPACE])
+    found = kubectl.existing([*current.TO_READ, *release.TO_READ, checks.NAMESPACE])
     now = current.of_objects(found)
     problems += [*checks.namespace(found.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
     if (of_helm := release.of_objects(found)) is not None:

@@ -11,7 +11,7 @@ from bitfusiond.core.objects import Object
 from bitfusiond.operate import current
 from bitfusiond.operate.kubectl import Ref
 
-LOOKED_AT = (
+TO_READ = (
     current.WEBHOOK,
     current.PLUGIN,
     Ref(names.MUTATING_KIND, names.MUTATING_CONFIGURATION),
@@ -30,8 +30,8 @@ class Release(NamedTuple):
 
 
 def of_objects(found: Mapping[Ref, Object]) -> Release | None:
-    """The one that installed us, by those of ``LOOKED_AT`` that are there: what a release left is of none."""
-    for what in LOOKED_AT:
+    """The one that installed us, by those of ``TO_READ`` that are there: what a release left is of none."""
+    for what in TO_READ:
         annotations = mapping(found.get(what), "metadata", "annotations")
         name, namespace = (annotations.get(f"meta.helm.sh/release-{part}") for part in ("name", "namespace"))
         if name:

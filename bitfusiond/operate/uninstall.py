@@ -98,7 +98,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     """
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     version = checks.cluster(kubectl, say)
-    installed = kubectl.existing([*current.LOOKED_AT, *release.LOOKED_AT])
+    installed = kubectl.existing([*current.TO_READ, *release.TO_READ])
     if (of_helm := release.of_objects(installed)) is not None:
         raise Failure(release.refusal_of_uninstall(of_helm))
     if (holders := claims.holders(kubectl, version)) and not force:

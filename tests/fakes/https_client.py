@@ -13,9 +13,9 @@ from typing import Any
 import jsonpatch
 import trio
 
+from bitfusiond.core.fields import Json
 from bitfusiond.settings.values import Address
 
-Json = dict[str, Any]
 UID = "705ab4f5-6393-11e8-b7cc-42010a800002"
 SECONDS = 20.0  # for anything that must happen at all
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from bitfusiond.core.fields import Json
 from bitfusiond.operate.kubectl import Kubectl, KubectlError
 
-Json = dict[str, Any]
 FORBIDDEN = "Forbidden"
 
 

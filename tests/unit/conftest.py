@@ -12,12 +12,13 @@ import pytest
 import trio
 
 from bitfusiond import settings
+from bitfusiond.core.fields import Json
 from bitfusiond.settings import values
 from bitfusiond.settings.values import Address
 from bitfusiond.webhook import service
 from tests import pods
 from tests.fakes import https_client as client
-from tests.fakes.https_client import Connection, Json, Response
+from tests.fakes.https_client import Connection, Response
 from tests.fakes.pki import Pki
 from tests.fakes.processes import until
 

@@ -14,9 +14,9 @@ import yaml
 
 from bitfusiond import render, settings
 from bitfusiond.core import names
+from bitfusiond.core.objects import Pod
 from bitfusiond.errors import ConfigurationError
 from tests import EXAMPLES, pods
-from tests.pods import Pod
 
 
 class Result(NamedTuple):

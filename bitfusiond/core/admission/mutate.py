@@ -111,8 +111,8 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
 def mark(document: Json, namespace: str, rules: Rules) -> list[Operation]:
     """For a pod that came injected: the operation that has /validate asked about it, where it lacks that.
 
-    By the template of today a pod of yesterday may lack a part, and with a pool its claims. The API server's own look
-    knows neither.
+    By the template of today a pod of yesterday may lack a part, and with a pool its claims. The API server's
+    matchConditions know neither.
     """
     root = Document(document)
     annotations = root["metadata"]["annotations"]

@@ -1,4 +1,4 @@
-"""Whether a pod, as it will be stored, can reach its GPUs: the second look, after every other webhook had its turn."""
+"""Whether a pod, as it will be stored, can reach its GPUs: what /validate decides, after every other webhook."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from bitfusiond.core.fields import mapping, objects
 from bitfusiond.core.proof import REFUSED_BY_OTHERS, Outcome, Proof
 
 _OPERATOR = "an operator runs: kubectl bitfusion check"
-_LOOK = f"kubectl get endpointslices -n {names.NAMESPACE} -l kubernetes.io/service-name={names.WEBHOOK_SERVICE}"
+_ENDPOINTS_COMMAND = (
+    f"kubectl get endpointslices -n {names.NAMESPACE} -l kubernetes.io/service-name={names.WEBHOOK_SERVICE}"
+)
 
 
 def configured(cluster: ClusterFacts) -> Iterator[Finding]:
@@ -36,7 +38,7 @@ def answering(cluster: ClusterFacts) -> Iterator[Finding]:
         if ready := ready_endpoints(cluster):
             yield good(f"the webhook runs: {ready} ready endpoint{'s' if ready > 1 else ''}")
         else:
-            yield bad("no replica of the webhook is ready: the API server cannot ask it", _LOOK)
+            yield bad("no replica of the webhook is ready: the API server cannot ask it", _ENDPOINTS_COMMAND)
     yield from tried(cluster)
 
 
@@ -62,7 +64,7 @@ def judged(proof: Proof, what: str) -> Finding:
     if proof.outcome is Outcome.NOT_ASKED:
         return bad(f"{what}: {proof.detail}", _OPERATOR)
     if proof.outcome is Outcome.UNREACHABLE:
-        return bad(f"{what}: {proof.detail}", _LOOK)
+        return bad(f"{what}: {proof.detail}", _ENDPOINTS_COMMAND)
     if proof.outcome is Outcome.REFUSED:
         return bad(f"{what}: {proof.detail}", "mend what the message names, and create it again")
     # kubectl does not always say who refused it.

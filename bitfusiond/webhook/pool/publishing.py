@@ -47,7 +47,7 @@ ANSWERS = 3  # in a row, until another replica's taint is taken away
 _REPEAT_SECONDS = 600.0
 _AT_ONCE = 8  # of the 16 requests that the client sends at a time: pods must get theirs through
 _GATHER_SECONDS = 0.1
-_LOOK_SECONDS = 60.0
+_POLL_SECONDS = 60.0
 _MOST_TOLD = 5
 
 _log = logs.Log("pool")
@@ -166,7 +166,7 @@ class Publishing:
                     await self._write_all(due)
                 self._say()
                 if not due:
-                    with trio.move_on_at(min(wait_until, trio.current_time() + _LOOK_SECONDS)):
+                    with trio.move_on_at(min(wait_until, trio.current_time() + _POLL_SECONDS)):
                         await self._wake.wait()
                         await trio.sleep(_GATHER_SECONDS)
 

@@ -17,9 +17,10 @@ import yaml
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Refusal
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from bitfusiond.operate import checks, manifests
 from tests import DATA, spoilt
-from tests.pods import NAMESPACE, Pod, admitted, container, example, pod, rules
+from tests.pods import NAMESPACE, admitted, container, example, pod, rules
 from tests.real.harness.apiserver import APIServer, Refused, started
 from tests.real.harness.programs import since
 from tests.real.harness.webhook import CONFIGURATIONS, Replica, alone

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from bitfusiond.core import names, proof
+from bitfusiond.core.objects import Pod
 from bitfusiond.core.proof import Outcome
 from tests import DATA, EXAMPLES, MANIFESTS
 from tests.fakes.processes import wait_until
-from tests.pods import Pod, admitted, container, example, pod
+from tests.pods import admitted, container, example, pod
 from tests.real.harness.apiserver import APIServer, Refused
 from tests.real.harness.programs import since
 

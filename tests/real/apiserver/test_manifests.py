@@ -16,13 +16,13 @@ import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.operate import checks
 from tests import DATA
 from tests.fakes.processes import wait_until
 from tests.real.harness import programs
 from tests.real.harness.apiserver import APIServer, Refused, started
 from tests.unit.manifests import overlays
-from tests.unit.manifests.overlays import Json
 from tests.unit.manifests.test_conditions import NONES, annotated, asks_for_cpu
 
 OPTED_IN = {names.MANAGEMENT: "all"}

@@ -19,6 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.pool import slices
 from bitfusiond.core.pool.claims import ClaimTemplate
 from bitfusiond.core.pool.inventory import Gpu, Pool, Server
@@ -33,7 +34,7 @@ from bitfusiond.webhook.pool.view import PoolView
 from tests import MANIFESTS
 from tests.fakes.processes import until, wait_until
 from tests.real.harness import grants, programs
-from tests.real.harness.apiserver import APIServer, Json, started
+from tests.real.harness.apiserver import APIServer, started
 from tests.real.harness.webhook import Installation, put_sources
 
 SERVED_SINCE = 34  # resource.k8s.io/v1

@@ -15,13 +15,14 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.tokens.copies import BY_SECRET, TOKENS
 from bitfusiond.kube.apiserver import connect
 from bitfusiond.webhook.flights import ENSURE_SECONDS
 from bitfusiond.webhook.namespaces import Namespaces
 from bitfusiond.webhook.tokens.replication import Replication
 from tests.fakes.processes import until
-from tests.real.harness.apiserver import CORE, RBAC, APIServer, Json
+from tests.real.harness.apiserver import CORE, RBAC, APIServer
 from tests.real.harness.webhook import put_sources
 
 RULES: list[Json] = [

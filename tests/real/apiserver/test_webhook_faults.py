@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from bitfusiond.core.fields import Json
 from tests.fakes.processes import wait_until
 from tests.pods import pod
-from tests.real.harness.apiserver import APIServer, Json
+from tests.real.harness.apiserver import APIServer
 from tests.real.harness.webhook import Installation, Replica, copies, put_sources, routed
 
 ADMISSION_SECONDS = 6.0  # less than the 10 s that the API server gives a webhook

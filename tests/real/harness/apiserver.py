@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from bitfusiond.core.fields import Json
 from tests.fakes.processes import free_port, frozen, running, wait_until
 from tests.real.harness import programs
 
@@ -28,8 +29,6 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 CORE = "/api/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-
-Json = dict[str, Any]
 
 
 class Program:

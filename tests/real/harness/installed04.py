@@ -7,11 +7,10 @@ from typing import Any
 
 import trustme
 
+from bitfusiond.core.fields import Json
 from tests.real.harness.apiserver import APIServer
 from tests.real.harness.operator import APPS, REPLICA_SETS, WEBHOOK
 from tests.real.harness.webhook import MUTATING, VALIDATING
-
-Json = dict[str, Any]
 
 PLUGIN = f"{APPS}/namespaces/kube-system/daemonsets"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"

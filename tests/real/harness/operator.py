@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bitfusiond.core.fields import Json
 from tests.fakes.processes import repeating
 from tests.real.harness import programs
-from tests.real.harness.apiserver import APIServer, Json, Refused
+from tests.real.harness.apiserver import APIServer, Refused
 
 APPS = "/apis/apps/v1"
 WEBHOOK = f"{APPS}/namespaces/bwki/deployments/bitfusion-webhook-deployment"

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from bitfusiond.core.fields import Json
 from tests import MANIFESTS
 from tests.fakes.processes import free_port, get, running, wait_until
 
 PROGRAMS = "BITFUSIOND_TEST_PROMETHEUS"
-Json = dict[str, Any]
 
 
 def program(name: str) -> str:

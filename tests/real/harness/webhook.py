@@ -26,10 +26,11 @@ import pytest
 import trustme
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.tokens.copies import TOKENS
 from tests.fakes.processes import get, logged, repeating, running, wait_until
 from tests.pods import pod
-from tests.real.harness.apiserver import APIServer, Json, Refused, secret_path, started
+from tests.real.harness.apiserver import APIServer, Refused, secret_path, started
 
 # The Service of a webhook is resolved to an address of its Endpoints, not to a virtual address that nobody serves here.
 ROUTING = "--enable-aggregator-routing=true"

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import trustme
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from tests import MANIFESTS
 from tests.fakes.processes import wait_until
 from tests.pods import example
@@ -36,8 +36,6 @@ _USER = f"system:serviceaccount:{names.NAMESPACE}:{_ACCOUNT}"
 _BY_THE_CLOCK = {"list", "watch"}
 _CERTIFICATES = {"bwki-webhook-certs", *(name for _, _, name, _, _ in CONFIGURATIONS)}
 _CONNECTIONS = 8
-
-Json = dict[str, Any]
 
 
 class ScaleCluster:

@@ -14,8 +14,9 @@ import trustme
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Pod
 from tests.tools.demo import apiserver
-from tests.tools.demo.examples import EXAMPLES, TOTAL_GPU_MEMORY, Example, Pod, gpu_container, pod
+from tests.tools.demo.examples import EXAMPLES, TOTAL_GPU_MEMORY, Example, gpu_container, pod
 from tests.tools.demo.processes import Daemon
 from tests.tools.demo.report import Step, expect, require
 

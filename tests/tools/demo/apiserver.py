@@ -15,7 +15,8 @@ import h11
 import jsonpatch
 import trio
 
-from tests.tools.demo.examples import NAMESPACE, Pod
+from bitfusiond.core.objects import Pod
+from tests.tools.demo.examples import NAMESPACE
 from tests.tools.demo.report import StepFailed, expect, require
 
 SERVICE = "bwki-webhook-svc.bwki.svc"  # whom the API server means to reach, and checks the certificate for

@@ -7,13 +7,12 @@ from typing import Any
 
 import yaml
 
+from bitfusiond.core.objects import Pod
 from tests import EXAMPLES as DIRECTORY
 
 NAMESPACE = "tensorflow-benchmark"
 TOTAL_GPU_MEMORY = 16000  # MB, as in the README
 CLIENT_OS, CLIENT_VERSION = "ubuntu18", "450"
-
-Pod = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

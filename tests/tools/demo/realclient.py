@@ -12,10 +12,11 @@ from typing import Any
 import trio
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Pod
 from tests.tools import remote
 from tests.tools.demo import apiserver, runtime
 from tests.tools.demo.admission import Webhook
-from tests.tools.demo.examples import Pod, gpu_container, pod
+from tests.tools.demo.examples import gpu_container, pod
 from tests.tools.demo.processes import environment, executable, run
 from tests.tools.demo.report import Step, require
 

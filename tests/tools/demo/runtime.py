@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.tools.demo.examples import Pod
+from bitfusiond.core.objects import Pod
 from tests.tools.demo.report import StepFailed
 
 # Where a path may begin in a word: not in the middle of a longer one.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bitfusiond.core import names
+from bitfusiond.core.objects import Pod
 from tests.fakes.kubelet import Kubelet
 from tests.tools.demo import runtime, standins
-from tests.tools.demo.examples import CLIENT_OS, CLIENT_VERSION, Example, Pod, gpu_container, pod
+from tests.tools.demo.examples import CLIENT_OS, CLIENT_VERSION, Example, gpu_container, pod
 from tests.tools.demo.processes import environment, executable, run
 from tests.tools.demo.report import Step, StepFailed, expect, require
 

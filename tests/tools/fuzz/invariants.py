@@ -15,8 +15,8 @@ from bitfusiond.core.admission.command import Program
 from bitfusiond.core.admission.decision import Rules
 from bitfusiond.core.admission.template import Template
 from bitfusiond.core.clients.client import BITFUSION
+from bitfusiond.core.objects import Pod
 
-Pod = dict[str, Any]
 SECTIONS = ("limits", "requests")
 _WRITTEN = ("command", "args", "env", "volumeMounts", "resources")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:@%+=- \t")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bitfusiond.core.fields import Json
 from bitfusiond.core.pool import slices
 from bitfusiond.kubectl_bitfusion import command, status
 from bitfusiond.kubectl_bitfusion.reader import Reader
@@ -19,7 +20,6 @@ from tests.unit.core.diagnosis.scenes import injected, node, quota, with_claim
 from tests.unit.core.usage.test_usage import held, pool_slice
 from tests.unit.kubectl_bitfusion.conftest import Clusters
 
-Json = dict[str, Any]
 NODES, PODS, MINE = "/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces/team/pods"
 HERE, OTHER = "/api/v1/namespaces/team", "/api/v1/namespaces/other"
 NAMESPACES: Json = {HERE: {"metadata": {}}, OTHER: {"metadata": {}}}

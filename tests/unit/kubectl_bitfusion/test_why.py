@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.pool import slices
 from bitfusiond.kubectl_bitfusion import command
 from bitfusiond.kubectl_bitfusion.reader import Reader
@@ -23,7 +24,6 @@ from tests.unit.core.diagnosis.scenes import event, injected, node, quota, store
 from tests.unit.core.usage.test_usage import pool_slice
 from tests.unit.kubectl_bitfusion.conftest import Clusters
 
-Json = dict[str, Any]
 HERE = "/api/v1/namespaces/team"
 ADMISSION = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{names.MUTATING_CONFIGURATION}"
 ENDPOINTS = "/apis/discovery.k8s.io/v1/namespaces/bwki/endpointslices"

@@ -6,15 +6,13 @@ import json
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from bitfusiond.core.fields import Json
 from tests import MANIFESTS
 
 OVERLAYS = ("community", "legacy", "tkgi")
-
-Json = dict[str, Any]
 
 
 def directory(overlay: str) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bitfusiond.core.fields import Json
 from tests.real.harness.prometheus import promtool, write_rules
-from tests.unit.manifests.overlays import Json
 from tests.unit.manifests.test_monitoring import rules
 
 HOURS = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import kubernetes_validate
 import pytest
 
+from bitfusiond.core.fields import Json
 from tests import MANIFESTS
-from tests.unit.manifests.overlays import Json, documents, one
+from tests.unit.manifests.overlays import documents, one
 
 VERSIONS = [f"1.{minor}" for minor in range(25, 38)]
 

@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from bitfusiond.core import names
 from bitfusiond.core.admission import mutate, template, validate
 from bitfusiond.core.admission.decision import Patch, Refusal, Untouched
+from bitfusiond.core.objects import Pod
 from bitfusiond.files.read import TEMPLATE, load_yaml, packaged
 from bitfusiond.operate import manifests
 from tests import DATA, pods, spoilt, strategies
-from tests.pods import NAMESPACE, Pod
+from tests.pods import NAMESPACE
 from tests.unit.manifests import overlays
 
 MUTATING = ("MutatingWebhookConfiguration", "bwki-webhook-cfg")

@@ -9,10 +9,10 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
+from bitfusiond.core.fields import Json
 from tests import MANIFESTS
 from tests.real.harness.prometheus import promtool, write_rules
 from tests.unit.manifests import overlays
-from tests.unit.manifests.overlays import Json
 
 MONITORING = MANIFESTS / "monitoring"
 

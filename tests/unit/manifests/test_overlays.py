@@ -13,6 +13,7 @@ import yaml
 from bitfusiond import pki, settings
 from bitfusiond.core import names
 from bitfusiond.core.admission import template
+from bitfusiond.core.fields import Json
 from bitfusiond.files import read
 from bitfusiond.http.conversation import REQUEST_SECONDS
 from bitfusiond.operate.delivery import has_clients
@@ -21,7 +22,7 @@ from bitfusiond.webhook.certificates import cabundles, selfmanaged
 from tests import MANIFESTS
 from tests.real.harness import programs
 from tests.unit.manifests import overlays
-from tests.unit.manifests.overlays import OVERLAYS, Json
+from tests.unit.manifests.overlays import OVERLAYS
 
 DEPLOYMENT, CONTAINER = "bitfusion-webhook-deployment", "bitfusion-webhook"
 DAEMON_SET, PLUGIN = "bitfusion-device-plugin", "bitfusion-device-plugin"

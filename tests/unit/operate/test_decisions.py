@@ -10,6 +10,7 @@ import trustme
 from bitfusiond import pki
 from bitfusiond.core import names
 from bitfusiond.core.admission.review import OPTED_IN
+from bitfusiond.core.fields import Json
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.operate import (
     checks,
@@ -30,7 +31,6 @@ from bitfusiond.operate.upgrade04 import leftovers, takeover
 from bitfusiond.operate.verify import command as verify
 from bitfusiond.operate.verify import installation, nodes, pods, webhooks
 
-Json = dict[str, Any]
 READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 
 

@@ -10,8 +10,9 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from tests import pods
-from tests.fakes.https_client import UID, Json, patched, review
+from tests.fakes.https_client import UID, patched, review
 from tests.unit.conftest import Events, RunWebhook, Webhook
 
 

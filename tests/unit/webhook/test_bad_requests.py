@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import trio
 
+from bitfusiond.core.fields import Json
 from bitfusiond.http import conversation, server
 from bitfusiond.pacing import Repeats
 from bitfusiond.webhook import admission
 from tests import pods
-from tests.fakes.https_client import HungUpError, Json, head, review
+from tests.fakes.https_client import HungUpError, head, review
 from tests.unit.conftest import Events, RunWebhook, Webhook
 
 JSON = "application/json"

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.pool.inventory import Gpu, Server
 from bitfusiond.core.pool.slices import resource_slice
 from bitfusiond.operate import checks
@@ -29,7 +29,6 @@ from tests.real.harness.apiserver import RBAC, APIServer
 from tests.real.harness.operator import Operator
 from tests.real.harness.webhook import CONFIGURATIONS, Installation
 
-Json = dict[str, Any]
 COMPLETES = 26  # kubectl asks plugins for completions from here on
 _numbers = itertools.count()
 

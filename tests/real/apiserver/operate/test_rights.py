@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.harness.apiserver import APPLY, RBAC, APIServer, Json
+from bitfusiond.core.fields import Json
+from tests.real.harness.apiserver import APPLY, RBAC, APIServer
 from tests.real.harness.operator import PLUGIN, WEBHOOK, Operator
 from tests.real.harness.tokens import put_tokens
 from tests.real.harness.webhook import MUTATING

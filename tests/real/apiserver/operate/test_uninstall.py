@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.tokens import marks
-from tests.real.harness.apiserver import APPLY, RBAC, APIServer, Json, secret_path
+from tests.real.harness.apiserver import APPLY, RBAC, APIServer, secret_path
 from tests.real.harness.operator import APPS, Operator
 
 LABELS = {"app.kubernetes.io/part-of": "bitfusiond"}

@@ -11,10 +11,10 @@ import pytest
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Untouched
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules, verdict
 from tests.unit import test_troubleshooting as messages
 
-Pod = dict[str, Any]
 HALF = {names.GPU_AMOUNT: "1", names.GPU_PERCENT: "50"}
 SCRIPT = ["bash", "-c", "a; b"]
 

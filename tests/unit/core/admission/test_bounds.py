@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,10 @@ from bitfusiond.core.admission import review
 from bitfusiond.core.admission.decision import Patch, Refusal
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from bitfusiond.webhook.admission import ANSWER_LIMIT
 from tests.pods import NAMESPACE, admitted, container, pod, problems, rules
 
-Pod = dict[str, Any]
 Grow = Callable[[Pod, int], None]
 NODES = {names.GPU: 10**6} | {f"bitfusion.io/r{each}": 10 for each in range(2000)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,11 +11,11 @@ from bitfusiond.core import names
 from bitfusiond.core.admission import capacity
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from tests import strategies
 from tests.pods import NAMESPACE, admitted, container, pod, rules, verdict
 
 TINY = f"{names.DOMAIN}tiny"
-Pod = dict[str, Any]
 
 
 def wanted(document: Pod) -> capacity.Amounts:

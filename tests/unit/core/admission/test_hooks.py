@@ -9,9 +9,9 @@ import pytest
 from bitfusiond.core import names
 from bitfusiond.core.admission.decision import Allowed, Patch, Refusal
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from tests.pods import BINARY, NAMESPACE, admitted, container, pod, problems, rules, verdict
 
-Pod = dict[str, Any]
 ON_PATH = f'export PATH={BINARY.rpartition("/")[0]}:"$PATH"; '
 KINDS = ["lifecycle.postStart", "lifecycle.preStop", "livenessProbe", "readinessProbe", "startupProbe"]
 

@@ -19,7 +19,8 @@ from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
 from bitfusiond.core.clients.client import Client
 from bitfusiond.core.images.image import Image, Images, Unreadable
-from tests.pods import BINARY, LIBRARIES, NAMESPACE, Pod, argv, container, pod, rules
+from bitfusiond.core.objects import Pod
+from tests.pods import BINARY, LIBRARIES, NAMESPACE, argv, container, pod, rules
 
 PYTHON = Image(("python", "-u"), ("serve.py",), {"LD_LIBRARY_PATH": "/opt/libs"})
 CLIENT = [BINARY, "run", "-n", "1", "-p", "0.500000", "--"]

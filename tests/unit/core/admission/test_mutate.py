@@ -16,10 +16,9 @@ from bitfusiond.core.admission.decision import Patch, Refusal, Untouched
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
 from bitfusiond.core.clients.catalogue import Catalogue
+from bitfusiond.core.objects import Pod
 from tests import strategies
 from tests.pods import BINARY, LIBRARIES, NAMESPACE, admitted, container, example, pod, rules, verdict
-
-Pod = dict[str, Any]
 
 
 def _containers(of: Pod) -> list[Pod]:

@@ -16,8 +16,9 @@ from bitfusiond.core.admission.decision import Allowed, Patch, Refusal, Rules, U
 from bitfusiond.core.admission.mutate import mutate
 from bitfusiond.core.admission.validate import validate
 from bitfusiond.core.clients import catalogue
+from bitfusiond.core.objects import Pod
 from bitfusiond.files import read
-from tests.pods import NAMESPACE, Pod, container, rules
+from tests.pods import NAMESPACE, container, rules
 from tests.pods import pod as documented
 
 HALF = {names.GPU_AMOUNT: "1", names.GPU_PERCENT: "50"}

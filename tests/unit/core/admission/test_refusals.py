@@ -8,9 +8,9 @@ import pytest
 
 from bitfusiond.core import names
 from bitfusiond.core.admission.validate import validate
+from bitfusiond.core.objects import Pod
 from tests.pods import admitted, container, pod, problems, rules, verdict
 
-Pod = dict[str, Any]
 A, N, P, M = names.GPU_AMOUNT, names.GPU_NUM, names.GPU_PERCENT, names.GPU_MEMORY
 RESOURCES = "spec.containers[0].resources"
 LIMITS = f"{RESOURCES}.limits"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shlex
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,10 +13,10 @@ from bitfusiond.core.admission.capacity import Largest
 from bitfusiond.core.admission.decision import Allowed, Refusal, Untouched
 from bitfusiond.core.admission.pod import MOST_CONTAINERS
 from bitfusiond.core.admission.validate import Verdict, validate
+from bitfusiond.core.objects import Pod
 from tests import strategies
 from tests.pods import BINARY, NAMESPACE, admitted, container, pod, rules
 
-Pod = dict[str, Any]
 LARGEST = {names.GPU: 1000}
 
 

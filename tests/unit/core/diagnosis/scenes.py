@@ -12,10 +12,10 @@ from bitfusiond.core import names
 from bitfusiond.core.diagnosis import pods
 from bitfusiond.core.diagnosis.facts import ClusterFacts, PodFacts
 from bitfusiond.core.diagnosis.finding import State
+from bitfusiond.core.fields import Json
 from bitfusiond.core.proof import Outcome, Proof
 from tests.pods import admitted, pod, rules
 
-Json = dict[str, Any]
 TEAM = "team"
 MADE = "2026-11-28T10:00:00Z"
 IMAGE = "docker.io/bitfusiondeviceplugin/bitfusion-client:0.5.0"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bitfusiond.core import names
+from bitfusiond.core.fields import Json
 from bitfusiond.core.usage import holdings, quotas
 from bitfusiond.core.usage.holdings import Holder
 from bitfusiond.core.usage.usage import Counted, Usage, document
 from tests.fakes.pool import claim, resource_slice, result
 from tests.unit.core.diagnosis import scenes
 from tests.unit.core.diagnosis.scenes import injected, node, quota
-
-Json = dict[str, Any]
 
 
 def held(name: str, pod: str, *results: Json) -> Json:

@@ -11,6 +11,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from bitfusiond import settings
+from bitfusiond.core.objects import Pod
 from bitfusiond.core.tokens import copies
 from bitfusiond.errors import ConfigurationError
 from bitfusiond.kube import SECRETS
@@ -38,7 +39,7 @@ def registry() -> Iterator[Registry]:
         yield one
 
 
-def without_command(image: str, **fields: Any) -> pods.Pod:
+def without_command(image: str, **fields: Any) -> Pod:
     given = pods.container(image=image, **fields)
     del given["command"]
     return pods.pod(given)
