@@ -79,6 +79,8 @@ VALIDATING_CONFIGURATION = "validation.bitfusion.io-cfg"
 MUTATING_WEBHOOKS = ("bwkimua.bitfusion.io", "bwkimua-labelled.bitfusion.io")  # the second below Kubernetes 1.28
 VALIDATING_WEBHOOKS = ("bwkival.bitfusion.io", "bwkival-labelled.bitfusion.io")
 ADMISSION_LABEL = "bitfusion.io/admission"
+PACKAGED_DIGEST = "bitfusion.io/packaged-sha256"  # an annotation of the catalogue's ConfigMap
+PROBE_LABEL = "bitfusion.io/delivery-probe"  # of the pods that try whether a node mounts images
 
 # Reasons of the Events that we write
 EVENT_REFUSED = "BitfusionRefused"

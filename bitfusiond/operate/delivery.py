@@ -16,7 +16,7 @@ from bitfusiond.operate.kubectl import Kubectl, KubectlError
 from bitfusiond.operate.rollout import condition
 
 INIT, IMAGE, AUTO = "init", "image", "auto"
-_LABEL = "bitfusion.io/delivery-probe"
+_LABEL = names.PROBE_LABEL
 _POLL_SECONDS = 1.0
 _DIRECTORY, _PROGRAM = "opt/bitfusiond/bin", "bitfusiond"  # of both images
 _NEVER_BEGINS = {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerError"}

@@ -26,7 +26,7 @@ CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
 # edited, and a deploy without CLIENTS leaves it.
-PACKAGED = "bitfusion.io/packaged-sha256"
+PACKAGED = names.PACKAGED_DIGEST
 
 PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
 LABEL = "=".join(PART_OF)
