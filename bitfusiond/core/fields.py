@@ -31,7 +31,7 @@ class Field:
 
     @property
     def is_sound(self) -> bool:
-        """Whether no problem was noted of this field, nor of one that was got from it."""
+        """Whether no problem was noted by this object, nor by one that was got from it; a field got anew is sound."""
         return self not in self.document.unsound
 
     @property

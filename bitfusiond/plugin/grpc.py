@@ -99,14 +99,15 @@ class _Server(Server):
     def hang_up(self) -> None:
         """Close every connection, and drop what its client has not read by now."""
         for protocol in self._protocols:
-            if not _lost(protocol):
+            if hasattr(protocol, "connection") and not _lost(protocol):
                 transport = protocol.connection._transport  # noqa: SLF001 - grpclib forgets it in close()
                 protocol.processor.close("the server is stopping")
                 transport.abort()
 
 
 def _lost(protocol: H2Protocol) -> bool:
-    return not hasattr(protocol, "connection") or protocol.connection.is_closing()
+    """Whether its connection is over. Between accept() and connection_made() there is none yet."""
+    return hasattr(protocol, "connection") and protocol.connection.is_closing()
 
 
 @asynccontextmanager
@@ -135,12 +136,14 @@ async def grpc_server(
             yield
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + drain_seconds + CLOSE_SECONDS):
-                before_close()
-                with trio.move_on_after(drain_seconds):
-                    await trio_asyncio.aio_as_trio(server.drained)()
-                await trio_asyncio.aio_as_trio(server.stop_accepting)(sock)
-                server.close()
-                server.hang_up()
+                try:
+                    before_close()
+                    with trio.move_on_after(drain_seconds):
+                        await trio_asyncio.aio_as_trio(server.drained)()
+                    await trio_asyncio.aio_as_trio(server.stop_accepting)(sock)
+                finally:  # also where the process was held up until past the deadline
+                    server.close()
+                    server.hang_up()
                 await trio_asyncio.aio_as_trio(server.wait_closed)()
 
 

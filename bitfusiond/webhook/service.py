@@ -129,8 +129,7 @@ async def serve(settings: Webhook, stop: trio.Event) -> None:
         await background.start(observe.serve, settings.observe, health, metrics, served)
         sock = server.listen(settings.listen, "--listen")
         background.start_soon(rules.follow)
-        background.start_soon(_write_logs)
-        await _serve_admissions(admission, sock, certificate, health, stop, settings.drain_seconds)
+        await _serve_admissions(admission, sock, certificate, health, stop, settings.drain_seconds, background)
         served.set()
         background.cancel_scope.cancel()
     _log.info("stopped")
@@ -143,8 +142,9 @@ async def _serve_admissions(
     health: observe.Health,
     stop: trio.Event,
     drain_seconds: float,
+    background: trio.Nursery,
 ) -> None:
-    """Answer on ``sock`` until ``stop``, then drain.
+    """Answer on ``sock`` until ``stop``, then drain; ``background`` writes the logs of answers.
 
     The drain: not ready first, still serving for ``drain_seconds`` while the endpoints of the Service catch up; then no
     new connection, the last answers, and the end.
@@ -166,6 +166,7 @@ async def _serve_admissions(
             )
         )
         _log.info("listening", address=str(address))
+        background.start_soon(_write_logs)
         health.ready()
         await stop.wait()
         health.not_ready("stopping")

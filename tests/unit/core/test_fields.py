@@ -88,10 +88,11 @@ def test_a_problem_spoils_what_it_is_in_and_nothing_beside_it() -> None:
 
 def test_a_field_read_as_another_value_stays_where_it_is() -> None:
     document = Document({"words": "a b"})
-    words = document["words"].read_as(["a", "b"])
+    text = document["words"]
+    words = text.read_as(["a", "b"])
     words.elements()[1].problem("is wrong")
     assert document.problems == ["words[1]: is wrong"]
-    assert not document.is_sound
+    assert [each.is_sound for each in (document, words, text)] == [False, False, True]
 
 
 def test_what_others_checked_is_read_without_a_word() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from bitfusiond.plugin.grpc import grpc_server
@@ -12,16 +13,16 @@ from bitfusiond.plugin.grpc import grpc_server
 async def test_who_connects_as_the_server_stops_is_hung_up_on(tmp_path: Path) -> None:
     for number in range(20):
         path = str(tmp_path / str(number))
-        with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as client:
+        with socket.socket(socket.AF_UNIX) as listening, ExitStack() as opened:
             listening.bind(path)
             listening.listen()
+            clients = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
             async with grpc_server([], listening, drain_seconds=0.01):
-                client.connect(path)
-            client.setblocking(True)
-            client.settimeout(5)
-            try:
-                while client.recv(4096):
-                    pass
-            except ConnectionResetError:
-                pass
+                for client in clients:
+                    client.connect(path)
+            for client in clients:
+                client.settimeout(5)
+                with suppress(ConnectionResetError):
+                    while client.recv(4096):
+                        pass
     gc.collect()  # a socket that was left open warns now
