@@ -66,7 +66,7 @@ class Connections:
     def waits(
         self, scope: trio.CancelScope, seconds: float, *, since: float | None = None, is_idle: bool = True
     ) -> None:
-        """As :meth:`waiting`, until the next call or :meth:`ends`: for what is told of requests in other tasks."""
+        """As :meth:`waiting`, but until the next call or :meth:`ends`: for a server that tells of requests by events."""
         now = trio.current_time()
         scope.deadline = now + seconds
         self._waiting[scope] = now if since is None else since
@@ -78,7 +78,7 @@ class Connections:
             scope.cancel()
 
     def ends(self, scope: trio.CancelScope) -> None:
-        """Nothing is waited for any more in ``scope``."""
+        """The client of ``scope`` is not waited for any more."""
         del self._waiting[scope]
         self._idle.discard(scope)
         self._changed.unpark_all()

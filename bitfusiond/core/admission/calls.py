@@ -109,8 +109,8 @@ def mentions_client(text: str) -> bool:
 def in_words(argv: Sequence[str], at: int = 0) -> tuple[list[Call], int | None]:
     """The calls that ``argv`` is from ``at`` on, itself or behind programs that start another (``env``, ``timeout``).
 
-    Each is the program of the one before. Besides, where that stands which is started in the end; None where nobody can
-    say.
+    Each is the program of the one before. The second value is the index of the word that is started in the end; None
+    where nobody can say.
     """
     places, program = _chain(argv, at)
     if not places:

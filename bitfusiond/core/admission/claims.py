@@ -184,7 +184,7 @@ def of_containers(
 ) -> dict[str, Claim]:
     """The claims of a pod without problems by the pointers of its GPU containers; none where it asks the pool for none.
 
-    ``values`` are those of the placeholders, by the same.
+    ``values`` are what the placeholders of the client stand for, by these pointers too.
     """
     if selected is None:
         return {}
