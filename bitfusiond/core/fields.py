@@ -39,6 +39,11 @@ class Field:
         """Where it is in its document; worked out when asked for, as most have no problem."""
         return self._step(self.parent.path)
 
+    @property
+    def pointer(self) -> str:
+        """The same as a JSON Pointer, as patches have it: ``/spec/containers/0``."""
+        return self.parent.pointer + segment(self._key)
+
     def _step(self, above: str) -> str:
         """The path of this field, whose object's is ``above``."""
         return f"{above}.{self._key}" if above else str(self._key)
@@ -146,6 +151,10 @@ class Document(Field):
     def path(self) -> str:
         return ""
 
+    @property
+    def pointer(self) -> str:
+        return ""
+
 
 class _Entry(Field):
     """An element of a list, or what is under a key of a map."""
@@ -154,6 +163,11 @@ class _Entry(Field):
 
     def _step(self, above: str) -> str:
         return f"{above}[{shown(self._key)}]"
+
+
+def segment(key: str | int) -> str:
+    """A part of a JSON Pointer; ``~`` and ``/`` inside a key are escaped (RFC 6901, section 3)."""
+    return "/" + str(key).replace("~", "~0").replace("/", "~1")
 
 
 def mapping(value: object, *keys: str) -> Json:

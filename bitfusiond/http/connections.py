@@ -66,7 +66,7 @@ class Connections:
     def waits(
         self, scope: trio.CancelScope, seconds: float, *, since: float | None = None, is_idle: bool = True
     ) -> None:
-        """As :meth:`waiting`, but until the next call or :meth:`ends`: for a server that tells of requests by events."""
+        """As :meth:`waiting`, but until the next call or :meth:`ends`: for a server that tells of requests."""
         now = trio.current_time()
         scope.deadline = now + seconds
         self._waiting[scope] = now if since is None else since

@@ -75,7 +75,7 @@ Failures = dict[Ref | None, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Installed:
     """``objects`` are to be deleted, in order; ``extra`` of them are not in the manifests, ``others`` are not ours.
 
     ``problems``: what could not be looked at, as one broken kind must stop nothing.
@@ -136,7 +136,7 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     _check(kubectl, place, version, failures, say)
 
 
-def _tell_what_is_not_in_manifests(found: Found, say: Say) -> None:
+def _tell_what_is_not_in_manifests(found: Installed, say: Say) -> None:
     for what in found.extra:
         say(f"{what}: not in the manifests of this version, but {FIELD_MANAGER} labelled it {LABEL}: it goes too")
     for what in found.others:
@@ -182,7 +182,7 @@ def _label_taken_away(kubectl: Kubectl, failures: Failures, say: Say) -> None:
         say(f"{what}: label {overlays.IGNORED} taken away")
 
 
-def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Found:
+def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Installed:
     """What is in the cluster of us, or says so. ``tokens`` is the token namespace, in which one Role is."""
     named = _named(tokens)
     seen: list[Ref] = []
@@ -209,7 +209,7 @@ def find(kubectl: Kubectl, tokens: str, version: checks.Version) -> Found:
     extra, others = among(labelled, {*named, *seen})
     order = {kind: place for place, kind in enumerate(KINDS)}
     objects = dict.fromkeys([*(what for what in labelled if what not in others), *seen])
-    return Found(sorted(objects, key=lambda what: order.get(what.kind, len(order))), extra, others, problems)
+    return Installed(sorted(objects, key=lambda what: order.get(what.kind, len(order))), extra, others, problems)
 
 
 def among(labelled: Mapping[Ref, Object], known: Collection[Ref]) -> tuple[list[Ref], list[Ref]]:

@@ -19,10 +19,9 @@ _KEYS = frozenset(place[0] for place in _PLACES)
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One whose ``words`` mention the client: ``field`` is its command, ``pointer`` the same below its container."""
+    """One whose ``words`` mention the client: ``field`` is its command."""
 
     field: Field
-    pointer: str
     words: list[str]
 
 
@@ -38,5 +37,5 @@ def read(container: Field) -> list[Hook]:
             field = field[key]
         words = strings(field.value)
         if any(map(calls.mentions_client, words)):
-            found.append(Hook(field, "/" + "/".join(keys), words))
+            found.append(Hook(field, words))
     return found

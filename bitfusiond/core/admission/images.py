@@ -40,7 +40,7 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
         return None
     spec = root["spec"]
     images: dict[str, bool] = {}
-    for _, container, _ in pod.asking(pod.containers_of(spec)):
+    for container, _ in pod.asking(pod.containers_of(spec)):
         name = container["image"].value
         leaves_command = asked.mode is Mode.ALL and bool(client.wrap) and not container["command"].value
         leaves_path = client.merges_library_path and names.LD_LIBRARY_PATH not in names_of(

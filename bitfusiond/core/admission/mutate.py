@@ -184,7 +184,7 @@ def _commands(container: GpuContainer, client: Client, values: Values, filters: 
     found = {f"{container.pointer}/command": container.program.wrapped(words)}
     for hook in container.hooks:
         if program := command.hook_program(hook.words):
-            found[container.pointer + hook.pointer] = program.wrapped(words)
+            found[hook.field.pointer] = program.wrapped(words)
     return found
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitfusiond.core.fields import Json
+from bitfusiond.core.fields import Json, segment
 
 Operation = Json
 
 
 def pointer(*parts: str | int) -> str:
-    """A JSON Pointer to ``parts``; ``~`` and ``/`` inside a key are escaped (RFC 6901, section 3)."""
-    return "".join(["/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts])
+    """A JSON Pointer to ``parts``."""
+    return "".join(map(segment, parts))
 
 
 def add(path: str, value: object) -> Operation:

@@ -90,13 +90,13 @@ def read_pod(pod: Field, mode: Mode | None, client: Client | None, sizes: Sizes,
     spec, annotations = pod["spec"], pod["metadata"]["annotations"]
     spec.mapping()
     groups = containers_of(spec)
-    gpu_groups = list(asking(groups))
-    reads_commands = check_length(spec, [container for _, container, _ in gpu_groups], images)
+    requesting = list(asking(groups))
+    reads_commands = check_length(spec, [container for container, _ in requesting], images)
     volumes = spec["volumes"].objects(_MOST_VOLUMES)
     by_name = {name: each for each in volumes if isinstance(name := each.get("name"), str)}
     reading = _Reading(mode, client, sizes, by_name, mapping(spec.value, "securityContext"), images, reads_commands)
-    gpu_containers = [reading.container(*each) for each in gpu_groups]
-    _check_number(spec, len(gpu_groups))
+    gpu_containers = [reading.container(*each) for each in requesting]
+    _check_number(spec, len(requesting))
     _check_platform(spec)
     return Pod(
         annotations,
@@ -110,13 +110,13 @@ def read_pod(pod: Field, mode: Mode | None, client: Client | None, sizes: Sizes,
     )
 
 
-def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[str, Field, Resources]]:
-    """The containers that ask for GPUs: what a patch calls each, the container, and its resources."""
-    for group, containers in groups.items():
-        for index, container in enumerate(containers):
+def asking(groups: Mapping[str, list[Field]]) -> Iterator[tuple[Field, Resources]]:
+    """The containers that ask for GPUs, and their resources."""
+    for containers in groups.values():
+        for container in containers:
             resources = demand.resources(container)
             if resources.asks_for_gpus:
-                yield f"/spec/{group}/{index}", container, resources
+                yield container, resources
             else:
                 resources.refuse_shares("ask for")
 
@@ -152,13 +152,13 @@ class _Reading:
     images: Images
     reads_commands: bool
 
-    def container(self, pointer: str, container: Field, resources: Resources) -> GpuContainer:
+    def container(self, container: Field, resources: Resources) -> GpuContainer:
         image = _image(container, self.images)
         program = self._program(container, image)
         own = mapping(container.value, "securityContext")
         return GpuContainer(
             container,
-            pointer,
+            container.pointer,
             demand.read(resources, self.sizes),
             program,
             program.calls if program else self._calls(container),

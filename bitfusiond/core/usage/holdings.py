@@ -129,15 +129,15 @@ def results(claim: ResourceClaim) -> Sequence[allocation.Result]:
         return ()
 
 
-def servers(found: Iterable[ResourceSlice], claims: Iterable[ResourceClaim]) -> tuple[Server, ...]:
-    """The pool: ``found`` are the slices of our driver, ``claims`` those of all namespaces that could be read."""
+def servers(resource_slices: Iterable[ResourceSlice], claims: Iterable[ResourceClaim]) -> tuple[Server, ...]:
+    """The pool: ``resource_slices`` are those of our driver, ``claims`` those of all namespaces that could be read."""
     held: dict[tuple[str, str], list[Holder]] = defaultdict(list)
     for claim in claims:
         users = consumers(claim) or [(str(mapping(claim, "metadata").get("namespace")), "")]
         for result in results(claim):
             # Pods that share one claim share what it was given: it counts once.
             held[result.pool, result.device].append(Holder(*users[0], result.shares))
-    return tuple(sorted((_server(each, held) for each in found), key=lambda server: server.name))
+    return tuple(sorted((_server(each, held) for each in resource_slices), key=lambda server: server.name))
 
 
 def consumers(claim: ResourceClaim) -> list[tuple[str, str]]:
@@ -173,7 +173,7 @@ def _attribute(device: Json, name: str) -> str:
     return str(next(iter(found.values()), ""))
 
 
-def nodes(found: Iterable[Node], pods: Iterable[Pod]) -> tuple[NodeShares, ...]:
+def nodes(all_nodes: Iterable[Node], pods: Iterable[Pod]) -> tuple[NodeShares, ...]:
     """Nodes that have shares; ``pods`` are those of all namespaces that could be read."""
     held: dict[str, list[Holder]] = defaultdict(list)
     for pod in pods:
@@ -181,7 +181,7 @@ def nodes(found: Iterable[Node], pods: Iterable[Pod]) -> tuple[NodeShares, ...]:
         if isinstance(node, str) and is_counting(pod):
             where = str(metadata.get("namespace")), str(metadata.get("name"))
             held[node].append(Holder(*where, capacity.shares(pod)))
-    every = sorted(((str(mapping(each, "metadata").get("name")), each) for each in found), key=itemgetter(0))
+    every = sorted(((str(mapping(each, "metadata").get("name")), each) for each in all_nodes), key=itemgetter(0))
     return tuple(_node(name, each, held.get(name, [])) for name, each in every if _offer(each) or name in held)
 
 

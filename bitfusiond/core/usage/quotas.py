@@ -32,8 +32,8 @@ class Quota:
         return max(0, self.hard - self.used)
 
 
-def share_quotas(found: Iterable[ResourceQuota]) -> list[Quota]:
-    """Those that count shares, as they were counted last."""
+def share_quotas(quotas: Iterable[ResourceQuota]) -> list[Quota]:
+    """Those of ``quotas`` that count shares, as they were counted last."""
     return [
         Quota(
             str(mapping(each, "metadata").get("namespace")),
@@ -42,7 +42,7 @@ def share_quotas(found: Iterable[ResourceQuota]) -> list[Quota]:
             number(mapping(each, "status", "used").get(KEY)),
             _scopes(each),
         )
-        for each in found
+        for each in quotas
         if KEY in mapping(each, "spec", "hard")
     ]
 

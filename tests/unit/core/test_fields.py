@@ -21,6 +21,13 @@ def test_a_field_knows_where_it_is() -> None:
     assert pod["spec"]["containers"].items()[1]["args"].elements()[1].path == "spec.containers[1].args[1]"
 
 
+def test_a_field_knows_its_json_pointer() -> None:
+    pod = Document(POD)
+    assert pod.pointer == ""
+    assert pod["spec"]["containers"].items()[1]["args"].elements()[0].pointer == "/spec/containers/1/args/0"
+    assert pod["metadata"]["annotations"].entry("a~b/c").pointer == "/metadata/annotations/a~0b~1c"
+
+
 def test_a_long_key_of_a_users_is_cut_in_a_path() -> None:
     assert Document({"x" * 1000: 1}).entry("x" * 1000).path == f"[{'x' * 77}...]"
 
