@@ -7,7 +7,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bitfusiond.core.admission import calls, shell
 from bitfusiond.core.admission.calls import Call
@@ -42,8 +42,7 @@ class Place(enum.Enum):
     NOWHERE = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """What a container runs, cut where the client goes.
 
     ``words`` are its command and args as they are to run; ``script`` is the number of the word that is a shell's line,
@@ -90,7 +89,7 @@ def hook_program(words: Sequence[str]) -> Program | None:
     except CommandError:
         return None
     is_served = found.needs_path or bool(calls.anywhere(words))
-    return replace(found, place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
+    return found._replace(place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
 
 
 def has_client_on_path(script: str) -> bool:
@@ -118,7 +117,7 @@ def read(container: Field, image: Image | Unreadable | None = None, *, knows_bit
     words, more = command.strings(), args.strings()
     if (command.value and not words) or (args.value and not more):
         return None  # said already
-    variables = names_of(objects(container["env"].value))
+    variables = names_of(objects(container.value.get("env")))
     try:
         if words or image is None:
             return program(words, more, variables, knows_bitfusion=knows_bitfusion)
@@ -157,7 +156,7 @@ def program(
     found = _argument_list(argv, variables)
     is_in_command = not found.needs_path and all(call.index < len(command) for call in found.renamed)
     if not is_line(command) and calls.is_client(command[0]) and is_in_command:
-        return replace(found, words=tuple(command), keeps_args=True)
+        return found._replace(words=tuple(command), keeps_args=True)
     return found
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from bitfusiond.core import names, quantity
 from bitfusiond.core.clients.client import Client, Values
-from bitfusiond.core.fields import Field
+from bitfusiond.core.fields import Field, Json
 from bitfusiond.core.text import shown
 
 _MOST_RESOURCES = 64  # in limits, and in requests; Kubernetes' own are a handful
@@ -33,23 +33,19 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """``resources`` of a container: its two sections as fields, and what is in them."""
+    """``resources`` of a container: its two sections, limits first, each as a field and as what is in it."""
 
     field: Field
-    limits: Mapping[str, object]
-    requests: Mapping[str, object]
+    sections: tuple[tuple[Field, Json], ...]
 
     @property
     def asks_for_gpus(self) -> bool:
         """Whether there is a ``bitfusion.io/gpu-*`` key, be it with a wrong value."""
-        return not (
-            names.REQUEST_RESOURCES.isdisjoint(self.limits) and names.REQUEST_RESOURCES.isdisjoint(self.requests)
-        )
+        return any(not names.REQUEST_RESOURCES.isdisjoint(values) for _, values in self.sections)
 
     def fields(self, key: str) -> list[Field]:
         """The values of ``key``: in limits, in requests, in both, in none."""
-        sections = (("limits", self.limits), ("requests", self.requests))
-        return [self.field[name].entry(key) for name, values in sections if key in values]
+        return [section.entry(key) for section, values in self.sections if key in values]
 
     def refuse_shares(self, instead: str) -> None:
         """Shares that the user asks for come with no client, and a program without a GPU would hold them."""
@@ -61,7 +57,9 @@ def resources(container: Field) -> Resources:
     """The resources of ``container``; empty where there are none."""
     field = container["resources"]
     field.mapping()
-    return Resources(field, field["limits"].mapping(_MOST_RESOURCES), field["requests"].mapping(_MOST_RESOURCES))
+    limits, requests = field["limits"], field["requests"]
+    sections = tuple((each, each.mapping(_MOST_RESOURCES)) for each in (limits, requests))
+    return Resources(field, sections)
 
 
 def read(requested: Resources, sizes: Sizes) -> Demand | None:

@@ -42,7 +42,7 @@ def read(container: Field, volumes: Mapping[str, Json]) -> list[Mount]:
     found = []
     for list_name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
         for mount in container[list_name].items(_MOST_MOUNTS):
-            path, name = mount[key], mount["name"].value
+            path, name = mount[key], mount.value.get("name")
             if isinstance(path.value, str):
                 volume = volumes.get(name, {}) if isinstance(name, str) else {}
                 closed = "is a device" if key == "devicePath" else _closed(mount.value, volume)

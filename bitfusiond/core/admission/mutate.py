@@ -78,8 +78,9 @@ def mutate(document: Json, namespace: str, rules: Rules, looked_up: Images = NON
         return Untouched("mirror pod") if opt_in.is_mirror else ALREADY_INJECTED
     if opt_in.mode is Mode.NONE:
         return Refusal(root.problems) if root.problems else NOT_OPTED_IN
-    client = optin.client(root["metadata"]["annotations"], rules.catalogue)
-    selected = claims.selection(root["metadata"]["annotations"], client, rules)
+    annotations = root["metadata"]["annotations"]
+    client = optin.client(annotations, rules.catalogue)
+    selected = claims.selection(annotations, client, rules)
     sizes = claims.sizes(selected, rules)
     pod = read_pod(root, opt_in.mode, client, sizes, looked_up)
     template = rules.template.for_client(client, rules.delivery) if client else rules.template
