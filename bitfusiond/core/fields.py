@@ -12,7 +12,7 @@ Json = dict[str, Any]  # an object of a JSON document
 class Field:
     """A value in a :class:`Document`, with its path and the problems found in the document so far."""
 
-    __slots__ = ("_key", "parent", "value")
+    __slots__ = ("_key", "_spoilt", "parent", "value")
 
     def __init__(self, value: Any, parent: Field, key: str | int) -> None:
         """All come from a :class:`Document`."""
@@ -21,18 +21,14 @@ class Field:
         self._key = key
 
     @property
-    def document(self) -> Document:
-        return self.parent.document
-
-    @property
     def problems(self) -> list[str]:
         """Those of the whole document: lines ``PATH: what is wrong and what is allowed``."""
-        return self.document.noted
+        return self.parent.problems
 
     @property
     def is_sound(self) -> bool:
         """Whether no problem was noted by this object, nor by one that was got from it; a field got anew is sound."""
-        return self not in self.document.unsound
+        return not hasattr(self, "_spoilt")
 
     @property
     def path(self) -> str:
@@ -76,12 +72,14 @@ class Field:
         self._note(f"{self.path} {predicate}")
 
     def _note(self, line: str) -> None:
-        document, field = self.document, self
-        document.noted.append(line)
-        document.unsound.add(document)
-        while field is not document:
-            document.unsound.add(field)
-            field = field.parent
+        self.problems.append(line)
+        self._spoil()
+
+    def _spoil(self) -> None:
+        # A mark on each, as a set of them in the document would be a cycle: a pod that is refused would stay in memory
+        # until the garbage collector comes.
+        self._spoilt = True
+        self.parent._spoil()  # noqa: SLF001 - a Field too
 
     def mapping(self, most: int | None = None) -> Json:
         """The value as an object; ``{}`` where there is none, it is no object, or it has over ``most`` entries."""
@@ -134,18 +132,17 @@ class Field:
 
 
 class Document(Field):
-    """All of a document. ``noted`` are its problems, ``unsound`` the fields that they are about, and those above."""
+    """All of a document, which is in no other: it has neither ``parent`` nor ``read_as``."""
 
-    __slots__ = ("noted", "unsound")
+    __slots__ = ("_problems",)
 
     def __init__(self, value: Any) -> None:
-        self.value = value  # and no parent
-        self.noted: list[str] = []
-        self.unsound: set[Field] = set()
+        self.value = value
+        self._problems: list[str] = []
 
     @property
-    def document(self) -> Document:
-        return self
+    def problems(self) -> list[str]:
+        return self._problems
 
     @property
     def path(self) -> str:
@@ -154,6 +151,9 @@ class Document(Field):
     @property
     def pointer(self) -> str:
         return ""
+
+    def _spoil(self) -> None:
+        self._spoilt = True
 
 
 class _Entry(Field):

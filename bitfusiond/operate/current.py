@@ -122,7 +122,7 @@ def _clients(configmap: Object | None) -> str | None:
     text: str | None = mapping(configmap, "data").get(CATALOGUE)
     if text is None or manifests.PART_OF not in mapping(configmap, "metadata", "labels").items():
         return None
-    packaged_there = mapping(configmap, "metadata", "annotations").get(manifests.PACKAGED)
+    packaged_there = mapping(configmap, "metadata", "annotations").get(names.PACKAGED_DIGEST)
     ours = {manifests.digest(packaged(CATALOGUE)), packaged_there}
     return None if manifests.digest(text) in ours else text
 

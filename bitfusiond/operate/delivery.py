@@ -16,7 +16,6 @@ from bitfusiond.operate.kubectl import Kubectl, KubectlError
 from bitfusiond.operate.rollout import condition
 
 INIT, IMAGE, AUTO = "init", "image", "auto"
-_LABEL = names.PROBE_LABEL
 _POLL_SECONDS = 1.0
 _DIRECTORY, _PROGRAM = "opt/bitfusiond/bin", "bitfusiond"  # of both images
 _NEVER_BEGINS = {"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerError"}
@@ -50,7 +49,7 @@ def probe(node: str, image: str, client_image: str) -> Pod:
         "metadata": {
             "generateName": "bitfusiond-delivery-",
             "namespace": names.NAMESPACE,
-            "labels": {_LABEL: "true"},
+            "labels": {names.PROBE_LABEL: "true"},
         },
         "spec": {
             "nodeName": node,
@@ -131,14 +130,21 @@ def _is_over(pod: Object) -> bool:
 
 
 def _probes(kubectl: Kubectl) -> list[Object]:
-    return kubectl.all("Pod", "-l", f"{_LABEL}=true", namespace=names.NAMESPACE)
+    return kubectl.all("Pod", "-l", f"{names.PROBE_LABEL}=true", namespace=names.NAMESPACE)
 
 
 def _clear(kubectl: Kubectl) -> None:
     """Those of an earlier run too, which was cut short."""
     try:
         kubectl.run(
-            "delete", "pod", "-l", f"{_LABEL}=true", "-n", names.NAMESPACE, "--wait=false", "--ignore-not-found"
+            "delete",
+            "pod",
+            "-l",
+            f"{names.PROBE_LABEL}=true",
+            "-n",
+            names.NAMESPACE,
+            "--wait=false",
+            "--ignore-not-found",
         )
     except KubectlError as error:
         if error.reason != "NotFound":

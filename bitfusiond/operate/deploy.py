@@ -130,12 +130,12 @@ def _checked(kubectl: Kubectl, settings: Settings, say: Say) -> _Plan:
     of_04 = leftovers.find(kubectl, version)
     problems = access.missing(kubectl, access.to_delete(each.what for each in of_04.removals), "deploy")
     found = kubectl.existing([*current.TO_READ, *release.TO_READ, checks.NAMESPACE])
-    now = current.of_objects(found)
-    problems += [*checks.namespace(found.get(checks.NAMESPACE)), *choices.taken_away(settings, now)]
+    deployed = current.of_objects(found)
+    problems += [*checks.namespace(found.get(checks.NAMESPACE)), *choices.taken_away(settings, deployed)]
     if (of_helm := release.of_objects(found)) is not None:
         problems.append(release.refusal_of_deploy(of_helm))
     try:
-        values, notes = choices.choose(settings, now)
+        values, notes = choices.choose(settings, deployed)
         problems += checks.tokens(values.tokens.read(kubectl)) if values.takes_tokens else []
         problems += [*checks.pool(values.pool, version), *checks.delivery(values.delivery, version)]
         addresses = endpoints.of_api_server(kubectl) if values.api_server_only else ()

@@ -26,7 +26,6 @@ CATALOGUE_MAP = Ref("ConfigMap", names.CATALOGUE_CONFIGMAP, names.NAMESPACE)
 TEMPLATE_MAP = Ref("ConfigMap", names.TEMPLATE_CONFIGMAP, names.NAMESPACE)
 # On that ConfigMap: the digest of the packaged catalogue. A content that does not fit it came from CLIENTS or was
 # edited, and a deploy without CLIENTS leaves it.
-PACKAGED = names.PACKAGED_DIGEST
 
 PART_OF = ("app.kubernetes.io/part-of", "bitfusiond")
 LABEL = "=".join(PART_OF)
@@ -197,7 +196,7 @@ def substituted(document: Object, values: Values) -> Object:
         _fit_workload(result, values)
     if ref(result) == CATALOGUE_MAP:
         if values.clients is None:
-            result["metadata"].setdefault("annotations", {})[PACKAGED] = digest(result["data"][CATALOGUE])
+            result["metadata"].setdefault("annotations", {})[names.PACKAGED_DIGEST] = digest(result["data"][CATALOGUE])
         else:
             result["data"] = {**(result.get("data") or {}), CATALOGUE: values.clients}
     if result["metadata"]["name"] == TOKENS_ROLE:

@@ -98,13 +98,13 @@ def run(settings: Settings, *, namespace: bool, force: bool = False, say: Say) -
     """
     kubectl, timeout = Kubectl(settings.kubectl), settings.timeout
     version = checks.cluster(kubectl, say)
-    installed = kubectl.existing([*current.TO_READ, *release.TO_READ])
-    if (of_helm := release.of_objects(installed)) is not None:
+    existing = kubectl.existing([*current.TO_READ, *release.TO_READ])
+    if (of_helm := release.of_objects(existing)) is not None:
         raise Failure(release.refusal_of_uninstall(of_helm))
     if (holders := claims.holders(kubectl, version)) and not force:
         fix = "delete them first, as without the plugin they would be Terminating for ever; or FORCE=yes just uninstall"
         raise Failure(f"{claims.described(holders)}: {fix}")
-    place = choices.token_place(settings, current.of_objects(installed))
+    place = choices.token_place(settings, current.of_objects(existing))
     tokens = place.namespace
     found = find(kubectl, tokens, version)
     objects = found.objects

@@ -140,8 +140,9 @@ async def grpc_server(
                     before_close()
                     with trio.move_on_after(drain_seconds):
                         await trio_asyncio.aio_as_trio(server.drained)()
-                    await trio_asyncio.aio_as_trio(server.stop_accepting)(sock)
                 finally:  # also where the process was held up until past the deadline
+                    with trio.CancelScope(shield=True):  # two turns of the loop
+                        await trio_asyncio.aio_as_trio(server.stop_accepting)(sock)
                     server.close()
                     server.hang_up()
                 await trio_asyncio.aio_as_trio(server.wait_closed)()

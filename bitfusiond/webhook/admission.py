@@ -299,8 +299,8 @@ class Admission:
             case Untouched(reason) if verdict == ALREADY_INJECTED:
                 # A copy of a pod that was mutated once, or ours that another webhook has changed since. Where the API
                 # server sees that it is complete, nobody asks /validate about it.
-                stored = validate(request.object, request.namespace, rules, nodes, is_final=False)
-                return _of_whole(request, stored, ("untouched", reason), mark(request.object, request.namespace, rules))
+                whole = validate(request.object, request.namespace, rules, nodes, is_final=False)
+                return _of_whole(request, whole, ("untouched", reason), mark(request.object, request.namespace, rules))
             case Untouched():
                 return _Answer(review.allow(request), "untouched", verdict.reason)
         pool = rules.pool if verdict.claims else None

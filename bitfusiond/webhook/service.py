@@ -166,7 +166,7 @@ async def _serve_admissions(
             )
         )
         _log.info("listening", address=str(address))
-        background.start_soon(_write_logs)
+        background.start_soon(_write_logs)  # not before: who waits for the line above gets it at once
         health.ready()
         await stop.wait()
         health.not_ready("stopping")

@@ -32,8 +32,8 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
     if namespace in rules.exempt_namespaces:
         return None
     root = Document(document)
-    asked = optin.opt_in(root, namespace)
-    if asked.is_mirror or asked.is_injected or asked.mode in {None, Mode.NONE}:
+    opt_in = optin.opt_in(root, namespace)
+    if opt_in.is_mirror or opt_in.is_injected or opt_in.mode in {None, Mode.NONE}:
         return None
     client = optin.client(root["metadata"]["annotations"], rules.catalogue)
     if client is None:
@@ -42,7 +42,7 @@ def needed(document: Json, namespace: str, rules: Rules) -> Needed | None:
     images: dict[str, bool] = {}
     for container, _ in pod.asking(pod.containers_of(spec)):
         name = container["image"].value
-        leaves_command = asked.mode is Mode.ALL and bool(client.wrap) and not container["command"].value
+        leaves_command = opt_in.mode is Mode.ALL and bool(client.wrap) and not container["command"].value
         leaves_path = client.merges_library_path and names.LD_LIBRARY_PATH not in names_of(
             objects(container["env"].value)
         )

@@ -189,10 +189,12 @@ def _commands(container: GpuContainer, client: Client, values: Values, filters: 
     return found
 
 
-def _variables(client: Client, of_entry: Sequence[Variable], values: Values, servers: Sequence[str]) -> list[Variable]:
-    """What the client wants in the environment: its libraries, and what is ``of_entry`` of the catalogue."""
+def _variables(
+    client: Client, our_variables: Sequence[Variable], values: Values, servers: Sequence[str]
+) -> list[Variable]:
+    """What the client wants in the environment: its libraries, and ``our_variables`` of its entry."""
     libraries = Variable(names.LD_LIBRARY_PATH, client.library_path, prepends=":") if client.library_path else None
-    return [*([libraries] if libraries else []), *environment(of_entry, values, servers)]
+    return [*([libraries] if libraries else []), *environment(our_variables, values, servers)]
 
 
 def _operations(

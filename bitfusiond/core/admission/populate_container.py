@@ -116,7 +116,7 @@ def warnings(pod: Pod, client: Client, delivery: Delivery) -> list[str]:
 def _token_warnings(pod: Pod) -> list[str]:
     user, *others = map(_user, pod.gpu_containers)
     found = []
-    if others and {*others} != {user}:
+    if any(each != user for each in others):
         found.append(f"GPU containers run as different users: client.yaml is readable for user {user or 'root'} only")
     if user and not all(_HOME in [mount.path for mount in each.mounts] for each in pod.gpu_containers):
         # Most images let nobody but root into /root, and whether this one does cannot be seen.
@@ -203,7 +203,8 @@ _Amount = tuple[Fraction, Any]
 def _amounts(container: Json) -> Iterator[tuple[str, str, _Amount]]:
     """Requests and limits of one container, each exact and as it was written; a missing request is the limit."""
     limits, requests = mapping(container, "resources", "limits"), mapping(container, "resources", "requests")
-    for section, values in (("limits", limits), ("requests", {**requests, **limits, **requests})):
+    effective = {**requests, **limits, **requests}  # its own requests go before, and first
+    for section, values in (("limits", limits), ("requests", effective)):
         for resource, written in values.items():
             if resource in _COUNTED:
                 try:

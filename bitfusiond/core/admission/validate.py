@@ -37,27 +37,27 @@ def validate(
     if namespace in rules.exempt_namespaces:
         return Untouched("exempt namespace")
     root = Document(document)
-    asked = optin.opt_in(root, namespace)
-    if asked.is_mirror:
+    opt_in = optin.opt_in(root, namespace)
+    if opt_in.is_mirror:
         return Untouched("mirror pod")
-    if root.problems or (asked.mode is Mode.NONE and not asked.is_injected):
+    if root.problems or (opt_in.mode is Mode.NONE and not opt_in.is_injected):
         return Refusal(root.problems) if root.problems else Untouched("not opted in")
     client = _client(document, rules.catalogue)
-    chosen = claims.selection(root["metadata"]["annotations"], client, rules)
+    selected = claims.selection(root["metadata"]["annotations"], client, rules)
     root["spec"].mapping()
-    ours = None if chosen is None else claims.held(root["spec"])
+    ours = None if selected is None else claims.held(root["spec"])
     groups = pod.containers_of(root["spec"], more=len(rules.template.init_containers))
     serving = [each for containers in groups.values() for each in containers if _counted(each) > 0]
-    if asked.mode is Mode.NONE and not serving and not root.problems:
+    if opt_in.mode is Mode.NONE and not serving and not root.problems:
         return Untouched("no GPU container")
     if not root.problems and pod.check_length(root["spec"], serving):
-        if asked.mode is not Mode.NONE and is_final:
-            root.problems.extend(_lost_parts(asked, groups, rules, client, ours))
+        if opt_in.mode is not Mode.NONE and is_final:
+            root.problems.extend(_lost_parts(opt_in, groups, rules, client, ours))
         if ours is not None and rules.pool is not None:
             claims.check_node(root["spec"])
         for container in serving if client.is_bitfusion else ():
-            _check_calls(container, claims.sizes(chosen, rules))
-        if asked.is_injected:
+            _check_calls(container, claims.sizes(selected, rules))
+        if opt_in.is_injected:
             pool = None if ours is None else rules.pool
             root.problems.extend(capacity.problems(_wanted(groups), largest, pool))
     if root.problems:
@@ -75,14 +75,14 @@ def _client(document: Json, catalogue: Catalogue) -> Client:
 
 
 def _lost_parts(
-    asked: optin.OptIn, groups: _Groups, rules: Rules, client: Client, ours: Mapping[str, str] | None
+    opt_in: optin.OptIn, groups: _Groups, rules: Rules, client: Client, ours: Mapping[str, str] | None
 ) -> Iterator[str]:
     """What mutation adds must still be there: without it the pod would start without a GPU."""
     template = rules.template.for_client(client, rules.delivery)
-    told = [each for each in client.env if ours is None or not each.names_servers]
+    our_variables = [each for each in client.env if ours is None or not each.names_servers]
     missing = [
-        *_missing_in_pod(asked, groups, template),
-        *_missing_in_containers(asked, groups, template, replace(client, env=tuple(told))),
+        *_missing_in_pod(opt_in, groups, template),
+        *_missing_in_containers(opt_in, groups, template, replace(client, env=tuple(our_variables))),
     ]
     if ours is not None:
         served = (each for containers in groups.values() for each in containers if _counted(each) > 0)
@@ -111,8 +111,8 @@ def _check_calls(container: Field, sizes: Sizes) -> None:
     pod.check_calls(container, found, hooks.read(container), _counted(container), sizes)
 
 
-def _missing_in_pod(asked: optin.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
-    if not asked.is_injected:
+def _missing_in_pod(opt_in: optin.OptIn, groups: _Groups, template: Template) -> Iterator[str]:
+    if not opt_in.is_injected:
         yield f"metadata.annotations[{names.STATUS}] is not {names.STATUS_INJECTED}"
     present = names_of([each.value for each in groups["initContainers"]])
     for container in template.init_containers:
@@ -120,7 +120,7 @@ def _missing_in_pod(asked: optin.OptIn, groups: _Groups, template: Template) -> 
             yield f"spec.initContainers has no {container['name']}"
 
 
-def _missing_in_containers(asked: optin.OptIn, groups: _Groups, template: Template, client: Client) -> Iterator[str]:
+def _missing_in_containers(opt_in: optin.OptIn, groups: _Groups, template: Template, client: Client) -> Iterator[str]:
     paths = sorted({mount["mountPath"] for mount in template.volume_mounts})
     served = False
     for container in (each for containers in groups.values() for each in containers):
@@ -130,7 +130,7 @@ def _missing_in_containers(asked: optin.OptIn, groups: _Groups, template: Templa
                 yield f"{container.path}.resources still asks for {key}"
         if _counted(container) > 0:
             served = True
-            for part in _missing_in_container(container.value, paths, client, wrapped=asked.mode is Mode.ALL):
+            for part in _missing_in_container(container.value, paths, client, wrapped=opt_in.mode is Mode.ALL):
                 yield f"{container.path} has no {part}"
     if not served:
         yield f"no container has {names.GPU}"

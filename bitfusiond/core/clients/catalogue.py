@@ -101,10 +101,10 @@ def parse(document: object) -> Catalogue:
 def _documented(listed: Field) -> dict[tuple[str, str], Client]:
     """The clients of ``BitfusionClients`` by (OS, version), as far as they are right."""
     clients: dict[tuple[str, str], Client] = {}
-    entries = listed.elements()
-    for entry in entries:
+    elements = listed.elements()
+    for entry in elements:
         _check(entry)
-    for entry in (each for each in entries if each.is_sound):
+    for entry in (each for each in elements if each.is_sound):
         client = _bitfusion(entry.value)
         pair = (str(client.os), str(client.version))
         if pair in clients:

@@ -158,7 +158,7 @@ def _env(field: Field) -> Iterable[Variable]:
     numbered = [str(name).partition(index) for name in mapping(field.value) if index in str(name)]
     for name in field.mapping(_MOST_VARIABLES):
         if any(re.fullmatch(rf"{re.escape(head)}\d+{re.escape(tail)}", str(name)) for head, _, tail in numbered):
-            # By an object of its own: the rest of what is wrong with the variable is told too.
+            # Noted by another Field than ``variable`` below, which stays sound and is read too.
             field.entry(name).problem("is there again, by a name with {index}: keep one of them")
         variable = field.entry(name)
         if found := _variable(str(name), variable):

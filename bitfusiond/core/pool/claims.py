@@ -18,8 +18,8 @@ from bitfusiond.core.pool.matching import Selection
 
 # The scheduler looks for GPUs by trying all ways, within 10 s, while all other pods of the cluster wait: for 16 GPUs of
 # which one is missing it takes a second, and for 9 claims of which one finds none five.
-MOST_GPUS_OF_POD = 16  # of all claims of a pod; AllocationResultsMaxSize, of one claim, is 32
-MOST_CLAIMS_OF_POD = 8  # of a pod
+MOST_GPUS_OF_POD = 16  # of all its claims; AllocationResultsMaxSize, of one claim, is 32
+MOST_CLAIMS_OF_POD = 8
 REQUEST = "gpu"
 _MOST_SIZES = 8  # source: FirstAvailableDeviceRequestMaxSize
 _PREFIX = "bitfusion-"

@@ -17,9 +17,8 @@ from bitfusiond.core.text import shown
 
 FILL_IN = "FILL-IN"  # what a first inventory has where only its operator knows the value
 MOST_SERVERS = 1000
-MOST_GPUS_OF_SERVER = (
-    64  # of a server; source: ResourceSliceMaxDevicesWithTaintsOrConsumesCounters of k8s.io/api resource/v1
-)
+# Source: ResourceSliceMaxDevicesWithTaintsOrConsumesCounters of k8s.io/api resource/v1.
+MOST_GPUS_OF_SERVER = 64
 _LONGEST = 64  # characters of an attribute; source: DeviceAttributeMaxValueLength of the same
 _LONGEST_GPU = _LONGEST - len("/gpu-")  # characters of a server's name and a GPU's id: one attribute has both
 _SERVER_KEYS = ("name", "address", "attributes", "gpus")

@@ -79,4 +79,4 @@ def test_a_node_that_does_not_find_the_program_is_named(mounting: Cluster) -> No
     (problem,) = delivery.problems(Kubectl(mounting.kubectl_program), *images, 60).values()
     assert problem
     print(problem)
-    assert not mounting.every("pod", names.NAMESPACE, "bitfusion.io/delivery-probe=true")
+    assert not mounting.every("pod", names.NAMESPACE, f"{names.PROBE_LABEL}=true")

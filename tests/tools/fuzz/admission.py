@@ -92,9 +92,9 @@ def decided(asked: review.Review, pod: dict[str, Any]) -> None:
             assert isinstance(mutate(after, asked.namespace, rules), Untouched), "a second call changes the pod"
             again = validate(after, asked.namespace, rules, None)
             assert isinstance(again, Allowed), f"/validate refuses our own work: {again}"
-    second_look = validate(pod, asked.namespace, rules, _NODES)
-    if isinstance(second_look, Refusal):
-        invariants.told(second_look.problems)
+    stored_verdict = validate(pod, asked.namespace, rules, _NODES)
+    if isinstance(stored_verdict, Refusal):
+        invariants.told(stored_verdict.problems)
 
 
 def _answered(asked: review.Review, body: bytes) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -100,6 +102,23 @@ def test_a_field_read_as_another_value_stays_where_it_is() -> None:
     words.elements()[1].problem("is wrong")
     assert document.problems == ["words[1]: is wrong"]
     assert [each.is_sound for each in (document, words, text)] == [False, False, True]
+
+
+def test_a_document_with_a_problem_is_freed_as_soon_as_nobody_has_it() -> None:
+    """It may be a pod of some megabytes, and must not wait for the garbage collector."""
+
+    class Spec(dict[str, Any]):
+        pass
+
+    document = Document({"spec": Spec(a=1)})
+    document["spec"]["a"].problem("is wrong")
+    spec = weakref.ref(document.value["spec"])
+    gc.disable()
+    try:
+        del document
+        assert spec() is None
+    finally:
+        gc.enable()
 
 
 def test_what_others_checked_is_read_without_a_word() -> None:

@@ -17,13 +17,13 @@ from tests.fakes.https_client import review
 from tests.unit.conftest import RunWebhook
 
 
-async def test_much_work_is_done_one_after_the_other_with_looks_around_in_between() -> None:
-    turns, looks = Turns(), 0
+async def test_much_work_is_done_one_after_the_other_with_other_tasks_in_between() -> None:
+    turns, others = Turns(), 0
     done: Counter[int] = Counter()
 
     async def work() -> None:
         await turns.wait()
-        done[looks] += 1
+        done[others] += 1
         turns.worked(AT_ONCE_SECONDS)
 
     async with trio.open_nursery() as nursery:
@@ -31,14 +31,14 @@ async def test_much_work_is_done_one_after_the_other_with_looks_around_in_betwee
             nursery.start_soon(work)
         while done.total() < 20:
             await trio.lowlevel.checkpoint()
-            looks += 1
+            others += 1
     assert max(done.values()) <= 2
 
 
 async def test_little_work_waits_for_nobody() -> None:
     turns = Turns()
     with trio.CancelScope() as scope:
-        scope.cancel()  # whatever looks around now ends here
+        scope.cancel()  # whoever waits now ends here
         for _ in range(20):
             await turns.wait()
             turns.worked(AT_ONCE_SECONDS / 40)

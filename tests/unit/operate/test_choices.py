@@ -189,9 +189,9 @@ EDITED = PACKAGED + '\nDefault: {os: ubuntu18, version: "450"}\n'
     ("text", "annotations", "kept"),
     [
         (PACKAGED, {}, None),
-        ("of an earlier version", {manifests.PACKAGED: manifests.digest("of an earlier version")}, None),
+        ("of an earlier version", {names.PACKAGED_DIGEST: manifests.digest("of an earlier version")}, None),
         (EDITED, {}, EDITED),
-        (EDITED, {manifests.PACKAGED: manifests.digest(PACKAGED)}, EDITED),
+        (EDITED, {names.PACKAGED_DIGEST: manifests.digest(PACKAGED)}, EDITED),
     ],
 )
 def test_a_catalogue_that_was_edited_stays_and_the_packaged_one_of_an_earlier_version_does_not(

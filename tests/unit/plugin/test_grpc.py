@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gc
 import socket
+import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
-from bitfusiond.plugin.grpc import grpc_server
+import pytest
+
+from bitfusiond.plugin.grpc import CLOSE_SECONDS, grpc_server
 
 
-async def test_who_connects_as_the_server_stops_is_hung_up_on(tmp_path: Path) -> None:
-    for number in range(20):
+@pytest.mark.parametrize("held_up_seconds", [0.0, CLOSE_SECONDS + 0.1], ids=["in time", "past the deadline"])
+async def test_who_connects_as_the_server_stops_is_hung_up_on(tmp_path: Path, held_up_seconds: float) -> None:
+    for number in range(2 if held_up_seconds else 20):
         path = str(tmp_path / str(number))
         with socket.socket(socket.AF_UNIX) as listening, ExitStack() as opened:
             listening.bind(path)
             listening.listen()
             clients = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
-            async with grpc_server([], listening, drain_seconds=0.01):
+            async with grpc_server([], listening, partial(time.sleep, held_up_seconds), drain_seconds=0.01):
                 for client in clients:
                     client.connect(path)
             for client in clients:

@@ -1,4 +1,4 @@
-"""The second look: a pod that opted in carries what it needs, and fits a node."""
+"""/validate: a pod that opted in carries what it needs, and fits a node."""
 
 from __future__ import annotations
 
