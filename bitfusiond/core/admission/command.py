@@ -7,7 +7,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from bitfusiond.core.admission import calls, shell
 from bitfusiond.core.admission.calls import Call
@@ -42,7 +42,8 @@ class Place(enum.Enum):
     NOWHERE = enum.auto()
 
 
-class Program(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Program:
     """What a container runs, cut where the client goes.
 
     ``words`` are its command and args as they are to run; ``script`` is the number of the word that is a shell's line,
@@ -89,7 +90,7 @@ def hook_program(words: Sequence[str]) -> Program | None:
     except CommandError:
         return None
     is_served = found.needs_path or bool(calls.anywhere(words))
-    return found._replace(place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
+    return replace(found, place=Place.NOWHERE, hidden_call=found.hidden_call and not is_served)
 
 
 def has_client_on_path(script: str) -> bool:
@@ -156,7 +157,7 @@ def program(
     found = _argument_list(argv, variables)
     is_in_command = not found.needs_path and all(call.index < len(command) for call in found.renamed)
     if not is_line(command) and calls.is_client(command[0]) and is_in_command:
-        return found._replace(words=tuple(command), keeps_args=True)
+        return replace(found, words=tuple(command), keeps_args=True)
     return found
 
 
