@@ -18,17 +18,27 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 TESTS = Path(__file__).parent
-# Folders in which most tests start programs, build packages or fill disks.
-SLOW = ("unit/operate/distros", "unit/populate", "tools/bench", "tools/demo")
+# Where most tests start programs, talk over sockets, build packages, fill disks, or try very many things.
+SLOW = (
+    *("tools/bench", "tools/demo"),
+    *(f"unit/{name}" for name in ("http", "image", "kube", "plugin", "populate", "registry", "test_layers.py")),
+    *(f"unit/operate/{name}" for name in ("chart", "distros")),
+    *(f"unit/webhook/{name}" for name in ("certificates", "images", "test_bad_requests.py", "test_namespaces.py")),
+    *(
+        "unit/core/admission/test_running.py",
+        "unit/core/diagnosis/test_hostile.py",
+        "unit/manifests/test_conditions.py",
+    ),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of tests/real by the folder that says what they need, and those of slow folders."""
     for item in items:
-        folder = item.path.parent.relative_to(TESTS)
-        if folder.parts[0] == "real":
-            item.add_marker(folder.parts[1])
-        if any(folder.is_relative_to(each) for each in SLOW):
+        place = item.path.relative_to(TESTS)
+        if place.parts[0] == "real":
+            item.add_marker(place.parts[1])
+        if any(place.is_relative_to(each) for each in SLOW):
             item.add_marker("slow")
 
 
