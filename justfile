@@ -69,7 +69,7 @@ record: setup
 test *ARGS: setup
     {{ bin }}/python -m pytest "$@"
 
-# Run the tests that are quick, about 50 s on two cores: no cluster, few processes.
+# Run the tests that are quick, about 50 s on two cores: no cluster, few processes and sockets.
 test-fast *ARGS: setup
     {{ bin }}/python -m pytest -m 'not (slow or apiserver or faults or node or cluster or images or registry or helm)' "$@"
 
