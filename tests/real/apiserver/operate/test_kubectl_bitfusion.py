@@ -313,7 +313,7 @@ def test_check_of_an_installed_package_is_verify(
     assert (done.returncode, done.stdout) == (verified.status, verified.out), done.stderr
     assert done.stdout.endswith("all is right\n")
     where = subprocess.run(
-        [sys.executable, "-c", "import bitfusiond.operate.manifests as m; print(m.OVERLAYS)"],
+        [sys.executable, "-c", "import bitfusiond.operate.overlays as o; print(o.OVERLAYS)"],
         env={**os.environ, **variables},
         cwd="/",
         capture_output=True,
